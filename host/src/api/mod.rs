@@ -1,0 +1,1 @@
+//! HTTP: bytes to a typed request and back. Decides nothing.

@@ -1,0 +1,1 @@
+//! The only place that constructs and wires everything for the daemon.

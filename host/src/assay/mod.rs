@@ -1,0 +1,1 @@
+//! The pipeline: stages, the sequential loop, the decision table, reports.

@@ -1,0 +1,1 @@
+//! From a secret key to prompts, and the commitment that binds them.

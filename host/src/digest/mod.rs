@@ -1,0 +1,1 @@
+//! Hashes of files and trees, computed by the host in one pass.

@@ -1,0 +1,13 @@
+//! Plain types and their invariants. No input or output, no clock, no library
+//! that does anything.
+
+pub mod budget;
+pub mod digest;
+pub mod inspection;
+pub mod modes;
+pub mod problem;
+pub mod score;
+pub mod trace;
+
+pub use digest::Sha256;
+pub use problem::{Problem, ProblemKind};

@@ -1,0 +1,1 @@
+//! What the machine has, and what a job may take of it.

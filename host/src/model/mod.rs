@@ -1,0 +1,1 @@
+//! Reading model files: pure Rust, bounded, no engine, no network, no clock.

@@ -1,0 +1,1 @@
+//! WASM components behind the WIT interfaces: loading, limits, calls, faults.

@@ -1,0 +1,1 @@
+//! What is remembered on disk: artifacts, assays, reports, events.

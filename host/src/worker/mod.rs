@@ -1,0 +1,1 @@
+//! The guarded child process that loads and runs one model: parent side, child side, protocol.
