@@ -1,1 +1,202 @@
 //! Model runtimes behind one trait.
+//!
+//! An engine turns the files of one artifact into a [`Model`] that can tokenize, score
+//! given tokens and continue greedily. Engines run only inside a worker process and know
+//! nothing of scores, verdicts or plugins. Deliberately absent: sampling with randomness
+//! (every judged continuation is greedy) and any retry.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::trace::Trace;
+
+pub mod llama;
+pub mod scripted;
+pub mod softmax;
+
+/// Which runtime loads the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// llama.cpp: GGUF files and split sets.
+    LlamaCpp,
+    /// A deterministic fake described by a JSON file, for tests of everything above engines.
+    Scripted,
+}
+
+/// Number format of the key-value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// What everything that judges uses: F16 alone moves log-probabilities by up to 0.04.
+    #[default]
+    F32,
+    F16,
+    #[serde(rename = "q8_0")]
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// What to load and how. Everything here can change results, so all of it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LoadSpec {
+    pub engine: EngineKind,
+    /// The files of one artifact; the parts of a split set in order.
+    pub paths: Vec<PathBuf>,
+    /// Tokens per sequence.
+    pub context: u32,
+    /// Sequences evaluated side by side. Part of the result: kernels may round
+    /// differently for other batch shapes.
+    pub parallel: u32,
+    pub threads: u32,
+    pub kv_type: KvType,
+    /// Let the engine repack weights for this CPU: faster, but the numbers then depend
+    /// on the machine, so judged runs leave it off.
+    pub extra_buffers: bool,
+    /// Layers to place on an accelerator; 0 keeps everything on the CPU, -1 moves all.
+    pub gpu_layers: i32,
+}
+
+impl LoadSpec {
+    /// The settings of a judged run on the CPU: F32 cache, no repacking.
+    pub fn judged(engine: EngineKind, paths: Vec<PathBuf>, context: u32, threads: u32) -> Self {
+        Self {
+            engine,
+            paths,
+            context,
+            parallel: 4,
+            threads,
+            kv_type: KvType::F32,
+            extra_buffers: false,
+            gpu_layers: 0,
+        }
+    }
+}
+
+/// Which engine build produced a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineInfo {
+    pub name: String,
+    pub version: String,
+    /// Build facts that can change numbers, such as the CPU kernels in use.
+    pub build: String,
+    pub device: String,
+}
+
+/// What a loaded model says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    pub vocab: u32,
+    /// Context length the model was trained for, in tokens.
+    pub context_train: u32,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub adds_bos: bool,
+    pub description: String,
+    pub size_bytes: u64,
+    pub parameters: u64,
+    pub engine: EngineInfo,
+}
+
+/// How much of each distribution to keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detail {
+    /// Per-row summaries only.
+    Summary,
+    /// The whole distribution for vocabularies up to
+    /// [`FULL_VOCAB_LIMIT`](crate::domain::trace::FULL_VOCAB_LIMIT), else this model's own
+    /// most likely tokens and buckets.
+    Own,
+    /// A coarsening over given ids: `rows *` [`COARSE_TOP`](crate::domain::trace::COARSE_TOP),
+    /// taken from the reference's trace so that both are coarsened alike.
+    Given { ids: Vec<u32> },
+}
+
+/// One sequence to score: row `i` predicts `tokens[scored_from + i]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScoreItem {
+    pub tokens: Vec<u32>,
+    /// At least 1: the first token has nothing before it.
+    pub scored_from: u32,
+    pub detail: Detail,
+}
+
+/// Why an engine could not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum EngineError {
+    /// The files cannot be loaded by this engine.
+    #[error("cannot load {path}: {reason}")]
+    Load { path: String, reason: String },
+    /// The request does not fit the model (token out of range, sequence too long).
+    #[error("{0}")]
+    Request(String),
+    /// The engine failed while computing.
+    #[error("engine failed: {0}")]
+    Compute(String),
+}
+
+/// Receives the load progress, 0 to 1.
+pub type LoadProgress<'a> = &'a mut dyn FnMut(f32);
+/// Receives each item's trace or the reason it could not be scored, by index, in order.
+pub type TraceSink<'a> = &'a mut dyn FnMut(usize, Result<Trace, String>) -> Result<(), EngineError>;
+
+/// A loaded model. One worker owns one of these and drops it before exiting.
+pub trait Model {
+    fn info(&self) -> &ModelInfo;
+
+    /// Token ids of a text; `add_special` adds what the model's tokenizer adds by itself (BOS).
+    fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<u32>, EngineError>;
+
+    /// Text of token ids; bytes that are not UTF-8 become U+FFFD.
+    fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError>;
+
+    /// Teacher-forced traces of `items`, in order. Sequences are evaluated side by side in
+    /// groups of `LoadSpec::parallel`, so callers that compare runs bit by bit must pass the
+    /// same items in the same groups.
+    fn score(&mut self, items: &[ScoreItem], sink: TraceSink<'_>) -> Result<(), EngineError>;
+
+    /// Greedy continuations of exactly `new_tokens` tokens each: the most likely token that
+    /// does not end generation, lowest id on ties.
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        new_tokens: u32,
+        progress: LoadProgress<'_>,
+    ) -> Result<Vec<Vec<u32>>, EngineError>;
+}
+
+/// Loads the files of `spec` with the engine it names.
+pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model>, EngineError> {
+    match spec.engine {
+        EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
+        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec)?)),
+    }
+}
+
+/// Checks an item against a model: every token in the vocabulary, a scored part, room in the context.
+pub(crate) fn check_item(item: &ScoreItem, info: &ModelInfo, context: u32) -> Result<(), String> {
+    let length = item.tokens.len();
+    if length > context as usize {
+        return Err(format!("sequence of {length} tokens does not fit the context of {context}"));
+    }
+    if item.scored_from == 0 || item.scored_from as usize >= length {
+        return Err(format!(
+            "nothing to score: the sequence has {length} tokens and scoring starts at {}",
+            item.scored_from
+        ));
+    }
+    if let Some(token) = item.tokens.iter().find(|&&token| token >= info.vocab) {
+        return Err(format!("token {token} is not in the vocabulary of {}", info.vocab));
+    }
+    if let Detail::Given { ids } = &item.detail {
+        let rows = length - item.scored_from as usize;
+        if ids.len() != rows * crate::domain::trace::COARSE_TOP {
+            return Err(format!("{} ids given for {rows} rows", ids.len()));
+        }
+        if ids.iter().any(|&id| id >= info.vocab) {
+            return Err("a given id is not in the vocabulary".to_owned());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! A deterministic fake model, described by a JSON file: for tests of everything above engines.
+//!
+//! Its logits are a hash of a seed, the last three tokens and the candidate token, so two
+//! scripts with one seed agree exactly, a small `noise` makes them differ a little everywhere,
+//! and `gross_share` makes them differ grossly on a share of the sequences. `faults` makes the
+//! worker end in the ways that real engines end. Never loaded unless named by kind.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::check_item;
+use super::softmax::summarize;
+use super::{
+    Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink,
+};
+use crate::domain::trace::{Distribution, FULL_VOCAB_LIMIT, Trace};
+
+/// Bytes of a script file.
+const SCRIPT_BYTES: u64 = 64 << 10;
+
+/// The script file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Script {
+    /// Must be `assayd.scripted/1`.
+    schema: String,
+    vocab: u32,
+    seed: u64,
+    #[serde(default = "default_context")]
+    context_train: u32,
+    /// Spread of the logits; larger is more certain.
+    #[serde(default = "default_scale")]
+    scale: f32,
+    /// Added difference to every logit, with its own seed.
+    #[serde(default)]
+    noise: f32,
+    #[serde(default)]
+    noise_seed: u64,
+    /// Share of sequences on which the model is another one.
+    #[serde(default)]
+    gross_share: f64,
+    #[serde(default)]
+    faults: Faults,
+}
+
+/// Ways to misbehave on purpose.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Faults {
+    /// Abort the process while loading.
+    abort_on_load: bool,
+    /// Sleep for ever while loading.
+    hang_on_load: bool,
+    /// Abort the process at this item of a scoring request.
+    abort_on_item: Option<usize>,
+    /// Sleep for ever at this item of a scoring request.
+    hang_on_item: Option<usize>,
+    /// Report these items as not scorable.
+    fail_items: Vec<usize>,
+    /// Take this much memory while loading, at about 1 GB/s.
+    allocate_bytes: u64,
+    /// Write this much to standard error while loading.
+    flood_stderr_bytes: u64,
+}
+
+fn default_context() -> u32 {
+    512
+}
+
+fn default_scale() -> f32 {
+    6.0
+}
+
+/// A model that follows a script.
+#[derive(Debug)]
+pub struct ScriptedModel {
+    script: Script,
+    info: ModelInfo,
+    context: u32,
+}
+
+fn mix(mut x: u64) -> u64 {
+    // splitmix64 (Steele, Lea and Flood 2014).
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn unit(x: u64) -> f32 {
+    (mix(x) >> 40) as f32 / (1u64 << 24) as f32
+}
+
+impl ScriptedModel {
+    pub fn load(spec: &LoadSpec) -> Result<Self, EngineError> {
+        let path = spec.paths.first().cloned().unwrap_or_default();
+        let failed = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+        let mut text = String::new();
+        std::fs::File::open(&path)
+            .and_then(|file| file.take(SCRIPT_BYTES).read_to_string(&mut text))
+            .map_err(|error| failed(error.to_string()))?;
+        let script: Script = serde_json::from_str(&text).map_err(|error| failed(error.to_string()))?;
+        if script.schema != "assayd.scripted/1" || script.vocab < 2 || script.vocab > FULL_VOCAB_LIMIT {
+            return Err(failed(
+                "not a script of schema assayd.scripted/1 with a small vocabulary".to_owned(),
+            ));
+        }
+        misbehave_on_load(&script.faults);
+        let info = ModelInfo {
+            vocab: script.vocab,
+            context_train: script.context_train,
+            bos: Some(0),
+            eos: Some(1),
+            adds_bos: true,
+            description: "scripted".to_owned(),
+            size_bytes: text.len() as u64,
+            parameters: 0,
+            engine: EngineInfo {
+                name: "scripted".to_owned(),
+                version: "1".to_owned(),
+                build: "none".to_owned(),
+                device: "none".to_owned(),
+            },
+        };
+        Ok(Self { script, info, context: spec.context })
+    }
+
+    fn logits(&self, tokens: &[u32]) -> Vec<f32> {
+        let mut history = 0u64;
+        for &token in tokens.iter().rev().take(3) {
+            history = mix(history ^ u64::from(token));
+        }
+        let first = tokens.iter().take(8).fold(0u64, |state, &token| mix(state ^ u64::from(token)));
+        let gross = f64::from(unit(first ^ 0x6772_6f73_73)) < self.script.gross_share;
+        let seed = if gross { self.script.seed ^ 0xffff } else { self.script.seed };
+        (0..u64::from(self.script.vocab))
+            .map(|id| {
+                let base = unit(seed ^ history ^ mix(id)) * self.script.scale;
+                base + self.script.noise * (unit(self.script.noise_seed ^ history ^ mix(id ^ 0x5eed)) - 0.5)
+            })
+            .collect()
+    }
+}
+
+fn misbehave_on_load(faults: &Faults) {
+    if faults.flood_stderr_bytes > 0 {
+        use std::io::Write as _;
+        let line = [b'x'; 4096];
+        for _ in 0..faults.flood_stderr_bytes / 4096 {
+            let _ = std::io::stderr().write_all(&line);
+        }
+    }
+    if faults.allocate_bytes > 0 {
+        let mut held: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..faults.allocate_bytes >> 24 {
+            held.push(vec![1u8; 16 << 20]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::hint::black_box(&held);
+    }
+    if faults.abort_on_load {
+        std::process::abort();
+    }
+    if faults.hang_on_load {
+        hang();
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+impl Model for ScriptedModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<u32>, EngineError> {
+        let bytes = text.bytes().map(|byte| 2 + u32::from(byte) % (self.script.vocab - 2).max(1));
+        Ok(add_special.then_some(0).into_iter().chain(bytes).collect())
+    }
+
+    fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError> {
+        Ok(tokens.iter().map(|token| format!("<{token}>")).collect())
+    }
+
+    fn score(&mut self, items: &[ScoreItem], sink: TraceSink<'_>) -> Result<(), EngineError> {
+        for (index, item) in items.iter().enumerate() {
+            let faults = &self.script.faults;
+            if faults.abort_on_item == Some(index) {
+                std::process::abort();
+            }
+            if faults.hang_on_item == Some(index) {
+                hang();
+            }
+            if faults.fail_items.contains(&index) {
+                sink(index, Err("scripted failure".to_owned()))?;
+                continue;
+            }
+            if let Err(reason) = check_item(item, &self.info, self.context) {
+                sink(index, Err(reason))?;
+                continue;
+            }
+            let mut trace = Trace {
+                tokens: item.tokens.clone(),
+                scored_from: item.scored_from,
+                vocab: self.script.vocab,
+                token_logprobs: Vec::new(),
+                log_sum_exp: Vec::new(),
+                entropy: Vec::new(),
+                argmax: Vec::new(),
+                distribution: Distribution::Summary,
+            };
+            let mut kept = Vec::new();
+            for (t, &next) in item.tokens.iter().enumerate().skip(item.scored_from as usize) {
+                let logits = self.logits(item.tokens.get(..t).unwrap_or_default());
+                let summary = summarize(&logits)
+                    .ok_or_else(|| EngineError::Compute("scripted logits are not finite".to_owned()))?;
+                let chosen = logits.get(next as usize).copied().unwrap_or(f32::NAN);
+                trace.token_logprobs.push(f64::from(chosen) - summary.log_sum_exp);
+                trace.log_sum_exp.push(summary.log_sum_exp);
+                trace.entropy.push(summary.entropy);
+                trace.argmax.push(summary.argmax);
+                kept.extend(logits);
+            }
+            if item.detail != Detail::Summary {
+                trace.distribution = Distribution::Full { logits: kept };
+            }
+            sink(index, Ok(trace))?;
+        }
+        Ok(())
+    }
+
+    fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        new_tokens: u32,
+        progress: LoadProgress<'_>,
+    ) -> Result<Vec<Vec<u32>>, EngineError> {
+        let mut continuations = Vec::with_capacity(prompts.len());
+        for (done, prompt) in prompts.iter().enumerate() {
+            let mut tokens = prompt.clone();
+            for _ in 0..new_tokens {
+                let logits = self.logits(&tokens);
+                // Tokens 0 and 1 begin and end a text and are never generated.
+                let best = (0u32..).zip(&logits).skip(2).reduce(|a, b| if b.1 > a.1 { b } else { a });
+                tokens.push(best.map_or(2, |(id, _)| id));
+            }
+            continuations.push(tokens.split_off(prompt.len()));
+            progress((done + 1) as f32 / prompts.len().max(1) as f32);
+        }
+        Ok(continuations)
+    }
+}

@@ -1,0 +1,41 @@
+//! Memory of one process, read from `/proc`.
+
+use std::fmt::Write as _;
+
+/// Resident memory of a process in bytes, by kind. The kinds are never added up: file pages
+/// of a mapped model are reclaimable and shared, anonymous ones are not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessMemory {
+    pub rss_anon_bytes: u64,
+    pub rss_file_bytes: u64,
+}
+
+/// Reads the memory of a process; `None` when it is gone.
+pub fn process_memory(pid: u32) -> Option<ProcessMemory> {
+    let mut path = String::new();
+    write!(path, "/proc/{pid}/status").ok()?;
+    parse(&std::fs::read_to_string(path).ok()?)
+}
+
+fn parse(status: &str) -> Option<ProcessMemory> {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    Some(ProcessMemory { rss_anon_bytes: field("RssAnon:")?, rss_file_bytes: field("RssFile:")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kinds_and_refuses_what_is_not_there() {
+        let status = "Name:\tx\nVmRSS:\t  30 kB\nRssAnon:\t     10 kB\nRssFile:\t     20 kB\n";
+        assert_eq!(parse(status), Some(ProcessMemory { rss_anon_bytes: 10_240, rss_file_bytes: 20_480 }));
+        // A zombie has no memory lines.
+        assert_eq!(parse("Name:\tx\nState:\tZ (zombie)\n"), None);
+        assert!(process_memory(std::process::id()).unwrap().rss_anon_bytes > 0);
+    }
+}

@@ -1,0 +1,364 @@
+//! The parent's side: one call per request, each bounded in silence, with every answer checked.
+
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use super::process::{Ending, Guarded, WorkerEnd};
+use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
+use crate::domain::budget;
+use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
+use crate::engine::{Detail, LoadSpec, ModelInfo, ScoreItem};
+
+/// What a worker may take.
+#[derive(Debug, Clone)]
+pub struct WorkerLimits {
+    /// Anonymous resident memory; `None` leaves it to the machine.
+    pub memory_bytes: Option<u64>,
+    /// Silence after which the worker is taken for hanging.
+    pub stall: Duration,
+    /// Ends the worker as soon as it becomes true.
+    pub cancel: Option<Arc<AtomicBool>>,
+    /// The program to start; this one if `None`.
+    pub program: Option<PathBuf>,
+}
+
+impl Default for WorkerLimits {
+    fn default() -> Self {
+        Self { memory_bytes: None, stall: budget::WORKER_STALL, cancel: None, program: None }
+    }
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Loading,
+    Generating,
+    Scoring,
+}
+
+/// How far it is, 0 to 1 of the current call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    pub stage: Stage,
+    pub fraction: f32,
+}
+
+/// What a worker did, once it is gone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerSummary {
+    pub ending: Ending,
+    pub load_seconds: f64,
+    pub peak_rss_anon_bytes: u64,
+    pub peak_rss_file_bytes: u64,
+}
+
+/// A worker with a loaded model. Dropping it kills it.
+#[derive(Debug)]
+pub struct Worker {
+    process: Guarded,
+    requests: Sender<Request>,
+    events: Receiver<Result<Event, String>>,
+    info: ModelInfo,
+    limits: WorkerLimits,
+    load_seconds: f64,
+}
+
+impl Worker {
+    /// Starts a worker and loads a model in it. Blocks until loaded.
+    pub fn start(
+        spec: &LoadSpec,
+        limits: &WorkerLimits,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, WorkerEnd> {
+        let started = Instant::now();
+        let mut process = Guarded::start(limits.program.clone(), spec.threads, limits.memory_bytes)?;
+        let crashed = |what: &str| WorkerEnd::new(Ending::Crashed, what);
+        let (mut stdin, stdout) = process.pipes().ok_or_else(|| crashed("no pipes"))?;
+        let (requests, queue) = channel::<Request>();
+        // A worker that hangs stops reading; writing from a thread keeps our own clock running.
+        std::thread::spawn(move || {
+            for request in queue {
+                if write_frame(&mut stdin, &request).is_err() {
+                    return;
+                }
+            }
+        });
+        let (sender, events) = sync_channel(16);
+        std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            loop {
+                let (event, last) = match read_frame::<Event>(&mut stdout) {
+                    Ok(Some(event)) => (Ok(event), false),
+                    Ok(None) => return,
+                    Err(error) => (Err(error.to_string()), true),
+                };
+                if sender.send(event).is_err() || last {
+                    return;
+                }
+            }
+        });
+        let placeholder = crate::engine::EngineInfo {
+            name: String::new(),
+            version: String::new(),
+            build: String::new(),
+            device: String::new(),
+        };
+        let mut worker = Self {
+            process,
+            requests,
+            events,
+            info: ModelInfo {
+                vocab: 0,
+                context_train: 0,
+                bos: None,
+                eos: None,
+                adds_bos: false,
+                description: String::new(),
+                size_bytes: 0,
+                parameters: 0,
+                engine: placeholder,
+            },
+            limits: limits.clone(),
+            load_seconds: 0.0,
+        };
+        match worker.next()? {
+            Event::Hello { protocol: PROTOCOL } => {}
+            _ => return Err(worker.unexpected("a worker of another version")),
+        }
+        worker.ask(Request::Load(spec.clone()));
+        loop {
+            match worker.next()? {
+                Event::Progress { fraction } => {
+                    if let Some(fraction) = fraction {
+                        progress(Progress { stage: Stage::Loading, fraction });
+                    }
+                }
+                Event::Loaded(info) if info.vocab > 0 => {
+                    worker.info = info;
+                    break;
+                }
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+        worker.process.loaded();
+        worker.load_seconds = started.elapsed().as_secs_f64();
+        Ok(worker)
+    }
+
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Seconds from starting the process to a loaded model.
+    pub fn load_seconds(&self) -> f64 {
+        self.load_seconds
+    }
+
+    /// Token ids of each text.
+    pub fn tokenize(&mut self, texts: &[String], add_special: bool) -> Result<Vec<Vec<u32>>, WorkerEnd> {
+        self.ask(Request::Tokenize { texts: texts.to_vec(), add_special });
+        let tokens = self.tokens(Stage::Generating, &mut |_| {})?;
+        self.checked_tokens(tokens, texts.len(), None)
+    }
+
+    /// Text of each token sequence.
+    pub fn detokenize(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<String>, WorkerEnd> {
+        self.ask(Request::Detokenize { sequences: sequences.to_vec() });
+        match self.next()? {
+            Event::Texts(texts) if texts.len() == sequences.len() => Ok(texts),
+            other => Err(self.not_answered(other)),
+        }
+    }
+
+    /// Greedy continuations of exactly `new_tokens` tokens each.
+    pub fn generate(
+        &mut self,
+        prompts: &[Vec<u32>],
+        new_tokens: u32,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Vec<u32>>, WorkerEnd> {
+        self.ask(Request::Generate { prompts: prompts.to_vec(), new_tokens });
+        let tokens = self.tokens(Stage::Generating, progress)?;
+        self.checked_tokens(tokens, prompts.len(), Some(new_tokens as usize))
+    }
+
+    /// Teacher-forced traces, handed over one by one in order; an item that cannot be scored
+    /// gives its reason instead.
+    pub fn score(
+        &mut self,
+        items: &[ScoreItem],
+        each: &mut dyn FnMut(usize, Result<Trace, String>),
+    ) -> Result<(), WorkerEnd> {
+        self.ask(Request::Score { items: items.to_vec() });
+        let mut expected = 0usize;
+        loop {
+            match self.next()? {
+                Event::Progress { .. } => {}
+                Event::Trace { index, trace } if index as usize == expected => {
+                    let checked = items.get(expected).map(|item| check_trace(&trace, item, self.info.vocab));
+                    match checked {
+                        Some(Ok(())) => each(expected, Ok(*trace)),
+                        Some(Err(reason)) => each(expected, Err(reason)),
+                        None => return Err(self.unexpected("more traces than items")),
+                    }
+                    expected += 1;
+                }
+                Event::NoTrace { index, reason } if index as usize == expected && expected < items.len() => {
+                    each(expected, Err(reason));
+                    expected += 1;
+                }
+                Event::Done if expected == items.len() => return Ok(()),
+                other => return Err(self.not_answered(other)),
+            }
+        }
+    }
+
+    /// Frees the model and ends the worker.
+    pub fn finish(mut self) -> WorkerSummary {
+        self.ask(Request::Exit);
+        let done = loop {
+            match self.next() {
+                Ok(Event::Progress { .. }) => {}
+                Ok(Event::Done) => break true,
+                Ok(_) | Err(_) => break false,
+            }
+        };
+        let ended = self.process.reap().is_some_and(|status| status.success());
+        WorkerSummary {
+            ending: if done && ended { Ending::Ok } else { Ending::Crashed },
+            load_seconds: self.load_seconds,
+            peak_rss_anon_bytes: self.process.watch.peak_anon.load(Ordering::Relaxed),
+            peak_rss_file_bytes: self.process.watch.peak_file.load(Ordering::Relaxed),
+        }
+    }
+
+    fn ask(&self, request: Request) {
+        // A writer that is gone means a worker that is gone; the next read says why.
+        let _ = self.requests.send(request);
+    }
+
+    /// The next event; ends the worker when it is silent for too long or must stop.
+    fn next(&mut self) -> Result<Event, WorkerEnd> {
+        let deadline = Instant::now() + self.limits.stall;
+        loop {
+            if self.limits.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                self.process.kill();
+                return Err(WorkerEnd::new(Ending::Refused, "cancelled"));
+            }
+            match self.events.recv_timeout(Duration::from_millis(50)) {
+                Ok(Ok(event)) => return Ok(event),
+                Ok(Err(broken)) => return Err(self.unexpected(&broken)),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.process.classify()),
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => {
+                    self.process.kill();
+                    let silent = self.limits.stall.as_secs_f64();
+                    return Err(WorkerEnd::new(Ending::Stalled, format!("no progress for {silent:.0} s")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn tokens(
+        &mut self,
+        stage: Stage,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Vec<u32>>, WorkerEnd> {
+        loop {
+            match self.next()? {
+                Event::Progress { fraction } => {
+                    if let Some(fraction) = fraction {
+                        progress(Progress { stage, fraction });
+                    }
+                }
+                Event::Tokens(tokens) => return Ok(tokens),
+                other => return Err(self.not_answered(other)),
+            }
+        }
+    }
+
+    fn checked_tokens(
+        &mut self,
+        tokens: Vec<Vec<u32>>,
+        count: usize,
+        length: Option<usize>,
+    ) -> Result<Vec<Vec<u32>>, WorkerEnd> {
+        let vocab = self.info.vocab;
+        let fits = |sequence: &Vec<u32>| {
+            length.is_none_or(|length| sequence.len() == length)
+                && sequence.iter().all(|&token| token < vocab)
+        };
+        if tokens.len() == count && tokens.iter().all(fits) {
+            Ok(tokens)
+        } else {
+            Err(self.unexpected("tokens that were not asked for"))
+        }
+    }
+
+    fn not_answered(&mut self, event: Event) -> WorkerEnd {
+        match event {
+            Event::Failed(error @ crate::engine::EngineError::Compute(_)) => {
+                self.process.kill();
+                WorkerEnd::new(Ending::Crashed, error.to_string())
+            }
+            Event::Failed(error) => {
+                self.process.kill();
+                WorkerEnd::new(Ending::Refused, error.to_string())
+            }
+            _ => self.unexpected("an answer that was not asked for"),
+        }
+    }
+
+    /// A worker that breaks the protocol is ended and believed in nothing.
+    fn unexpected(&mut self, what: &str) -> WorkerEnd {
+        self.process.kill();
+        WorkerEnd::new(Ending::Crashed, format!("it broke the protocol: {what}"))
+    }
+}
+
+/// Checks that a trace answers its item and holds only possible numbers.
+fn check_trace(trace: &Trace, item: &ScoreItem, vocab: u32) -> Result<(), String> {
+    let rows = item.tokens.len().saturating_sub(item.scored_from as usize);
+    let bad = |what: &str| Err(format!("the worker's trace is not valid: {what}"));
+    if trace.tokens != item.tokens || trace.scored_from != item.scored_from || trace.vocab != vocab {
+        return bad("it is of another sequence");
+    }
+    let lengths =
+        [trace.token_logprobs.len(), trace.log_sum_exp.len(), trace.entropy.len(), trace.argmax.len()];
+    if lengths.iter().any(|&length| length != rows) {
+        return bad("rows are missing");
+    }
+    let numbers = trace.token_logprobs.iter().chain(&trace.log_sum_exp).chain(&trace.entropy);
+    if !numbers.into_iter().all(|x| x.is_finite()) || trace.token_logprobs.iter().any(|&lp| lp > 1e-6) {
+        return bad("a number is impossible");
+    }
+    if trace.argmax.iter().any(|&token| token >= vocab) {
+        return bad("a token is not in the vocabulary");
+    }
+    let detail_fits = match (&trace.distribution, &item.detail) {
+        (Distribution::Summary, Detail::Summary) => true,
+        (Distribution::Full { logits }, Detail::Own) => {
+            logits.len() == rows * vocab as usize && logits.iter().all(|z| z.is_finite())
+        }
+        (Distribution::Coarse { kept, ids, logits, bucket_logits }, Detail::Own | Detail::Given { .. }) => {
+            let asked = match &item.detail {
+                Detail::Given { ids: asked } => asked == ids,
+                Detail::Summary | Detail::Own => true,
+            };
+            asked
+                && *kept as usize == COARSE_TOP
+                && ids.len() == rows * COARSE_TOP
+                && ids.iter().all(|&id| id < vocab)
+                && logits.len() == ids.len()
+                && logits.iter().all(|z| z.is_finite())
+                && bucket_logits.len() == rows * COARSE_BUCKETS
+                && bucket_logits.iter().all(|z| !z.is_nan() && *z != f32::INFINITY)
+        }
+        _ => false,
+    };
+    if detail_fits { Ok(()) } else { bad("the distribution is not the one asked for") }
+}
