@@ -1,9 +1,76 @@
 //! One file per command: arguments to a call, a result to the screen and an exit code.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Runs the command line and returns the exit code of CONTRACT: 0 same or passed,
-/// 1 different or rejected, 2 usage, 3 undecided, 4 could not be judged.
+use clap::{Parser, Subcommand};
+
+use crate::domain::Problem;
+use crate::worker;
+
+pub mod logprobs;
+pub mod screen;
+
+const ABOUT: &str = "Judges LLM model files with evidence: is the file whole, is it the model it claims to be, \
+                     and what did quantisation do to it?";
+
+const EXIT_CODES: &str = "Exit codes: 0 same, accepted or passed; 1 different, rejected or mismatch; \
+                          2 usage or configuration error; 3 undecided; 4 could not be judged.";
+
+#[derive(Debug, Parser)]
+#[command(name = "assayd", version, about = ABOUT, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Logprobs(logprobs::Args),
+    /// The guarded child process; not for people.
+    #[command(name = worker::WORKER_COMMAND, hide = true)]
+    Worker,
+}
+
+/// Runs the command line and returns the exit code that every command's help lists.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, not mistakes.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let result = match &cli.command {
+        Command::Logprobs(args) => logprobs::run(args),
+        Command::Worker => {
+            return match worker::serve() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(4),
+            };
+        }
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(problem) => {
+            report_problem(&problem);
+            ExitCode::from(problem.exit_code())
+        }
+    }
+}
+
+/// Prints what went wrong and what to do about it.
+fn report_problem(problem: &Problem) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "error: {}", problem.message);
+    if let Some(hint) = &problem.hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+}
+
+/// Threads to use when nobody said: every core this process may use.
+fn all_cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
 }

@@ -29,3 +29,6 @@ pub const WORKER_LOG_BYTES: usize = 64 << 10;
 
 /// Bytes of a plugin file.
 pub const PLUGIN_FILE_BYTES: u64 = 8 << 20;
+
+/// Bytes of a file of token sequences.
+pub const TOKEN_FILE_BYTES: u64 = 256 << 20;

@@ -129,7 +129,10 @@ impl Worker {
             Event::Hello { protocol: PROTOCOL } => {}
             _ => return Err(worker.unexpected("a worker of another version")),
         }
-        worker.ask(Request::Load(spec.clone()));
+        // The worker stands in another folder.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let paths = spec.paths.iter().map(absolute).collect();
+        worker.ask(Request::Load(LoadSpec { paths, ..spec.clone() }));
         loop {
             match worker.next()? {
                 Event::Progress { fraction } => {

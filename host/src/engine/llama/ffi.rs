@@ -378,6 +378,11 @@ impl<'model> Context<'model> {
         raw.type_k = kv_type;
         raw.type_v = kv_type;
         raw.kv_unified = false;
+        raw.flash_attn_type = match params.kv_type {
+            // The flash-attention kernels round an F32 cache on the way.
+            KvType::F32 => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+            KvType::F16 | KvType::Q8_0 => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        };
         raw.no_perf = true;
         raw.abort_callback = Some(on_compute);
         // SAFETY: the model outlives the context through 'model.

@@ -1,0 +1,107 @@
+//! What commands share when they write to a person: standard output that may be closed,
+//! progress bars that only a terminal gets, and units that people read.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use crate::domain::Problem;
+
+/// Writes text to standard output; a reader that went away (`| head`) is no error.
+pub fn print(text: &str) -> Result<(), Problem> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Problem::machine(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes one JSON document to standard output, and nothing else.
+pub fn print_json(value: &impl Serialize) -> Result<(), Problem> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Problem::internal(format!("cannot write JSON: {error}")))?;
+    text.push('\n');
+    print(&text)
+}
+
+/// A progress bar on standard error, from 0 to 1; silent where nobody watches.
+#[derive(Debug)]
+pub struct Bar(ProgressBar);
+
+/// Steps of a bar that is told fractions.
+const STEPS: u64 = 1000;
+
+impl Bar {
+    pub fn new(label: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(STEPS), target());
+        if let Ok(style) = ProgressStyle::with_template("{msg:<28} {bar:32} {percent:>3}%  {elapsed}") {
+            bar.set_style(style.progress_chars("━╸─"));
+        }
+        bar.set_message(label.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+
+    /// A new task on the same line.
+    pub fn label(&self, label: &str) {
+        self.0.set_message(label.to_owned());
+        self.0.set_position(0);
+        self.0.reset_elapsed();
+    }
+
+    pub fn set(&self, fraction: f64) {
+        let fraction = if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 };
+        self.0.set_position((fraction * STEPS as f64) as u64);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn target() -> ProgressDrawTarget {
+    if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+/// Bytes in binary units, as people read them: `1.13 MiB`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64;
+    let mut name = "B";
+    for unit in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        name = unit;
+    }
+    format!("{value:.2} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn byte_counts_read_well() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1_185_568, "1.13 MiB"),
+            (5 << 30, "5.00 GiB"),
+            (u64::MAX, "16384.00 PiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}
