@@ -158,8 +158,11 @@ codes! {
     ShapeMismatch "shape-mismatch" Error
         "A tensor's shape contradicts the metadata (embedding width, head counts, feed-forward width)."
         "Get a clean copy; metadata and weights are not of the same model."
-    SpecialTokenRange "special-token-range" Error
-        "A special token's id lies outside the vocabulary."
+    TokenNotUtf8 "token-not-utf8" Warning
+        "Tokens of the vocabulary are not valid UTF-8; some runtimes refuse them."
+        "Convert the model again with a current converter if a runtime refuses it."
+    SpecialTokenRange "special-token-range" Warning
+        "A special token's id lies outside the vocabulary; runtimes ignore it."
         "Write the entry again with the right id."
     FileTypeMismatch "file-type-mismatch" Info
         "general.file_type names another quantisation than the tensors have; the tensors are believed."

@@ -68,9 +68,39 @@ impl Tensor {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata {
     entries: Vec<(String, Value)>,
+    /// Indices of `entries`, sorted by key.
+    order: Vec<usize>,
 }
 
 impl Metadata {
+    /// Keeps the first of entries with equal keys; the second part is the places and keys
+    /// of the others in `entries`.
+    fn new(mut entries: Vec<(String, Value)>) -> (Self, Vec<(usize, String)>) {
+        let sorted = |entries: &[(String, Value)]| {
+            let mut order: Vec<usize> = (0..entries.len()).collect();
+            // Stable, so that equal keys stay in file order.
+            order.sort_by_key(|&i| entries.get(i).map(|(key, _)| key.as_str()));
+            order
+        };
+        let key = |i: usize| entries.get(i).map(|(key, _)| key.as_str());
+        let mut order = sorted(&entries);
+        let pairs = order.iter().zip(order.iter().skip(1));
+        let repeated = pairs
+            .filter(|&(&a, &b)| key(a) == key(b))
+            .map(|(_, &b)| (b, key(b).unwrap_or_default().to_owned()));
+        let mut repeated: Vec<(usize, String)> = repeated.collect();
+        if !repeated.is_empty() {
+            repeated.sort_unstable();
+            let mut i = 0;
+            entries.retain(|_| {
+                i += 1;
+                repeated.binary_search_by_key(&(i - 1), |(place, _)| *place).is_err()
+            });
+            order = sorted(&entries);
+        }
+        (Self { entries, order }, repeated)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
@@ -84,7 +114,10 @@ impl Metadata {
     }
 
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.entries.iter().find(|(other, _)| other == key).map(|(_, value)| value)
+        let at = |&i: &usize| self.entries.get(i);
+        let found =
+            self.order.binary_search_by(|i| at(i).map_or("", |(other, _)| other.as_str()).cmp(key)).ok()?;
+        self.order.get(found).and_then(at).map(|(_, value)| value)
     }
 
     pub fn str(&self, key: &str) -> Option<&str> {

@@ -197,24 +197,21 @@ impl Reader<'_> {
 
     fn metadata(&mut self, count: u64) -> Result<Metadata, ReadError> {
         let mut entries: Vec<(String, Value)> = Vec::new();
-        let mut seen = HashSet::new();
+        let mut places = Vec::new();
         for _ in 0..count {
             let at = self.cursor.position();
             let key = self.string(budget::GGUF_KEY_BYTES, "a metadata key")?;
             let key = self.name(key, at, "the metadata key");
             let kind = self.kind(&key)?;
             let value = self.value(kind, &key)?;
-            if seen.insert(key.clone()) {
-                entries.push((key, value));
-            } else {
-                self.faults.push(fault(
-                    Code::DuplicateKey,
-                    at,
-                    format!("the metadata key {key} occurs twice"),
-                ));
-            }
+            places.push(at);
+            entries.push((key, value));
         }
-        Ok(Metadata { entries })
+        let (metadata, repeated) = Metadata::new(entries);
+        for (at, key) in repeated.into_iter().filter_map(|(i, key)| Some((places.get(i)?, key))) {
+            self.faults.push(fault(Code::DuplicateKey, *at, format!("the metadata key {key} occurs twice")));
+        }
+        Ok(metadata)
     }
 
     fn kind(&mut self, key: &str) -> Result<ValueKind, ReadError> {
