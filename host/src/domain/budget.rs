@@ -20,6 +20,9 @@ pub const GGUF_TENSORS: u64 = 262_144;
 pub const TENSOR_NAME_BYTES: u64 = 64;
 /// Files of one split set.
 pub const SPLIT_PARTS: u64 = 1_024;
+/// Depth of folders searched for models, and entries looked at before giving up.
+pub const DISCOVER_DEPTH: usize = 16;
+pub const DISCOVER_ENTRIES: usize = 100_000;
 /// Findings listed per artifact; further ones are counted in a last finding.
 pub const FINDINGS: usize = 1_000;
 

@@ -65,6 +65,12 @@ codes! {
     BigEndian "big-endian" Error
         "The file is written for big-endian machines; runtimes here would misread every number."
         "Get or convert the little-endian file."
+    Unreadable "unreadable" Error
+        "The path could not be read or holds nothing that could be a model; nothing is known about it."
+        "Check the path, its permissions and the disk."
+    NotExamined "not-examined" Error
+        "The format was recognised, but this version of assayd does not examine it."
+        "Update assayd, or convert the model to GGUF or safetensors."
     FileChanged "file-changed" Error
         "The file grew, shrank or was replaced while it was being read."
         "Wait until whatever writes it is done, then inspect again."
@@ -174,9 +180,6 @@ codes! {
         "Download the missing part into the same folder."
     SplitZeroedPart "split-zeroed-part" Error
         "A part of the split set consists of zero bytes where its header should be."
-        "Download that part again."
-    SplitBadPart "split-bad-part" Error
-        "A part of the split set is not readable as GGUF; another finding on the same part says why."
         "Download that part again."
     SplitSwappedParts "split-swapped-parts" Error
         "Parts of the set carry each other's number: their names were exchanged."
