@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod inspect;
 pub mod logprobs;
 pub mod screen;
 
@@ -26,6 +27,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Inspect(inspect::Args),
     Logprobs(logprobs::Args),
     /// The guarded child process; not for people.
     #[command(name = worker::WORKER_COMMAND, hide = true)]
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match &cli.command {
+        Command::Inspect(args) => inspect::run(args),
         Command::Logprobs(args) => logprobs::run(args),
         Command::Worker => {
             return match worker::serve() {

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 /// Bytes of GGUF header (metadata and tensor table) read before giving up.
-pub const GGUF_HEADER_BYTES: u64 = 512 << 20;
+/// Vocabularies of 262,144 tokens with merges take some 15 MiB.
+pub const GGUF_HEADER_BYTES: u64 = 128 << 20;
 /// Bytes of one metadata string.
-pub const GGUF_STRING_BYTES: u64 = 64 << 20;
+pub const GGUF_STRING_BYTES: u64 = 16 << 20;
+/// Bytes of a metadata key (the specification's limit is 65,535).
+pub const GGUF_KEY_BYTES: u64 = 65_535;
 /// Elements of one metadata array.
 pub const GGUF_ARRAY_ELEMENTS: u64 = 16 << 20;
 /// Metadata entries of one file.
@@ -17,6 +20,9 @@ pub const GGUF_TENSORS: u64 = 262_144;
 pub const TENSOR_NAME_BYTES: u64 = 64;
 /// Files of one split set.
 pub const SPLIT_PARTS: u64 = 1_024;
+/// Depth of folders searched for models, and entries looked at before giving up.
+pub const DISCOVER_DEPTH: usize = 16;
+pub const DISCOVER_ENTRIES: usize = 100_000;
 /// Findings listed per artifact; further ones are counted in a last finding.
 pub const FINDINGS: usize = 1_000;
 

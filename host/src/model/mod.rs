@@ -1,1 +1,17 @@
-//! Reading model files: pure Rust, bounded, no engine, no network, no clock.
+//! Reading model files: what an artifact is, whether it is whole and safe, and what its
+//! headers say. Pure Rust, bounded, without an engine, a network or a clock.
+
+pub mod consistency;
+pub mod discover;
+pub mod facts;
+pub mod finding;
+pub mod gguf;
+pub mod inspect;
+mod parts;
+pub mod scan;
+pub mod sniff;
+pub mod source;
+pub mod split;
+
+pub use discover::{Artifact, Discovery, IgnoreReason, Ignored, discover};
+pub use inspect::{InspectOptions, inspect};

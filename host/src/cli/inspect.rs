@@ -1,0 +1,248 @@
+//! `assayd inspect`: what can be said about model files without running them.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::domain::inspection::{Finding, Inspection, Severity, Status};
+use crate::domain::{Problem, ProblemKind};
+use crate::model::finding::Code;
+use crate::model::{self, InspectOptions};
+
+/// Arguments of `assayd inspect`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  assayd inspect model.gguf                     headers only, under a second for any size
+  assayd inspect --full model.gguf              reads every byte: digests, NaN and zero scans
+  assayd inspect big-00001-of-00003.gguf        any part names the whole split set
+  assayd inspect ~/models --explain             every artifact of a folder, and what was ignored
+  assayd inspect --json *.gguf                  a list of inspections for programs
+
+Exit codes: 0 nothing rejected, 1 something is rejected, 4 something could not be read.")]
+pub struct Args {
+    /// Model files, parts of split sets, or folders
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Also read every byte: SHA-256, NaN, infinite and zero weights, holes, padding
+    #[arg(long)]
+    pub full: bool,
+    /// Say what each finding means and what to do, and why files in folders were ignored
+    #[arg(long)]
+    pub explain: bool,
+    /// Print one JSON list, an object per artifact, in order
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The output cannot be written.
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    let mut inspections = Vec::new();
+    let mut ignored = Vec::new();
+    let mut failed = false;
+    for path in &args.paths {
+        match expand(path) {
+            Ok((targets, left)) => {
+                ignored.extend(left);
+                for target in targets {
+                    inspections.push(one(&target, args.full).unwrap_or_else(|problem| {
+                        failed = true;
+                        complain(&problem);
+                        model::inspect::unreadable(&target, &problem)
+                    }));
+                }
+            }
+            Err(problem) => {
+                failed = true;
+                complain(&problem);
+                inspections.push(model::inspect::unreadable(path, &problem));
+            }
+        }
+    }
+    let text = if args.json {
+        serde_json::to_string_pretty(&inspections)
+            .map_err(|error| Problem::internal(format!("cannot write JSON: {error}")))?
+            + "\n"
+    } else {
+        human(&inspections, &ignored, args.explain)
+    };
+    print(&text)?;
+    let rejected = inspections.iter().any(|inspection| inspection.status == Status::Reject);
+    Ok(match (failed, rejected) {
+        (true, _) => Problem::input("").exit_code(),
+        (false, true) => 1,
+        (false, false) => 0,
+    })
+}
+
+/// A folder that is not one artifact stands for all the artifacts in it.
+fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<model::Ignored>), Problem> {
+    if !path.is_dir() {
+        return Ok((vec![path.to_owned()], Vec::new()));
+    }
+    let found = model::discover(path)?;
+    match found.artifacts.as_slice() {
+        [] => Err(Problem::new(ProblemKind::Input, format!("{} holds no model", path.display()))
+            .hint("models are *.gguf, *.safetensors with their config.json, or PyTorch *.bin and *.pt files")),
+        [_] => Ok((vec![path.to_owned()], found.ignored)),
+        several => Ok((several.iter().map(|artifact| artifact.path.clone()).collect(), found.ignored)),
+    }
+}
+
+fn one(path: &Path, full: bool) -> Result<Inspection, Problem> {
+    let bar = if full && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {bar:20} {eta}") {
+        bar.set_style(style);
+    }
+    bar.set_message(clean(&path.display().to_string()));
+    let result = model::inspect(path, &InspectOptions { full }, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    result
+}
+
+fn complain(problem: &Problem) {
+    let mut text = format!("assayd: {}\n", clean(&problem.message));
+    if let Some(hint) = &problem.hint {
+        let _ = writeln!(text, "  {}", clean(hint));
+    }
+    // Nothing is left to do if standard error is gone.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn print(text: &str) -> Result<(), Problem> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Problem::machine(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names come from hostile files: nothing of them may steer a terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn human(inspections: &[Inspection], ignored: &[model::Ignored], explain: bool) -> String {
+    let mut out = String::new();
+    for inspection in inspections {
+        describe(&mut out, inspection, explain);
+        out.push('\n');
+    }
+    if explain && !ignored.is_empty() {
+        out.push_str("Ignored:\n");
+        for file in ignored {
+            let _ = writeln!(out, "  {}: {}", clean(&file.path.display().to_string()), file.reason.explanation());
+        }
+        out.push('\n');
+    }
+    let of = |status| inspections.iter().filter(|inspection| inspection.status == status).count();
+    let (accepted, warned, rejected) = (of(Status::Accept), of(Status::Warn), of(Status::Reject));
+    if inspections.len() > 1 {
+        let _ = writeln!(out, "{accepted} accepted, {warned} with warnings, {rejected} rejected");
+    }
+    out
+}
+
+fn describe(out: &mut String, inspection: &Inspection, explain: bool) {
+    let status = match inspection.status {
+        Status::Accept => "ACCEPT",
+        Status::Warn => "WARN",
+        Status::Reject => "REJECT",
+    };
+    let _ = writeln!(out, "{status}  {}", clean(&inspection.path.display().to_string()));
+    let kind = serde_json::to_value(inspection.kind).ok();
+    let kind = kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or("unknown");
+    let version = inspection.format_version.map(|version| format!(" version {version}")).unwrap_or_default();
+    let mut fact = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(out, "  {name:<15} {}", clean(&value));
+        }
+    };
+    fact("kind", Some(format!("{kind}{version}")));
+    fact("architecture", inspection.architecture.clone());
+    fact("parameters", inspection.parameters.map(grouped));
+    fact("quantization", inspection.quantization.clone());
+    fact("context length", inspection.context_length.map(grouped));
+    fact("tensors", inspection.tensors.map(grouped));
+    fact("config hash", inspection.config_hash.map(|hash| hash.to_string()));
+    fact("tokenizer hash", inspection.tokenizer_hash.map(|hash| hash.to_string()));
+    fact("merkle root", inspection.merkle_root.map(|hash| hash.to_string()));
+    for file in &inspection.files {
+        let name = file.path.file_name().unwrap_or(file.path.as_os_str()).to_string_lossy();
+        let digest = file.sha256.map(|hash| format!(", sha256 {hash}")).unwrap_or_default();
+        fact("file", Some(format!("{name}, {} bytes{digest}", grouped(file.bytes))));
+    }
+    for finding in &inspection.findings {
+        describe_finding(out, finding, explain);
+    }
+}
+
+fn describe_finding(out: &mut String, finding: &Finding, explain: bool) {
+    let severity = match finding.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Info => "info",
+    };
+    let mut place = String::new();
+    if let Some(part) = &finding.part {
+        let _ = write!(place, " in {part}");
+    }
+    if let Some(offset) = finding.offset {
+        let _ = write!(place, " at byte {}", grouped(offset));
+    }
+    let _ = writeln!(out, "  {severity}: {} [{}]{}", clean(&finding.message), finding.code, clean(&place));
+    let Some(code) = Code::from_name(&finding.code) else { return };
+    if explain {
+        let _ = writeln!(out, "    what it means: {}", code.meaning());
+    }
+    if explain || finding.severity != Severity::Info {
+        let _ = writeln!(out, "    what to do:    {}", code.remedy());
+    }
+}
+
+/// A number with its thousands set apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (8_190_735_360, "8,190,735,360")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn hostile_names_cannot_steer_a_terminal() {
+        let finding = Finding {
+            tensor: Some("x".into()),
+            ..Code::BadName.finding("the tensor name \u{1b}[2Jevil\u{7}\n")
+        };
+        let mut out = String::new();
+        describe_finding(&mut out, &finding, true);
+        assert!(!out.contains('\u{1b}') && !out.contains('\u{7}'));
+        assert!(out.contains("bad-name") && out.contains("what to do"));
+    }
+}

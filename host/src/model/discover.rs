@@ -1,0 +1,427 @@
+//! Finding artifacts in a folder tree, and saying why everything else was left alone.
+//!
+//! Bounded in depth and entries. Symbolic links to files count if they stay within the
+//! tree (as in Hugging Face's cache); links to folders are never followed. Decides by
+//! layout and names only, so that it can run often; `inspect` looks at content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::sniff::{Content, sniff};
+use super::source::SourceFile;
+use super::split::PartName;
+use crate::domain::budget;
+use crate::domain::inspection::ArtifactKind;
+use crate::domain::{Problem, ProblemKind};
+
+/// One thing that can be inspected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Artifact {
+    /// What to give to [`super::inspect`]: a file, the first present part of a split set, or
+    /// a folder.
+    pub path: PathBuf,
+    /// By layout; an inspection may come to another.
+    pub kind: ArtifactKind,
+    /// All files that belong to it, sorted.
+    pub files: Vec<PathBuf>,
+    /// Names of the parts or shards that are not there (yet).
+    pub missing: Vec<String>,
+    /// Size of all files together.
+    pub bytes: u64,
+}
+
+/// Why a file or folder was left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IgnoreReason {
+    Unfinished,
+    Hidden,
+    NotAModel,
+    LinkEscapes,
+    LinkBroken,
+    LinkToFolder,
+    TooDeep,
+    TooMany,
+    Unreadable,
+    NotAFile,
+}
+
+impl IgnoreReason {
+    /// A sentence for people.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::Unfinished => "its name, or a file beside it, says that it is still being downloaded",
+            Self::Hidden => "its name begins with a dot",
+            Self::NotAModel => "it is not of a model format",
+            Self::LinkEscapes => "it is a symbolic link that leads out of the folder",
+            Self::LinkBroken => "it is a symbolic link to nothing",
+            Self::LinkToFolder => "it is a symbolic link to a folder, and those are not followed",
+            Self::TooDeep => "it is nested too deep",
+            Self::TooMany => "the folder holds too many files; the rest was not looked at",
+            Self::Unreadable => "it cannot be read",
+            Self::NotAFile => "it is neither a file nor a folder",
+        }
+    }
+}
+
+/// Something left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    pub path: PathBuf,
+    pub reason: IgnoreReason,
+}
+
+/// What a folder holds; both lists are sorted by path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Discovery {
+    pub artifacts: Vec<Artifact>,
+    pub ignored: Vec<Ignored>,
+}
+
+/// Name endings of downloads that are not done.
+const UNFINISHED: [&str; 9] = [
+    ".part",
+    ".partial",
+    ".incomplete",
+    ".tmp",
+    ".temp",
+    ".download",
+    ".downloadinprogress",
+    ".crdownload",
+    ".aria2",
+];
+
+/// Is this the name of a download that is not done?
+pub fn is_unfinished(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    UNFINISHED.iter().any(|ending| lower.ends_with(ending))
+}
+
+/// Looks through `root`.
+///
+/// # Errors
+/// `root` itself cannot be read or is not a folder. Anything unreadable below is listed
+/// as ignored.
+pub fn discover(root: &Path) -> Result<Discovery, Problem> {
+    let canonical = root.canonicalize().map_err(|error| Problem::io("open", root, &error))?;
+    if !canonical.is_dir() {
+        return Err(Problem::new(ProblemKind::Input, format!("{} is not a folder", root.display())));
+    }
+    let mut search = Search { canonical, entries_left: budget::DISCOVER_ENTRIES, out: Discovery::default() };
+    search.folder(root, 0);
+    let mut out = search.out;
+    out.artifacts.sort_by(|a, b| (&a.path, a.kind as u8).cmp(&(&b.path, b.kind as u8)));
+    out.ignored.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(out)
+}
+
+struct Search {
+    canonical: PathBuf,
+    entries_left: usize,
+    out: Discovery,
+}
+
+/// A usable file of a folder.
+struct Entry {
+    name: String,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Search {
+    fn ignore(&mut self, path: PathBuf, reason: IgnoreReason) {
+        self.out.ignored.push(Ignored { path, reason });
+    }
+
+    fn folder(&mut self, folder: &Path, depth: usize) {
+        let Ok(listing) = fs::read_dir(folder) else {
+            self.ignore(folder.to_owned(), IgnoreReason::Unreadable);
+            return;
+        };
+        let mut paths = Vec::new();
+        for entry in listing {
+            let Ok(entry) = entry else {
+                self.ignore(folder.to_owned(), IgnoreReason::Unreadable);
+                break;
+            };
+            let Some(left) = self.entries_left.checked_sub(1) else {
+                self.ignore(folder.to_owned(), IgnoreReason::TooMany);
+                break;
+            };
+            self.entries_left = left;
+            paths.push(entry.path());
+        }
+        paths.sort();
+        let mut files = Vec::new();
+        for path in paths {
+            let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned();
+            if name.starts_with('.') {
+                self.ignore(path, IgnoreReason::Hidden);
+                continue;
+            }
+            match self.classify(&path) {
+                Err(reason) => self.ignore(path, reason),
+                Ok(None) if depth >= budget::DISCOVER_DEPTH => self.ignore(path, IgnoreReason::TooDeep),
+                Ok(None) => self.folder(&path, depth + 1),
+                Ok(Some(bytes)) => files.push(Entry { name, path, bytes }),
+            }
+        }
+        self.group(folder, files);
+    }
+
+    /// The size of a file, `None` for a folder, or why neither will do.
+    fn classify(&self, path: &Path) -> Result<Option<u64>, IgnoreReason> {
+        let own = fs::symlink_metadata(path).map_err(|_| IgnoreReason::Unreadable)?;
+        if !own.is_symlink() {
+            return match (own.is_file(), own.is_dir()) {
+                (true, _) => Ok(Some(own.len())),
+                (_, true) => Ok(None),
+                _ => Err(IgnoreReason::NotAFile),
+            };
+        }
+        let target = path.canonicalize().map_err(|_| IgnoreReason::LinkBroken)?;
+        let metadata = fs::metadata(&target).map_err(|_| IgnoreReason::LinkBroken)?;
+        if !target.starts_with(&self.canonical) {
+            return Err(IgnoreReason::LinkEscapes);
+        }
+        match (metadata.is_file(), metadata.is_dir()) {
+            (true, _) => Ok(Some(metadata.len())),
+            (_, true) => Err(IgnoreReason::LinkToFolder),
+            _ => Err(IgnoreReason::NotAFile),
+        }
+    }
+
+    /// Turns the files of one folder into artifacts.
+    fn group(&mut self, folder: &Path, files: Vec<Entry>) {
+        let names: BTreeSet<String> = files.iter().map(|file| file.name.clone()).collect();
+        let mut sets: BTreeMap<(String, u64), Vec<Entry>> = BTreeMap::new();
+        let mut hf = Vec::new();
+        let mut side = Vec::new();
+        for file in files {
+            let unfinished = is_unfinished(&file.name) || names.contains(&format!("{}.aria2", file.name));
+            if unfinished {
+                self.ignore(file.path, IgnoreReason::Unfinished);
+                continue;
+            }
+            let extension =
+                file.name.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase()).unwrap_or_default();
+            match extension.as_str() {
+                "gguf" => match PartName::parse(&file.name) {
+                    Some(part) => sets.entry((part.stem.clone(), part.count)).or_default().push(file),
+                    None => self.single(file, ArtifactKind::Gguf),
+                },
+                "safetensors" => hf.push(file),
+                "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle" => self.single(file, ArtifactKind::Pickle),
+                "json" | "model" | "txt" | "jinja" => side.push(file),
+                _ if file.name.starts_with("sha256-") && holds_gguf(&file.path) => {
+                    self.single(file, ArtifactKind::Gguf)
+                }
+                _ => self.ignore(file.path, IgnoreReason::NotAModel),
+            }
+        }
+        for parts in sets.into_values() {
+            self.set(parts);
+        }
+        self.safetensors(folder, hf, side, &names);
+    }
+
+    fn single(&mut self, file: Entry, kind: ArtifactKind) {
+        self.out.artifacts.push(Artifact {
+            path: file.path.clone(),
+            kind,
+            files: vec![file.path],
+            missing: Vec::new(),
+            bytes: file.bytes,
+        });
+    }
+
+    fn set(&mut self, parts: Vec<Entry>) {
+        let Some(first) = parts.first() else { return };
+        let Some(name) = PartName::parse(&first.name) else { return };
+        let present: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+        let missing =
+            (1..=name.count).map(|n| name.part(n)).filter(|part| !present.contains(part.as_str())).collect();
+        self.out.artifacts.push(Artifact {
+            path: first.path.clone(),
+            kind: ArtifactKind::GgufSplit,
+            missing,
+            bytes: parts.iter().map(|part| part.bytes).sum(),
+            files: parts.into_iter().map(|part| part.path).collect(),
+        });
+    }
+
+    /// Weights with a config beside them are one artifact, the folder; without, each file
+    /// is one.
+    fn safetensors(
+        &mut self,
+        folder: &Path,
+        weights: Vec<Entry>,
+        side: Vec<Entry>,
+        names: &BTreeSet<String>,
+    ) {
+        let has = |name: &str| names.contains(name);
+        let index = has("model.safetensors.index.json");
+        let kind = if has("adapter_config.json") { ArtifactKind::Adapter } else { ArtifactKind::Safetensors };
+        let config = has("config.json") || has("adapter_config.json");
+        if !(index || config && !weights.is_empty()) {
+            for file in weights {
+                self.single(file, ArtifactKind::Safetensors);
+            }
+            for file in side {
+                self.ignore(file.path, IgnoreReason::NotAModel);
+            }
+            return;
+        }
+        let present: BTreeSet<&str> = weights.iter().map(|file| file.name.as_str()).collect();
+        let mut missing = BTreeSet::new();
+        for part in weights.iter().filter_map(|file| PartName::parse(&file.name)) {
+            missing.extend(
+                (1..=part.count).map(|n| part.part(n)).filter(|name| !present.contains(name.as_str())),
+            );
+        }
+        let mut files: Vec<Entry> = weights.into_iter().chain(side).collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        self.out.artifacts.push(Artifact {
+            path: folder.to_owned(),
+            kind,
+            missing: missing.into_iter().collect(),
+            bytes: files.iter().map(|file| file.bytes).sum(),
+            files: files.into_iter().map(|file| file.path).collect(),
+        });
+    }
+}
+
+/// Files of ollama's store have no extension.
+fn holds_gguf(path: &Path) -> bool {
+    SourceFile::open(path).and_then(|source| sniff(&source, 0)).is_ok_and(|content| content == Content::Gguf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"GGUF").unwrap();
+        }
+        folder
+    }
+
+    /// "path kind files missing" of every artifact, and "path reason" of the rest.
+    fn found(folder: &tempfile::TempDir) -> (Vec<String>, Vec<String>) {
+        let discovery = discover(folder.path()).unwrap();
+        let short = |path: &Path| path.strip_prefix(folder.path()).unwrap().display().to_string();
+        let artifacts = discovery.artifacts.iter().map(|artifact| {
+            format!(
+                "{} {:?} {} {}",
+                short(&artifact.path),
+                artifact.kind,
+                artifact.files.len(),
+                artifact.missing.join(",")
+            )
+        });
+        let ignored =
+            discovery.ignored.iter().map(|ignored| format!("{} {:?}", short(&ignored.path), ignored.reason));
+        (artifacts.collect(), ignored.collect())
+    }
+
+    #[test]
+    fn layouts() {
+        let folder = tree(&[
+            "plain.gguf",
+            "README.md",
+            ".hidden.gguf",
+            "set/m-00001-of-00003.gguf",
+            "set/m-00003-of-00003.gguf",
+            "hf/config.json",
+            "hf/model-00001-of-00002.safetensors",
+            "hf/model.safetensors.index.json",
+            "hf/tokenizer.json",
+            "lora/adapter_config.json",
+            "lora/adapter_model.safetensors",
+            "lora/adapter.gguf",
+            "lone/a.safetensors",
+            "lone/notes.json",
+            "torch/pytorch_model.bin",
+            "ollama/blobs/sha256-abc",
+        ]);
+        let (artifacts, ignored) = found(&folder);
+        assert_eq!(
+            artifacts,
+            [
+                "hf Safetensors 4 model-00002-of-00002.safetensors",
+                "lone/a.safetensors Safetensors 1 ",
+                "lora Adapter 2 ",
+                "lora/adapter.gguf Gguf 1 ",
+                "ollama/blobs/sha256-abc Gguf 1 ",
+                "plain.gguf Gguf 1 ",
+                "set/m-00001-of-00003.gguf GgufSplit 2 m-00002-of-00003.gguf",
+                "torch/pytorch_model.bin Pickle 1 ",
+            ]
+        );
+        assert_eq!(ignored, [".hidden.gguf Hidden", "README.md NotAModel", "lone/notes.json NotAModel"]);
+    }
+
+    #[test]
+    fn unfinished_downloads_are_left_alone() {
+        let folder = tree(&[
+            "a.gguf.part",
+            "b.gguf.incomplete",
+            "c.gguf",
+            "c.gguf.aria2",
+            "d.gguf.downloadInProgress",
+            "e.gguf.tmp",
+            "f.partial",
+            "g.gguf",
+        ]);
+        let (artifacts, ignored) = found(&folder);
+        assert_eq!(artifacts, ["g.gguf Gguf 1 "]);
+        assert_eq!(ignored.len(), 7);
+        assert!(ignored.iter().all(|line| line.ends_with("Unfinished")), "{ignored:?}");
+    }
+
+    #[test]
+    fn links_stay_within_the_tree() {
+        let outside = tree(&["secret.gguf"]);
+        let folder = tree(&["blobs/abc", "snapshots/readme"]);
+        let link = |to: &Path, name: &str| symlink(to, folder.path().join("snapshots").join(name)).unwrap();
+        link(Path::new("../blobs/abc"), "model.gguf");
+        link(&outside.path().join("secret.gguf"), "escape.gguf");
+        link(Path::new("../nowhere"), "broken.gguf");
+        link(Path::new(".."), "loop");
+        link(outside.path(), "away");
+        let (artifacts, ignored) = found(&folder);
+        assert_eq!(artifacts, ["snapshots/model.gguf Gguf 1 "]);
+        assert_eq!(
+            ignored,
+            [
+                "blobs/abc NotAModel",
+                "snapshots/away LinkEscapes",
+                "snapshots/broken.gguf LinkBroken",
+                "snapshots/escape.gguf LinkEscapes",
+                "snapshots/loop LinkToFolder",
+                "snapshots/readme NotAModel",
+            ]
+        );
+    }
+
+    #[test]
+    fn depth_is_bounded_and_bad_roots_are_errors() {
+        let deep = "d/".repeat(budget::DISCOVER_DEPTH + 2) + "x.gguf";
+        let (artifacts, ignored) = found(&tree(&[&deep, "top.gguf"]));
+        assert_eq!(artifacts, ["top.gguf Gguf 1 "]);
+        assert_eq!(ignored.len(), 1);
+        assert!(ignored[0].ends_with("TooDeep"));
+        let folder = tree(&["x.gguf"]);
+        assert!(discover(&folder.path().join("x.gguf")).is_err());
+        assert!(discover(&folder.path().join("nothing")).is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! What the headers say about a model: never its file name.
+
+use std::collections::BTreeMap;
+
+use super::consistency::Model;
+use super::gguf::{Array, GgmlType, Metadata, Value, ValueKind};
+use crate::digest::{Sha256Stream, sha256};
+use crate::domain::Sha256;
+
+/// Weights of the model, from tensor shapes. Tables that are computed and not learned
+/// (rotary frequencies) do not count.
+pub fn parameters(model: &Model<'_>) -> u64 {
+    let computed = |name: &str| name.starts_with("rope_f");
+    let counted = model.tensors().filter(|tensor| !computed(&tensor.name));
+    counted.fold(0, |sum, tensor| sum.saturating_add(tensor.elements()))
+}
+
+/// The name of a `general.file_type` and the tensor type most of its weights have.
+fn file_type(id: u64) -> Option<(&'static str, GgmlType)> {
+    use GgmlType::*;
+    Some(match id {
+        0 => ("F32", F32),
+        1 => ("F16", F16),
+        2 => ("Q4_0", Q4_0),
+        3 => ("Q4_1", Q4_1),
+        7 => ("Q8_0", Q8_0),
+        8 => ("Q5_0", Q5_0),
+        9 => ("Q5_1", Q5_1),
+        10 => ("Q2_K", Q2_K),
+        11 => ("Q3_K_S", Q3_K),
+        12 => ("Q3_K_M", Q3_K),
+        13 => ("Q3_K_L", Q3_K),
+        14 => ("Q4_K_S", Q4_K),
+        15 => ("Q4_K_M", Q4_K),
+        16 => ("Q5_K_S", Q5_K),
+        17 => ("Q5_K_M", Q5_K),
+        18 => ("Q6_K", Q6_K),
+        19 => ("IQ2_XXS", IQ2_XXS),
+        20 => ("IQ2_XS", IQ2_XS),
+        21 => ("Q2_K_S", Q2_K),
+        22 => ("IQ3_XS", IQ3_S),
+        23 => ("IQ3_XXS", IQ3_XXS),
+        24 => ("IQ1_S", IQ1_S),
+        25 => ("IQ4_NL", IQ4_NL),
+        26 => ("IQ3_S", IQ3_S),
+        27 => ("IQ3_M", IQ3_S),
+        28 => ("IQ2_S", IQ2_XS),
+        29 => ("IQ2_M", IQ2_S),
+        30 => ("IQ4_XS", IQ4_XS),
+        31 => ("IQ1_M", IQ1_M),
+        32 => ("BF16", BF16),
+        36 => ("TQ1_0", TQ1_0),
+        37 => ("TQ2_0", TQ2_0),
+        38 => ("MXFP4", MXFP4),
+        39 => ("NVFP4", NVFP4),
+        40 => ("Q1_0", Q1_0),
+        41 => ("Q2_0", Q2_0),
+        _ => return None,
+    })
+}
+
+/// How a model is quantised, and whether its label contradicts the tensors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantization {
+    pub name: String,
+    /// The label, where it is another quantisation than the tensors have.
+    pub contradicted_label: Option<String>,
+}
+
+/// From the types of the matrices; `general.file_type` only refines the name of a
+/// mixture (Q4_K_M or Q4_K_S) that it fits. `None` without matrices.
+pub fn quantization(model: &Model<'_>) -> Option<Quantization> {
+    let mut weights: BTreeMap<GgmlType, u64> = BTreeMap::new();
+    for tensor in model.tensors().filter(|tensor| tensor.shape.len() > 1) {
+        let sum = weights.entry(tensor.kind).or_default();
+        *sum = sum.saturating_add(tensor.elements());
+    }
+    let (&dominant, _) = weights.iter().max_by_key(|(_, count)| **count)?;
+    let label = model.metadata.u64("general.file_type").and_then(file_type);
+    Some(match label {
+        Some((name, base))
+            if base == dominant
+                || (name.contains("_K_") || name.starts_with("IQ")) && weights.contains_key(&base) =>
+        {
+            Quantization { name: name.to_owned(), contradicted_label: None }
+        }
+        Some((name, _)) => {
+            Quantization { name: dominant.name().to_owned(), contradicted_label: Some(name.to_owned()) }
+        }
+        None => Quantization { name: dominant.name().to_owned(), contradicted_label: None },
+    })
+}
+
+/// SHA-256 over the content of the tokenizer: model, tokens, scores, types, merges and
+/// special tokens. Keys that say the same in another width hash the same; "none" as the
+/// largest u32 is as good as absent. `None` without tokens.
+pub fn tokenizer_hash(metadata: &Metadata) -> Option<Sha256> {
+    metadata.array("tokenizer.ggml.tokens")?;
+    let mut stream = Sha256Stream::new();
+    let mut put = |part: &[u8]| {
+        stream.update(&(part.len() as u64).to_le_bytes());
+        stream.update(part);
+    };
+    put(b"assayd tokenizer 1");
+    for (key, default) in [("tokenizer.ggml.model", ""), ("tokenizer.ggml.pre", "default")] {
+        put(key.as_bytes());
+        put(metadata.str(key).unwrap_or(default).as_bytes());
+    }
+    for key in ["tokens", "scores", "token_type", "merges"] {
+        if let Some(array) = metadata.array(&format!("tokenizer.ggml.{key}")) {
+            put(key.as_bytes());
+            put(&array.len().to_le_bytes());
+            match array.kind() {
+                ValueKind::String => put(array.raw()),
+                ValueKind::F32 | ValueKind::F64 => {
+                    array.floats().for_each(|value| put(&value.to_bits().to_le_bytes()))
+                }
+                _ => array.integers().for_each(|value| put(&value.to_le_bytes())),
+            }
+        }
+    }
+    let special: BTreeMap<&str, i128> = metadata
+        .iter()
+        .filter(|(key, _)| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id"))
+        .filter_map(|(key, value)| Some((key, value.as_integer()?)))
+        .filter(|(_, id)| *id != i128::from(u32::MAX))
+        .collect();
+    for (key, id) in special {
+        put(key.as_bytes());
+        put(&id.to_le_bytes());
+    }
+    Some(stream.finish())
+}
+
+/// What shapes the computation, as sorted JSON: the architecture and its hyper-parameters
+/// with the defaults filled in that runtimes assume. Names, authors, labels and other
+/// things under `general.` are cosmetic and left out. `None` without an architecture.
+pub fn canonical_config(metadata: &Metadata) -> Option<String> {
+    let architecture = metadata.architecture()?;
+    let prefix = format!("{architecture}.");
+    let mut config: BTreeMap<String, serde_json::Value> = metadata
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.to_owned(), json(value))))
+        .collect();
+    let number = |key: &str| metadata.hparam(key).and_then(Value::as_u64);
+    let tokens = metadata.array("tokenizer.ggml.tokens").map(Array::len);
+    let head =
+        number("embedding_length").zip(number("attention.head_count")).and_then(|(w, h)| w.checked_div(h));
+    let mut default = |key: &str, value: Option<serde_json::Value>| {
+        if let Some(value) = value {
+            config.entry(key.to_owned()).or_insert(value);
+        }
+    };
+    default("architecture", Some(architecture.into()));
+    default("vocab_size", tokens.map(Into::into));
+    default("attention.head_count_kv", metadata.hparam("attention.head_count").map(json));
+    let head = head.map(serde_json::Value::from);
+    let key = metadata.hparam("attention.key_length").map(json).or(head.clone());
+    default("attention.key_length", key.clone());
+    default("attention.value_length", head);
+    default("rope.dimension_count", key);
+    if metadata.hparam("attention.head_count").is_some() {
+        default("rope.freq_base", Some(10_000.0.into()));
+    }
+    default("expert_count", Some(0.into()));
+    default("expert_used_count", Some(0.into()));
+    serde_json::to_string(&config).ok()
+}
+
+/// SHA-256 of [`canonical_config`].
+pub fn config_hash(metadata: &Metadata) -> Option<Sha256> {
+    canonical_config(metadata).map(|config| sha256(config.as_bytes()))
+}
+
+/// A value as JSON; widths do not matter, what JSON cannot say becomes a string.
+fn json(value: &Value) -> serde_json::Value {
+    let integer = |value: i128| {
+        u64::try_from(value)
+            .map(serde_json::Value::from)
+            .or_else(|_| i64::try_from(value).map(serde_json::Value::from))
+            .unwrap_or_else(|_| value.to_string().into())
+    };
+    let float = |value: f64| {
+        serde_json::Number::from_f64(value)
+            .map_or_else(|| value.to_string().into(), serde_json::Value::Number)
+    };
+    match value {
+        Value::Bool(value) => (*value).into(),
+        Value::String(value) => value.as_str().into(),
+        // Long lists (none is known) are named by their digest, so that memory stays small.
+        Value::Array(array) if array.raw().len() > 1 << 16 => {
+            format!("{} {} {}", array.kind().name(), array.len(), sha256(array.raw())).into()
+        }
+        Value::Array(array) => match array.kind() {
+            ValueKind::String => {
+                array.strings().map(|item| serde_json::Value::from(String::from_utf8_lossy(item))).collect()
+            }
+            ValueKind::F32 | ValueKind::F64 => array.floats().map(float).collect(),
+            _ => array.integers().map(integer).collect(),
+        },
+        other => match (other.as_integer(), other.as_float()) {
+            (Some(value), _) => integer(value),
+            (None, Some(value)) => float(value),
+            (None, None) => serde_json::Value::Null,
+        },
+    }
+}

@@ -1,0 +1,359 @@
+//! From a path to an [`Inspection`]: what it is, what is wrong with it, what it says.
+//!
+//! Without `full` only headers are read, so the time does not depend on the size. Errors
+//! of the machine (no such file, no permission) are a [`Problem`]; anything wrong with the
+//! bytes is a finding.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::consistency::{self, Model, Part};
+use super::discover::{Artifact, discover};
+use super::finding::{Code, Findings};
+use super::gguf::{self, Header, ReadError, Value};
+use super::scan;
+use super::sniff::{Content, sniff};
+use super::source::{ReadAt, SourceFile};
+use super::split::{self, PartName};
+use super::{facts, parts};
+use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection, Severity, Status};
+use crate::domain::{Problem, ProblemKind};
+
+/// How deep to look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InspectOptions {
+    /// Read every byte: digests, NaN and zero scans, padding.
+    pub full: bool,
+}
+
+/// Inspects a file, a split set (any part names it), or a folder that is one artifact.
+/// `progress` gets (bytes done, bytes in all) of a full pass.
+///
+/// # Errors
+/// The path cannot be read, or is a folder without exactly one artifact.
+pub fn inspect(
+    path: &Path,
+    options: &InspectOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Inspection, Problem> {
+    let metadata = std::fs::metadata(path).map_err(|error| missing_part_or(path, &error))?;
+    let target = if metadata.is_dir() { the_artifact(path)?.path } else { path.to_owned() };
+    if target.is_dir() {
+        return Ok(not_examined(path, ArtifactKind::Safetensors));
+    }
+    let mut inspector = Inspector { options: *options, progress, done: 0, total: 0 };
+    let mut inspection = match split::of_path(&target) {
+        Some(name) => inspector.split_set(&target, &name)?,
+        None => inspector.file(&target)?,
+    };
+    path.clone_into(&mut inspection.path);
+    Ok(inspection)
+}
+
+/// A missing part may still name a set whose other parts are there.
+fn missing_part_or(path: &Path, error: &io::Error) -> Problem {
+    let problem = Problem::io("open", path, error);
+    match split::of_path(path) {
+        Some(name) if name.paths(path).iter().any(|part| part.exists()) => {
+            problem.hint("other parts of this split set are there; give one of them to see what is missing")
+        }
+        _ => problem,
+    }
+}
+
+/// The one artifact of a folder.
+fn the_artifact(folder: &Path) -> Result<Artifact, Problem> {
+    let mut artifacts = discover(folder)?.artifacts;
+    match (artifacts.pop(), artifacts.len()) {
+        (Some(artifact), 0) => Ok(artifact),
+        (None, _) => Err(Problem::input(format!("{} holds no model", folder.display()))
+            .hint("`assayd inspect --explain` on the folder says why each file was ignored")),
+        (Some(_), others) => Err(Problem::new(
+            ProblemKind::Usage,
+            format!("{} holds {} artifacts", folder.display(), others + 1),
+        )
+        .hint("name one of them")),
+    }
+}
+
+/// An inspection that knows nothing yet.
+fn blank(path: &Path, kind: ArtifactKind) -> Inspection {
+    Inspection {
+        path: path.to_owned(),
+        kind,
+        status: Status::Accept,
+        findings: Vec::new(),
+        format_version: None,
+        architecture: None,
+        parameters: None,
+        quantization: None,
+        context_length: None,
+        tensors: None,
+        files: Vec::new(),
+        merkle_root: None,
+        config_hash: None,
+        tokenizer_hash: None,
+    }
+}
+
+/// The inspection of a path about which nothing can be known, rejected for that reason.
+pub fn unreadable(path: &Path, problem: &Problem) -> Inspection {
+    let mut inspection = blank(path, ArtifactKind::Unknown);
+    inspection.findings = vec![Code::Unreadable.finding(problem.message.clone())];
+    inspection.status = Status::Reject;
+    inspection
+}
+
+fn not_examined(path: &Path, kind: ArtifactKind) -> Inspection {
+    let mut inspection = blank(path, kind);
+    inspection.findings = vec![Code::NotExamined.finding("this format is not examined yet")];
+    inspection.status = Status::Reject;
+    inspection
+}
+
+struct Inspector<'a> {
+    options: InspectOptions,
+    progress: &'a mut dyn FnMut(u64, u64),
+    done: u64,
+    total: u64,
+}
+
+/// One opened part: its header, unless something stops the reading.
+pub(super) struct Opened {
+    pub name: String,
+    pub source: SourceFile,
+    pub header: Option<Header>,
+    pub zeroed: bool,
+}
+
+impl Inspector<'_> {
+    fn file(&mut self, path: &Path) -> Result<Inspection, Problem> {
+        let io = |error: &io::Error| Problem::io("read", path, error);
+        let source = SourceFile::open(path).map_err(|error| io(&error))?;
+        let content = sniff(&source, 0).map_err(|error| io(&error))?;
+        let named_gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if content != Content::Gguf && !(named_gguf && matches!(content, Content::Unknown | Content::Zeros)) {
+            return Ok(self.foreign(path, &source, content));
+        }
+        let mut findings = Findings::default();
+        self.total = source.size();
+        let opened = read_part(source, String::new(), &mut findings).map_err(|error| io(&error))?;
+        if let Some(header) = &opened.header {
+            if header.metadata.u64("split.count").is_some_and(|count| count > 1) {
+                let message = "the metadata says that this is a part of a split set; its name does not";
+                findings.push(Code::SplitUnmarked.finding(message));
+            }
+            consistency::check(&Model::single(header), &mut findings);
+        }
+        let record = self.finish_part(path, &opened, &mut findings).map_err(|error| io(&error))?;
+        let mut inspection = blank(path, ArtifactKind::Gguf);
+        inspection.files.push(record);
+        if let Some(header) = &opened.header {
+            if header.metadata.str("general.type") == Some("adapter") {
+                inspection.kind = ArtifactKind::Adapter;
+            }
+            inspection.format_version = Some(header.version);
+            state_facts(&mut inspection, &Model::single(header), &mut findings);
+        }
+        Ok(conclude(inspection, findings))
+    }
+
+    /// A file that is not GGUF, whatever its name.
+    fn foreign(&mut self, path: &Path, source: &SourceFile, content: Content) -> Inspection {
+        let extension =
+            path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let kind = match content {
+            Content::Safetensors => ArtifactKind::Safetensors,
+            Content::Pickle => ArtifactKind::Pickle,
+            Content::Zip if extension != "gguf" && extension != "safetensors" => ArtifactKind::Pickle,
+            _ => ArtifactKind::Unknown,
+        };
+        let claims = match extension.as_str() {
+            "gguf" => Some("GGUF"),
+            "safetensors" if content != Content::Safetensors => Some("safetensors"),
+            _ => None,
+        };
+        let finding = match (content, claims) {
+            (Content::Empty, _) => Code::Empty.finding("the file is empty"),
+            (Content::LfsPointer, _) => {
+                Code::LfsPointer.finding("the file is a Git LFS pointer, not the model")
+            }
+            (Content::Html, _) => Code::HtmlPage.finding("the file is a web page, not a model"),
+            (Content::Zeros, _) => Code::ZeroedHeader.finding("the file begins with zero bytes"),
+            (Content::Unknown, _) => Code::BadMagic.finding("the first bytes are of no known model format"),
+            (content, Some(claim)) => Code::DisguisedFormat
+                .finding(format!("the name says {claim} and the content is {}", content.name())),
+            (content, None) => Code::NotExamined.finding(format!("the file is {}", content.name())),
+        };
+        let mut inspection = blank(path, kind);
+        inspection.files.push(FileRecord { path: path.to_owned(), bytes: source.size(), sha256: None });
+        inspection.status = Status::Reject;
+        inspection.findings.push(finding);
+        inspection
+    }
+
+    fn split_set(&mut self, path: &Path, name: &PartName) -> Result<Inspection, Problem> {
+        let mut findings = Findings::default();
+        let mut opened: Vec<Option<Opened>> = Vec::new();
+        let paths = name.paths(path);
+        for (number, part_path) in (1..).zip(&paths) {
+            let part = name.part(number);
+            let source = match SourceFile::open(part_path) {
+                Ok(source) => source,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let message = format!("part {number} of {} is missing: {part}", name.count);
+                    let finding = Code::SplitMissingPart.finding(message);
+                    findings.push(Finding { part: Some(part), ..finding });
+                    opened.push(None);
+                    continue;
+                }
+                Err(error) => return Err(Problem::io("read", part_path, &error)),
+            };
+            self.total += source.size();
+            findings.part = Some(part.clone());
+            let read = read_part(source, part, &mut findings);
+            opened.push(Some(read.map_err(|error| Problem::io("read", part_path, &error))?));
+            findings.part = None;
+        }
+        parts::check(name, &opened, &mut findings);
+        let mut inspection = blank(path, ArtifactKind::GgufSplit);
+        for (part_path, part) in paths.iter().zip(&opened) {
+            let Some(part) = part else { continue };
+            findings.part = Some(part.name.clone());
+            let record = self.finish_part(part_path, part, &mut findings);
+            inspection.files.push(record.map_err(|error| Problem::io("read", part_path, &error))?);
+            findings.part = None;
+        }
+        let headers: Vec<(&str, &Header)> = opened
+            .iter()
+            .flatten()
+            .filter_map(|part| Some((part.name.as_str(), part.header.as_ref()?)))
+            .collect();
+        if let Some(first) = parts::first(&headers) {
+            let parts: Vec<Part<'_>> = headers
+                .iter()
+                .map(|(name, header)| Part { name: Some(name), tensors: &header.tensors })
+                .collect();
+            let model = Model { metadata: &first.metadata, parts };
+            inspection.format_version = Some(first.version);
+            let whole = headers.len() == opened.len();
+            if whole {
+                let mut contradictions = Findings::default();
+                consistency::check(&model, &mut contradictions);
+                parts::blame(&contradictions.finish(), headers.first().map(|(name, _)| *name), &mut findings);
+            }
+            state_facts(&mut inspection, &model, &mut findings);
+            if !whole {
+                // Counts over some of the parts would be wrong numbers.
+                inspection.parameters = None;
+                inspection.tensors = None;
+                inspection.quantization = None;
+            }
+        }
+        Ok(conclude(inspection, findings))
+    }
+
+    /// What needs the bytes behind the header: trailing bytes, and the full pass.
+    fn finish_part(&mut self, path: &Path, part: &Opened, findings: &mut Findings) -> io::Result<FileRecord> {
+        let size = part.source.size();
+        let mut weights = Vec::new();
+        let mut data_offset = size;
+        if let Some(header) = &part.header {
+            trailing(&part.source, header, findings)?;
+            weights = scan::weights_of(header, size);
+            data_offset = header.data_offset.min(size);
+        }
+        let mut sha256 = None;
+        if self.options.full {
+            let (done, total) = (&mut self.done, self.total);
+            let progress = &mut *self.progress;
+            let result = scan::scan(&part.source, &weights, data_offset, findings, &mut |bytes| {
+                *done += bytes;
+                progress(*done, total);
+            });
+            match result {
+                Ok(digest) => sha256 = Some(digest),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    findings.push(Code::FileChanged.finding("the file became shorter while it was read"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if part.source.size_now()? != size {
+            findings.push(Code::FileChanged.finding("the size of the file changed while it was read"));
+            sha256 = None;
+        }
+        Ok(FileRecord { path: path.to_owned(), bytes: size, sha256 })
+    }
+}
+
+/// Reads the header of one file; everything wrong with it goes to `findings`.
+fn read_part(source: SourceFile, name: String, findings: &mut Findings) -> io::Result<Opened> {
+    let mut zeroed = false;
+    let header = match gguf::read(&source) {
+        Ok((header, faults)) => {
+            faults.into_iter().for_each(|fault| findings.push(fault.into()));
+            Some(header)
+        }
+        Err(ReadError::Fault(fault)) => {
+            zeroed = fault.code == Code::ZeroedHeader;
+            findings.push(fault.into());
+            None
+        }
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            findings.push(Code::FileChanged.finding("the file became shorter while it was read"));
+            None
+        }
+        Err(ReadError::Io(error)) => return Err(error),
+    };
+    Ok(Opened { name, source, header, zeroed })
+}
+
+/// Bytes between the table and the data, and behind the last tensor.
+fn trailing(source: &SourceFile, header: &Header, findings: &mut Findings) -> io::Result<()> {
+    let size = source.size();
+    let padded = header.data_end.checked_next_multiple_of(header.alignment).unwrap_or(u64::MAX);
+    if size > padded {
+        let content = sniff(source, padded)?;
+        let message =
+            format!("{} bytes follow the last tensor; they look like {}", size - padded, content.name());
+        findings.push(Finding { offset: Some(padded), ..Code::TrailingBytes.finding(message) });
+    }
+    Ok(())
+}
+
+fn state_facts(inspection: &mut Inspection, model: &Model<'_>, findings: &mut Findings) {
+    let metadata = model.metadata;
+    inspection.architecture = metadata.architecture().map(str::to_owned);
+    inspection.parameters = Some(facts::parameters(model));
+    inspection.tensors = Some(model.tensors().count() as u64);
+    inspection.context_length = metadata.hparam("context_length").and_then(Value::as_u64);
+    inspection.config_hash = facts::config_hash(metadata);
+    inspection.tokenizer_hash = facts::tokenizer_hash(metadata);
+    if let Some(quantization) = facts::quantization(model) {
+        if let Some(label) = quantization.contradicted_label {
+            let message = format!("general.file_type says {label}; most weights are {}", quantization.name);
+            findings.push(Code::FileTypeMismatch.finding(message));
+        }
+        inspection.quantization = Some(quantization.name);
+    }
+}
+
+/// Sets findings and status.
+fn conclude(mut inspection: Inspection, findings: Findings) -> Inspection {
+    let mut list = findings.finish();
+    list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    inspection.status = Inspection::status_of(&list);
+    inspection.findings = list;
+    inspection
+}
+
+/// The files that a runtime has to be given, first part first.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    split::of_path(path).map_or_else(|| vec![path.to_owned()], |name| name.paths(path))
+}
+
+/// Does any finding reject?
+pub fn rejects(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
+}

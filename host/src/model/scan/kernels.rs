@@ -1,0 +1,160 @@
+//! Looks for values that no weight should have. The common case, nothing wrong, is one
+//! maximum over the bit patterns of a few kilobytes, which compilers turn into vector code.
+
+use crate::model::gguf::GgmlType;
+
+/// How often something occurred, and where first.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    pub count: u64,
+    pub first: Option<u64>,
+}
+
+impl Count {
+    fn add(&mut self, offset: u64) {
+        self.count += 1;
+        self.first.get_or_insert(offset);
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    pub nan: Count,
+    pub inf: Count,
+    /// Finite, but beyond 1e6.
+    pub absurd: Count,
+}
+
+/// Values compared at a time.
+const GROUP: usize = 1024;
+
+/// Looks at whole blocks of a tensor that begin at `offset` of the file.
+pub fn look(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts) {
+    use GgmlType::*;
+    match kind {
+        F32 => floats::<4>(bytes, offset, counts, |raw| u64::from(u32::from_le_bytes(raw)), &F32_BITS),
+        F16 => floats::<2>(bytes, offset, counts, |raw| u64::from(u16::from_le_bytes(raw)), &F16_BITS),
+        BF16 => floats::<2>(bytes, offset, counts, |raw| u64::from(u16::from_le_bytes(raw)), &BF16_BITS),
+        F64 => floats::<8>(bytes, offset, counts, u64::from_le_bytes, &F64_BITS),
+        I8 | I16 | I32 | I64 => {}
+        Q8_K => scales::<4>(
+            kind,
+            bytes,
+            offset,
+            counts,
+            &[0],
+            |raw| u64::from(u32::from_le_bytes(raw)),
+            &F32_BITS,
+        ),
+        MXFP4 => bytes_scales(kind, bytes, offset, counts, 1, &[0xff]),
+        NVFP4 => bytes_scales(kind, bytes, offset, counts, 4, &[0x7f, 0xff]),
+        IQ1_M => iq1_m(bytes, offset, counts),
+        Q4_1 | Q5_1 | Q8_1 | Q4_K | Q5_K => half_scales(kind, bytes, offset, counts, &[0, 2]),
+        Q2_K => half_scales(kind, bytes, offset, counts, &[80, 82]),
+        Q3_K => half_scales(kind, bytes, offset, counts, &[108]),
+        Q6_K => half_scales(kind, bytes, offset, counts, &[208]),
+        TQ1_0 => half_scales(kind, bytes, offset, counts, &[52]),
+        TQ2_0 => half_scales(kind, bytes, offset, counts, &[64]),
+        Q4_0 | Q5_0 | Q8_0 | IQ2_XXS | IQ2_XS | IQ3_XXS | IQ1_S | IQ4_NL | IQ3_S | IQ2_S | IQ4_XS | Q1_0
+        | Q2_0 => {
+            half_scales(kind, bytes, offset, counts, &[0]);
+        }
+    }
+}
+
+/// Bit patterns of a float format, without the sign.
+struct Bits {
+    /// Everything but the sign.
+    magnitude: u64,
+    infinity: u64,
+    /// The pattern of 1e6; infinity where that cannot be said.
+    absurd: u64,
+}
+
+const F16_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x7c00 };
+const BF16_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7f80, absurd: 0x4974 };
+const F32_BITS: Bits = Bits { magnitude: 0x7fff_ffff, infinity: 0x7f80_0000, absurd: 0x4974_2400 };
+const F64_BITS: Bits =
+    Bits { magnitude: 0x7fff_ffff_ffff_ffff, infinity: 0x7ff0_0000_0000_0000, absurd: 0x412e_8480_0000_0000 };
+
+impl Bits {
+    fn note(&self, value: u64, offset: u64, counts: &mut Counts) {
+        let magnitude = value & self.magnitude;
+        if magnitude > self.infinity {
+            counts.nan.add(offset);
+        } else if magnitude == self.infinity {
+            counts.inf.add(offset);
+        } else if magnitude > self.absurd {
+            counts.absurd.add(offset);
+        }
+    }
+}
+
+fn floats<const N: usize>(
+    bytes: &[u8],
+    offset: u64,
+    counts: &mut Counts,
+    read: impl Fn([u8; N]) -> u64 + Copy,
+    bits: &Bits,
+) {
+    let (values, _) = bytes.as_chunks::<N>();
+    let mut place = offset;
+    for group in values.chunks(GROUP) {
+        let largest = group.iter().fold(0, |most, &raw| most.max(read(raw) & bits.magnitude));
+        if largest > bits.absurd || largest >= bits.infinity {
+            for (i, &raw) in group.iter().enumerate() {
+                bits.note(read(raw), place + (i * N) as u64, counts);
+            }
+        }
+        place += (group.len() * N) as u64;
+    }
+}
+
+fn half_scales(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts, places: &[usize]) {
+    scales::<2>(kind, bytes, offset, counts, places, |raw| u64::from(u16::from_le_bytes(raw)), &F16_BITS);
+}
+
+/// Scales at fixed places of each block.
+fn scales<const N: usize>(
+    kind: GgmlType,
+    bytes: &[u8],
+    offset: u64,
+    counts: &mut Counts,
+    places: &[usize],
+    read: impl Fn([u8; N]) -> u64,
+    bits: &Bits,
+) {
+    let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
+    for (i, block) in bytes.chunks_exact(size).enumerate() {
+        for &place in places {
+            let Some(raw) = block.get(place..).and_then(|rest| rest.first_chunk::<N>()) else { continue };
+            let value = read(*raw);
+            if value & bits.magnitude >= bits.infinity {
+                bits.note(value, offset + (i * size + place) as u64, counts);
+            }
+        }
+    }
+}
+
+/// Scales of one byte, of which some patterns are not numbers.
+fn bytes_scales(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts, scales: usize, nan: &[u8]) {
+    let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
+    for (i, block) in bytes.chunks_exact(size).enumerate() {
+        for (place, scale) in block.iter().take(scales).enumerate() {
+            if nan.contains(scale) {
+                counts.nan.add(offset + (i * size + place) as u64);
+            }
+        }
+    }
+}
+
+/// The f16 scale of IQ1_M is spread over the top four bits of four words at byte 48.
+fn iq1_m(bytes: &[u8], offset: u64, counts: &mut Counts) {
+    for (i, block) in bytes.chunks_exact(56).enumerate() {
+        let (words, _) = block.get(48..).unwrap_or_default().as_chunks::<2>();
+        let scale = words.iter().enumerate().fold(0u64, |scale, (nibble, &word)| {
+            scale | u64::from(u16::from_le_bytes(word) >> 12) << (4 * nibble)
+        });
+        F16_BITS.note(scale, offset + (i * 56 + 48) as u64, counts);
+    }
+}
