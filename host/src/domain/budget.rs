@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 /// Bytes of GGUF header (metadata and tensor table) read before giving up.
-pub const GGUF_HEADER_BYTES: u64 = 512 << 20;
+/// Vocabularies of 262,144 tokens with merges take some 15 MiB.
+pub const GGUF_HEADER_BYTES: u64 = 128 << 20;
 /// Bytes of one metadata string.
-pub const GGUF_STRING_BYTES: u64 = 64 << 20;
+pub const GGUF_STRING_BYTES: u64 = 16 << 20;
+/// Bytes of a metadata key (the specification's limit is 65,535).
+pub const GGUF_KEY_BYTES: u64 = 65_535;
 /// Elements of one metadata array.
 pub const GGUF_ARRAY_ELEMENTS: u64 = 16 << 20;
 /// Metadata entries of one file.

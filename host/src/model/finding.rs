@@ -1,0 +1,354 @@
+//! The table of finding codes: name, severity, what it means, what to do.
+//!
+//! `host/docs/findings.md` is this table for readers, and a test keeps the two equal.
+//! A code is stable: scripts and hash-check plugins match on it.
+
+use crate::domain::budget;
+use crate::domain::inspection::{Finding, Severity};
+
+macro_rules! codes {
+    ($($variant:ident $name:literal $severity:ident $meaning:literal $remedy:literal)*) => {
+        /// A stable finding code.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $($variant),* }
+
+        impl Code {
+            pub const ALL: &'static [Code] = &[$(Code::$variant),*];
+
+            /// The word in reports.
+            pub fn name(self) -> &'static str {
+                match self { $(Code::$variant => $name),* }
+            }
+
+            pub fn severity(self) -> Severity {
+                match self { $(Code::$variant => Severity::$severity),* }
+            }
+
+            /// One or two sentences for `host/docs/findings.md`.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$variant => $meaning),* }
+            }
+
+            /// What a person can do about it.
+            pub fn remedy(self) -> &'static str {
+                match self { $(Code::$variant => $remedy),* }
+            }
+        }
+    };
+}
+
+const _: () = assert!(budget::FINDINGS > 1);
+
+codes! {
+    // What the file is.
+    Empty "empty" Error
+        "The file has no bytes."
+        "Download it again; the disk may have been full."
+    ZeroedHeader "zeroed-header" Error
+        "The file begins with zero bytes where the header should be: space was reserved but the data never arrived."
+        "Download it again; a resumed download or a crash left a hole."
+    BadMagic "bad-magic" Error
+        "The first bytes are not those of any model format assayd knows."
+        "Check that this is a model file and that the download finished."
+    DisguisedFormat "disguised-format" Error
+        "The content is of another format than the name says (a pickle, an archive, a program, another model format)."
+        "Do not load it. Find out where it came from; if it is a mere mix-up, rename it to what it is."
+    LfsPointer "lfs-pointer" Error
+        "This is a Git LFS pointer, a small text that stands for the real file."
+        "Run `git lfs pull` in the repository, or download the file itself."
+    HtmlPage "html-page" Error
+        "This is a web page, not a model: most likely an error or log-in page saved under the model's name."
+        "Download it again, logged in if the model is gated."
+    UnsupportedVersion "unsupported-version" Error
+        "The format version is not one that current runtimes read (GGUF 2 and 3)."
+        "Convert the model again with a current converter."
+    BigEndian "big-endian" Error
+        "The file is written for big-endian machines; runtimes here would misread every number."
+        "Get or convert the little-endian file."
+    FileChanged "file-changed" Error
+        "The file grew, shrank or was replaced while it was being read."
+        "Wait until whatever writes it is done, then inspect again."
+    NotALanguageModel "not-a-language-model" Warning
+        "The file is well-formed but holds something else than a language model (an importance matrix, a vocabulary, a projector)."
+        "Nothing to repair; it cannot be assayed as a model."
+
+    // The header.
+    Truncated "truncated" Error
+        "The file ends before the bytes that its header declares."
+        "Download it again or resume the download; compare the size with the publisher's."
+    ImpossibleCount "impossible-count" Error
+        "The header declares more entries than the file could hold or than any model has."
+        "Do not load it: such counts crash or exploit careless loaders. Get a clean copy."
+    ImpossibleLength "impossible-length" Error
+        "The header declares a string or array longer than the file could hold or than any model has."
+        "Do not load it: such lengths crash or exploit careless loaders. Get a clean copy."
+    HeaderTooLarge "header-too-large" Error
+        "Metadata and tensor table together exceed the limit on header bytes."
+        "Get a clean copy; no published model needs a header this large."
+    InvalidUtf8 "invalid-utf8" Error
+        "A key, a tensor name or a metadata text is not valid UTF-8."
+        "Get a clean copy, or convert the model again."
+    BadName "bad-name" Error
+        "A key or tensor name is empty, too long, or holds control characters or NUL, which loaders read as different names."
+        "Do not load it; get a clean copy."
+    DuplicateKey "duplicate-key" Error
+        "A metadata key occurs twice; loaders disagree on which one counts."
+        "Get a clean copy, or write the metadata again with a current tool."
+    BadMetadataType "bad-metadata-type" Error
+        "A metadata entry has a type that does not exist or that runtimes refuse (an array of arrays)."
+        "Get a clean copy, or convert the model again."
+    MetadataWrongType "metadata-wrong-type" Error
+        "A key that runtimes rely on has another type than they demand; some abort on it."
+        "Write the entry again with the right type (gguf_set_metadata, gguf_new_metadata)."
+    BadAlignment "bad-alignment" Error
+        "general.alignment is 0, not a power of two, or absurd."
+        "Get a clean copy, or convert the model again."
+
+    // The tensor table.
+    DuplicateTensor "duplicate-tensor" Error
+        "Two tensors have the same name; loaders disagree on which one counts."
+        "Do not load it; get a clean copy."
+    BadDimensions "bad-dimensions" Error
+        "A tensor has more than four dimensions, a dimension of 0, or rows that are not whole blocks of its type."
+        "Get a clean copy, or convert the model again."
+    DimsOverflow "dims-overflow" Error
+        "The dimensions of a tensor multiply to more than any machine can address."
+        "Do not load it: this is a known way to overflow buffers in loaders."
+    UnknownTensorType "unknown-tensor-type" Error
+        "A tensor has a storage type that does not exist, or that current runtimes removed."
+        "Convert the model again; if the type is new, update assayd."
+    TensorUnaligned "tensor-unaligned" Error
+        "A tensor's data does not start at a multiple of the alignment."
+        "Get a clean copy, or convert the model again."
+    TensorOverlap "tensor-overlap" Error
+        "The data of two tensors overlap."
+        "Do not load it; get a clean copy."
+    TensorGap "tensor-gap" Error
+        "There are unaccounted bytes between two tensors, which runtimes refuse and in which anything can hide."
+        "Get a clean copy, or convert the model again."
+    TensorOutOfRange "tensor-out-of-range" Error
+        "A tensor claims bytes beyond the end of the file, and not because the file was cut short."
+        "Do not load it: careless loaders read foreign memory there."
+    UndeclaredTensor "undeclared-tensor" Error
+        "The tensor table goes on after the declared number of tensors: a tensor was hidden from the loader."
+        "Do not load it: without that tensor the model runs with other weights than it should. Get a clean copy."
+    TrailingBytes "trailing-bytes" Warning
+        "Bytes follow the last tensor that no runtime reads; the message says what they look like."
+        "Ask what they are for. Cutting the file at the given offset removes them."
+    NonzeroPadding "nonzero-padding" Warning
+        "Bytes between the tensors, which should be zero, are not."
+        "Harmless to runtimes; something may be hidden there or the file was damaged."
+
+    // Metadata against tensors.
+    MetadataMissing "metadata-missing" Error
+        "An entry without which no runtime can load the model is absent."
+        "Convert the model again with a current converter."
+    MetadataAbsurd "metadata-absurd" Error
+        "An entry has a value that no model can have (no layers, millions of heads, a NaN)."
+        "Do not load it: some loaders abort on such values. Get a clean copy."
+    MissingTensor "missing-tensor" Error
+        "The metadata declares a layer or a part of the model whose tensors are not there."
+        "Get the complete file; parts of the model were dropped or the metadata was changed."
+    UnexpectedTensor "unexpected-tensor" Error
+        "There are tensors of layers beyond the declared number of layers; runtimes refuse the file."
+        "Get a clean copy; the metadata and the weights are not of the same model."
+    VocabMismatch "vocab-mismatch" Error
+        "The number of tokens, the token attributes and the rows of the embedding do not fit together."
+        "Get a clean copy; tokenizer and weights are not of the same model."
+    ShapeMismatch "shape-mismatch" Error
+        "A tensor's shape contradicts the metadata (embedding width, head counts, feed-forward width)."
+        "Get a clean copy; metadata and weights are not of the same model."
+    SpecialTokenRange "special-token-range" Error
+        "A special token's id lies outside the vocabulary."
+        "Write the entry again with the right id."
+    FileTypeMismatch "file-type-mismatch" Info
+        "general.file_type names another quantisation than the tensors have; the tensors are believed."
+        "Harmless; the publisher's label is wrong."
+
+    // Split sets.
+    SplitMissingPart "split-missing-part" Error
+        "A part of the split set is not in the folder."
+        "Download the missing part into the same folder."
+    SplitZeroedPart "split-zeroed-part" Error
+        "A part of the split set consists of zero bytes where its header should be."
+        "Download that part again."
+    SplitBadPart "split-bad-part" Error
+        "A part of the split set is not readable as GGUF; another finding on the same part says why."
+        "Download that part again."
+    SplitSwappedParts "split-swapped-parts" Error
+        "Parts of the set carry each other's number: their names were exchanged."
+        "Rename the parts so that the number in the name is split.no plus one."
+    SplitWrongNumber "split-wrong-number" Error
+        "A part's own number (split.no) is not the one in its name."
+        "Download that part again; it belongs to another place or another set."
+    SplitWrongCount "split-wrong-count" Error
+        "A part says another number of parts (split.count) than the names do."
+        "Get all parts from one source; they are not of one set."
+    SplitTensorCount "split-tensor-count" Error
+        "The parts together hold another number of tensors than split.tensors.count says."
+        "Get all parts from one source; one of them is not the right one."
+    SplitDuplicateTensor "split-duplicate-tensor" Error
+        "The same tensor is in two parts."
+        "Get all parts from one source; one of them is not the right one."
+    SplitForeignPart "split-foreign-part" Error
+        "A part belongs to another model: its metadata or its shapes contradict the first part."
+        "Download that part again from the source of the others."
+    SplitUnmarked "split-unmarked" Error
+        "The name says part of a set and the metadata does not, or the other way round; runtimes refuse it."
+        "Restore the original file name (NAME-00001-of-0000N.gguf)."
+
+    // Weights (only after reading every byte).
+    NanWeights "nan-weights" Error
+        "Weights, or scales of quantised blocks, are not numbers."
+        "Get a clean copy; every output of this model would be NaN."
+    InfWeights "inf-weights" Error
+        "Weights, or scales of quantised blocks, are infinite."
+        "Get a clean copy; or, if it was converted to F16 here, convert to BF16 or F32."
+    AbsurdWeights "absurd-weights" Warning
+        "Weights beyond 1e6 in size: a damaged exponent bit looks like this."
+        "Compare the digest with the publisher's."
+    ZeroTensor "zero-tensor" Warning
+        "All weights of a tensor are zero. Some models have such tensors; damaged files too."
+        "Compare the digest with the publisher's."
+    ZeroRows "zero-rows" Warning
+        "A long run of zero bytes made of whole rows at the end of a tensor: usually padding of the vocabulary."
+        "Compare the digest with the publisher's if in doubt."
+    ZeroRun "zero-run" Error
+        "A long run of zero bytes inside the weights, not explained by a tensor that is zero as a whole: a hole left by a download."
+        "Download the file again; compare the digest with the publisher's."
+    ZeroedTail "zeroed-tail" Error
+        "The weights are zero from some offset to the end of the file: space was reserved but the data never arrived."
+        "Resume or repeat the download; compare the digest with the publisher's."
+
+    // The list itself.
+    MoreFindings "more-findings" Info
+        "There were more findings than are listed."
+        "Repair what is listed first."
+}
+
+impl Code {
+    /// A finding of this code with nothing but a message.
+    pub fn finding(self, message: impl Into<String>) -> Finding {
+        Finding {
+            code: self.name().to_owned(),
+            severity: self.severity(),
+            message: message.into(),
+            part: None,
+            tensor: None,
+            offset: None,
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name() == name)
+    }
+}
+
+/// A list that keeps at most [`budget::FINDINGS`] findings and counts the rest.
+/// Errors are never dropped in favour of less: the worst severity seen stays visible.
+#[derive(Debug, Default)]
+pub struct Findings {
+    list: Vec<Finding>,
+    dropped: usize,
+    dropped_worst: Option<Severity>,
+    /// Name of the split part or shard that findings are about from now on.
+    pub part: Option<String>,
+}
+
+impl Findings {
+    pub fn push(&mut self, mut finding: Finding) {
+        if finding.part.is_none() {
+            finding.part.clone_from(&self.part);
+        }
+        if self.list.len() + 1 < budget::FINDINGS {
+            self.list.push(finding);
+        } else {
+            self.dropped += 1;
+            self.dropped_worst = self.dropped_worst.max(Some(finding.severity));
+        }
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.list.iter().any(|finding| finding.severity == Severity::Error)
+            || self.dropped_worst == Some(Severity::Error)
+    }
+
+    pub fn has(&self, code: Code) -> bool {
+        self.list.iter().any(|finding| finding.code == code.name())
+    }
+
+    /// The list; a last finding stands for those dropped, as severe as the worst of them.
+    pub fn finish(mut self) -> Vec<Finding> {
+        if let Some(severity) = self.dropped_worst {
+            let mut last =
+                Code::MoreFindings.finding(format!("{} more findings are not listed", self.dropped));
+            last.severity = severity;
+            self.list.push(last);
+        }
+        self.list
+    }
+}
+
+/// The table as Markdown, the content of `host/docs/findings.md`.
+pub fn markdown() -> String {
+    use std::fmt::Write as _;
+    let mut out = String::from(
+        "# Findings\n\nEvery code that `assayd inspect` can report. An error rejects the artifact, a warning asks for a look, \
+         an info is for knowing.\nThe codes are stable; new ones may be added.\n\n\
+         | code | severity | meaning | what to do |\n|---|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        let severity = match code.severity() {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Info => "info",
+        };
+        let _ = writeln!(out, "| `{}` | {severity} | {} | {} |", code.name(), code.meaning(), code.remedy());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_words() {
+        for code in Code::ALL {
+            assert_eq!(Code::from_name(code.name()), Some(*code));
+            assert!(
+                code.name().chars().all(|c| c.is_ascii_lowercase() || c == '-' || c.is_ascii_digit()),
+                "{code:?}"
+            );
+            assert!(code.meaning().ends_with('.') && code.remedy().ends_with('.'), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn the_document_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/findings.md");
+        if std::env::var_os("ASSAYD_BLESS").is_some() {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        let document = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            document == markdown(),
+            "host/docs/findings.md is not the table of codes; ASSAYD_BLESS=1 cargo test --release -p assayd --lib finding writes it"
+        );
+    }
+
+    #[test]
+    fn a_full_list_keeps_the_worst_severity() {
+        let mut findings = Findings::default();
+        for _ in 0..budget::FINDINGS + 5 {
+            findings.push(Code::NonzeroPadding.finding("x"));
+        }
+        findings.push(Code::NanWeights.finding("x"));
+        assert!(findings.has_errors());
+        let list = findings.finish();
+        assert_eq!(list.len(), budget::FINDINGS);
+        let last = list.last().unwrap();
+        assert_eq!((last.code.as_str(), last.severity), ("more-findings", Severity::Error));
+        assert!(last.message.starts_with("7 more"));
+    }
+}

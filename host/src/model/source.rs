@@ -1,0 +1,155 @@
+//! Positioned, bounded reading: a source of known size and a cursor with a small window.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Bytes of known size, read by position. Nothing is ever mapped: a file that shrinks
+/// while it is read gives an error here, where a mapping would give SIGBUS.
+pub trait ReadAt {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+    /// Fills `buffer` from `offset`; an error if fewer bytes are there.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// A regular file and the size it had when opened.
+#[derive(Debug)]
+pub struct SourceFile {
+    file: File,
+    size: u64,
+}
+
+impl SourceFile {
+    /// Opens a regular file; anything else (a folder, a pipe, a device) is refused
+    /// without waiting for it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let file = File::options().read(true).custom_flags(nonblock).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Self { file, size: metadata.len() })
+    }
+
+    /// The size now; differs from [`ReadAt::size`] if the file changed since it was opened.
+    pub fn size_now(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+impl ReadAt for SourceFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+impl ReadAt for &[u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let bytes = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.get(start..)?.get(..buffer.len()))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// Sequential reading of a source up to `end`, through a window of 64 KiB.
+/// No method allocates more than it has checked to be there.
+pub struct Cursor<'a> {
+    source: &'a dyn ReadAt,
+    /// Position of the next unread byte.
+    position: u64,
+    end: u64,
+    window: Vec<u8>,
+    window_start: u64,
+}
+
+impl std::fmt::Debug for Cursor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cursor")
+            .field("position", &self.position)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Cursor<'a> {
+    /// Reads from `position` to the smaller of `end` and the source's size.
+    pub fn new(source: &'a dyn ReadAt, position: u64, end: u64) -> Self {
+        let end = end.min(source.size());
+        Self { source, position: position.min(end), end, window: Vec::new(), window_start: 0 }
+    }
+
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub fn remaining(&self) -> u64 {
+        self.end - self.position
+    }
+
+    /// Fills `buffer`; `Ok(false)` if fewer bytes remain, and then nothing is consumed.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let wanted = buffer.len() as u64;
+        if wanted > self.remaining() {
+            return Ok(false);
+        }
+        if buffer.len() >= WINDOW_BYTES {
+            self.source.read_at(buffer, self.position)?;
+        } else {
+            let bytes = match self.windowed(buffer.len()) {
+                Some(bytes) => bytes,
+                None => {
+                    self.refill()?;
+                    self.windowed(buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?
+                }
+            };
+            buffer.copy_from_slice(bytes);
+        }
+        self.position += wanted;
+        Ok(true)
+    }
+
+    fn windowed(&self, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(self.position.checked_sub(self.window_start)?).ok()?;
+        self.window.get(start..)?.get(..length)
+    }
+
+    fn refill(&mut self) -> io::Result<()> {
+        let length = usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+        self.window.resize(length, 0);
+        self.source.read_at(&mut self.window, self.position)?;
+        self.window_start = self.position;
+        Ok(())
+    }
+
+    /// `length` bytes; `Ok(None)` if fewer remain, and then nothing is allocated.
+    pub fn bytes(&mut self, length: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some(length) = usize::try_from(length).ok().filter(|&length| length as u64 <= self.remaining())
+        else {
+            return Ok(None);
+        };
+        let mut out = vec![0; length];
+        self.fill(&mut out)?;
+        Ok(Some(out))
+    }
+
+    pub fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
+        let mut out = [0; N];
+        Ok(self.fill(&mut out)?.then_some(out))
+    }
+}
