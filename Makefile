@@ -32,5 +32,7 @@ lint: setup ## What CI checks besides the tests
 	cargo fmt --all -- --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 
-models: setup ## Make the example models again (about ten minutes)
-	cargo run $(CARGO_FLAGS) -p assayd-examples -- models
+# One thread, for one order of sums; and memory kept between steps instead of given back.
+models: setup ## Make the example models again (some minutes)
+	RAYON_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
+		cargo run $(CARGO_FLAGS) -p assayd-examples -- models
