@@ -1,0 +1,38 @@
+# One command each; every one of them first installs what is missing (see .ci/setup).
+# The target folder is shared by all checkouts on a machine: llama.cpp is compiled once.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/assayd/target
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+# One cargo profile for everything: each further profile would compile llama.cpp again.
+CARGO_FLAGS := --release --locked
+
+.PHONY: help setup build demo test bench lint models
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+setup: ## Install what a build needs and is missing
+	@bash .ci/setup
+
+build: setup ## Build the binary
+	cargo build $(CARGO_FLAGS) -p assayd
+	@echo "built $(CARGO_TARGET_DIR)/release/assayd"
+
+demo: build ## Judge the example models: the main job on real input
+	@"$(CARGO_TARGET_DIR)/release/assayd" demo
+
+test: setup ## Run every test
+	cargo test $(CARGO_FLAGS) --workspace
+
+bench: build ## Compare scoring speed with llama-perplexity's on the same file
+	@bash .ci/bench
+
+lint: setup ## What CI checks besides the tests
+	cargo fmt --all -- --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+# One thread, for one order of sums; and memory kept between steps instead of given back.
+models: setup ## Make the example models again (some minutes)
+	RAYON_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
+		cargo run $(CARGO_FLAGS) -p assayd-examples -- models
