@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::screen::{self, Bar};
 use crate::domain::{Problem, budget};
-use crate::engine::{Detail, EngineInfo, EngineKind, KvType, LoadSpec, ScoreItem};
+use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem};
+use crate::model::{self, InspectOptions};
 use crate::worker::{Worker, WorkerLimits};
 
 /// Log-probability of every given token after the tokens before it.
@@ -35,7 +36,7 @@ pub struct Args {
     /// Sequences evaluated side by side
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     parallel: u32,
-    /// Threads; all cores unless given
+    /// Threads [default: all cores, one for a small model]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
     /// Do not repack weights for this CPU: slower, and the same numbers on every machine of its kind
@@ -132,14 +133,15 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
             args.from
         )));
     }
+    let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
+    let (engine, paths) = engine::engine_for(&inspection)?;
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
-    let threads = args.threads.unwrap_or_else(super::all_cores);
     let spec = LoadSpec {
-        engine: EngineKind::LlamaCpp,
-        paths: vec![args.model.clone()],
+        engine,
+        paths,
         context: u32::try_from(longest).unwrap_or(u32::MAX),
         parallel: args.parallel.min(u32::try_from(sequences.len()).unwrap_or(u32::MAX)),
-        threads,
+        threads: args.threads.unwrap_or_else(|| engine::default_threads(&inspection)),
         kv_type: args.kv_type,
         extra_buffers: !args.portable,
         gpu_layers: 0,

@@ -72,8 +72,3 @@ fn report_problem(problem: &Problem) {
         let _ = writeln!(stderr, "hint: {hint}");
     }
 }
-
-/// Threads to use when nobody said: every core this process may use.
-fn all_cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1))
-}

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Problem;
+use crate::domain::inspection::{ArtifactKind, Inspection, Severity, Status};
 use crate::domain::trace::Trace;
 
 pub mod llama;
@@ -172,6 +174,44 @@ pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model
         EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
         EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec)?)),
     }
+}
+
+/// Files below this size are run on one thread: their layers are over before a second thread
+/// has woken up.
+const SMALL_MODEL_BYTES: u64 = 32 << 20;
+
+/// Threads to run an artifact with when nobody said: all cores, or one for a small model.
+pub fn default_threads(inspection: &Inspection) -> u32 {
+    let bytes: u64 = inspection.files.iter().map(|file| file.bytes).sum();
+    if bytes < SMALL_MODEL_BYTES {
+        return 1;
+    }
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+}
+
+/// The engine that runs an artifact, and its files in order. Decided by what the inspection
+/// found, never by a name.
+///
+/// # Errors
+/// The inspection rejected the artifact, or no engine here runs its kind.
+pub fn engine_for(inspection: &Inspection) -> Result<(EngineKind, Vec<PathBuf>), Problem> {
+    let path = inspection.path.display();
+    if let (Status::Reject, first) = (inspection.status, inspection.findings.iter().find(is_error)) {
+        let why = first.map_or("its inspection failed", |finding| finding.message.as_str());
+        return Err(Problem::input(format!("{path} is rejected and will not be loaded: {why}"))
+            .hint(format!("see all findings and what to do: assayd inspect --explain {path}")));
+    }
+    match inspection.kind {
+        ArtifactKind::Gguf | ArtifactKind::GgufSplit => {
+            Ok((EngineKind::LlamaCpp, inspection.files.iter().map(|file| file.path.clone()).collect()))
+        }
+        _ => Err(Problem::input(format!("{path}: no engine here can run this kind of file"))
+            .hint("GGUF files and split sets can be run; convert the model to GGUF")),
+    }
+}
+
+fn is_error(finding: &&crate::domain::inspection::Finding) -> bool {
+    finding.severity == Severity::Error
 }
 
 /// Checks an item against a model: every token in the vocabulary, a scored part, room in the context.
