@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::screen;
 use crate::domain::inspection::{Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
 use crate::model::finding::Code;
@@ -64,14 +65,11 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
             }
         }
     }
-    let text = if args.json {
-        serde_json::to_string_pretty(&inspections)
-            .map_err(|error| Problem::internal(format!("cannot write JSON: {error}")))?
-            + "\n"
+    if args.json {
+        screen::print_json(&inspections)?;
     } else {
-        human(&inspections, &ignored, args.explain)
-    };
-    print(&text)?;
+        screen::print(&human(&inspections, &ignored, args.explain))?;
+    }
     let rejected = inspections.iter().any(|inspection| inspection.status == Status::Reject);
     Ok(match (failed, rejected) {
         (true, _) => Problem::input("").exit_code(),
@@ -119,16 +117,6 @@ fn complain(problem: &Problem) {
     }
     // Nothing is left to do if standard error is gone.
     let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-fn print(text: &str) -> Result<(), Problem> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Problem::machine(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Names come from hostile files: nothing of them may steer a terminal.

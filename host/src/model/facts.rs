@@ -205,3 +205,86 @@ fn json(value: &Value) -> serde_json::Value {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::consistency::Part;
+    use crate::model::gguf::Tensor;
+
+    fn tensor(name: &str, kind: GgmlType, shape: &[u64]) -> Tensor {
+        Tensor { name: name.to_owned(), kind, shape: shape.to_vec(), offset: 0, bytes: 0 }
+    }
+
+    fn count(tensors: &[Tensor]) -> u64 {
+        let metadata = Metadata::default();
+        parameters(&Model { metadata: &metadata, parts: vec![Part { name: None, tensors }] })
+    }
+
+    #[test]
+    fn published_parameter_counts() {
+        // Qwen3-8B: 36 layers, head_dim 128 given apart from the width, untied output.
+        let mut qwen = vec![
+            tensor("token_embd.weight", GgmlType::BF16, &[4096, 151_936]),
+            tensor("output.weight", GgmlType::BF16, &[4096, 151_936]),
+            tensor("output_norm.weight", GgmlType::F32, &[4096]),
+            tensor("rope_freqs.weight", GgmlType::F32, &[64]),
+        ];
+        for layer in 0..36 {
+            let parts: [(&str, &[u64]); 11] = [
+                ("attn_norm", &[4096]),
+                ("attn_q", &[4096, 4096]),
+                ("attn_k", &[4096, 1024]),
+                ("attn_v", &[4096, 1024]),
+                ("attn_output", &[4096, 4096]),
+                ("attn_q_norm", &[128]),
+                ("attn_k_norm", &[128]),
+                ("ffn_norm", &[4096]),
+                ("ffn_gate", &[4096, 12_288]),
+                ("ffn_up", &[4096, 12_288]),
+                ("ffn_down", &[12_288, 4096]),
+            ];
+            qwen.extend(
+                parts.map(|(part, shape)| {
+                    tensor(&format!("blk.{layer}.{part}.weight"), GgmlType::BF16, shape)
+                }),
+            );
+        }
+        assert_eq!(count(&qwen), 8_190_735_360);
+        // Experts count in full; a tied output is stored, and counted, once.
+        let mixture = [
+            tensor("token_embd.weight", GgmlType::F16, &[8, 100]),
+            tensor("blk.0.ffn_up_exps.weight", GgmlType::F16, &[8, 16, 4]),
+        ];
+        assert_eq!(count(&mixture), 800 + 512);
+    }
+
+    #[test]
+    fn the_label_refines_but_never_overrules_the_tensors() {
+        use GgmlType::*;
+        let name = |kinds: &[GgmlType], label: Option<u64>| {
+            let tensors: Vec<Tensor> = kinds.iter().map(|kind| tensor("t", *kind, &[256, 4])).collect();
+            let mut bytes = Vec::new();
+            let label = label.map(|id| ("general.file_type", Value::U32(id.try_into().unwrap())));
+            crate::model::gguf::write::write(&mut bytes, label.as_slice(), &[]).unwrap();
+            let header = crate::model::gguf::read_strict(&bytes.as_slice()).unwrap();
+            let found = quantization(&Model {
+                metadata: &header.metadata,
+                parts: vec![Part { name: None, tensors: &tensors }],
+            });
+            found.map(|found| (found.name, found.contradicted_label.is_some()))
+        };
+        let is = |text: &str, contradicted| Some((text.to_owned(), contradicted));
+        assert_eq!(name(&[Q4_K, Q4_K, Q6_K], Some(15)), is("Q4_K_M", false));
+        assert_eq!(
+            name(&[Q4_K, Q6_K, Q6_K], Some(15)),
+            is("Q4_K_M", false),
+            "a mixture need not be mostly its base"
+        );
+        assert_eq!(name(&[Q4_K, Q4_K, Q6_K], None), is("Q4_K", false));
+        assert_eq!(name(&[Q8_0], Some(15)), is("Q8_0", true));
+        assert_eq!(name(&[F16, F16, Q8_0], Some(7)), is("F16", true));
+        assert_eq!(name(&[F32], Some(99)), is("F32", false));
+        assert_eq!(name(&[], Some(15)), None);
+    }
+}

@@ -6,12 +6,14 @@
 //! in the order of the table. Deliberately absent: GGUF 1, big-endian files, arrays of
 //! arrays, memory mapping, and any reading of weights (see `scan`).
 
+mod fault;
 mod read;
 mod types;
 mod value;
 pub mod write;
 
-pub use read::{Fault, ReadError, read, read_strict};
+pub use fault::{Fault, ReadError};
+pub use read::{read, read_strict};
 pub use types::GgmlType;
 pub use value::{Array, Value, ValueKind};
 

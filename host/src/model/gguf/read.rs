@@ -4,42 +4,14 @@
 //! stop it; others (a duplicate, an overlap) are collected, so that a person sees all.
 
 use std::collections::HashSet;
-use std::io;
 
+use super::fault::{Fault, ReadError};
 use super::types::GgmlType;
 use super::value::{Array, Value, ValueKind};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC, Metadata, Tensor};
 use crate::domain::budget;
-use crate::domain::inspection::Finding;
 use crate::model::finding::Code;
 use crate::model::source::{Cursor, ReadAt};
-
-/// Something wrong with the header, with its place.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message} (at byte {offset})")]
-pub struct Fault {
-    pub code: Code,
-    pub message: String,
-    pub tensor: Option<String>,
-    /// Byte offset in the file.
-    pub offset: u64,
-}
-
-impl From<Fault> for Finding {
-    fn from(fault: Fault) -> Self {
-        let Fault { code, message, tensor, offset } = fault;
-        Self { tensor, offset: Some(offset), ..code.finding(message) }
-    }
-}
-
-/// Why no header could be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
 
 /// Fewest bytes of a metadata entry (length, one letter, type, one byte) and of a tensor
 /// entry (length, one letter, dimension count, type, offset).

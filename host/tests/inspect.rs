@@ -1,0 +1,131 @@
+//! `assayd inspect` through the real binary: exit codes, JSON, what people read.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use assayd::model::gguf::write::{TensorData, write_file};
+use assayd::model::gguf::{GgmlType, Value};
+
+fn assayd(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_assayd"))
+        .current_dir(folder)
+        .arg("inspect")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// A folder with a good file (a small importance matrix: whole, but no model), one that
+/// is cut, and one that cannot be a model.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let data = [1u8; 256];
+    let tensor = TensorData { name: "t", kind: GgmlType::F32, shape: &[64], data: &data };
+    let metadata: [(&str, Value); 1] = [("general.type", "imatrix".into())];
+    write_file(&folder.path().join("good.gguf"), &metadata, &[tensor]).unwrap();
+    let mut bytes = fs::read(folder.path().join("good.gguf")).unwrap();
+    bytes.truncate(bytes.len() - 100);
+    fs::write(folder.path().join("cut.gguf"), bytes).unwrap();
+    fs::write(folder.path().join("notes.md"), "text").unwrap();
+    fs::write(folder.path().join("x.gguf.part"), "GG").unwrap();
+    folder
+}
+
+#[test]
+fn exit_codes() {
+    let folder = folder();
+    let code = |arguments: &[&str]| assayd(folder.path(), arguments).status.code();
+    assert_eq!(code(&["good.gguf"]), Some(0));
+    assert_eq!(code(&["good.gguf", "cut.gguf"]), Some(1));
+    assert_eq!(code(&["cut.gguf", "missing.gguf"]), Some(4));
+    assert_eq!(code(&["."]), Some(1));
+    assert_eq!(code(&[]), Some(2));
+    assert_eq!(code(&["good.gguf", "--nonsense"]), Some(2));
+    assert_eq!(code(&["--help"]), Some(0));
+}
+
+#[test]
+fn json_is_one_document_with_an_object_per_path_in_order() {
+    let folder = folder();
+    let output = assayd(folder.path(), &["--json", "--full", "cut.gguf", "missing.gguf", "good.gguf"]);
+    let document: serde_json::Value = serde_json::from_str(out(&output)).unwrap();
+    let list = document.as_array().unwrap();
+    let of = |key: &str| -> Vec<&str> { list.iter().map(|object| object[key].as_str().unwrap()).collect() };
+    assert_eq!(of("path"), ["cut.gguf", "missing.gguf", "good.gguf"]);
+    assert_eq!(of("status"), ["reject", "reject", "warn"]);
+    assert_eq!(of("kind"), ["gguf", "unknown", "gguf"]);
+    assert_eq!(list[0]["findings"][0]["code"], "truncated");
+    assert_eq!(list[0]["findings"][0]["severity"], "error");
+    assert_eq!(list[1]["findings"][0]["code"], "unreadable");
+    for object in list {
+        for key in [
+            "path",
+            "kind",
+            "status",
+            "findings",
+            "format_version",
+            "architecture",
+            "parameters",
+            "quantization",
+            "context_length",
+            "tensors",
+            "files",
+            "merkle_root",
+            "config_hash",
+            "tokenizer_hash",
+        ] {
+            assert!(object.get(key).is_some(), "{key} must be there, if only as null");
+        }
+    }
+    let digest = list[2]["files"][0]["sha256"].as_str().unwrap();
+    let expected = assayd::digest::sha256_file(&folder.path().join("good.gguf"), &mut |_, _| {}).unwrap();
+    assert_eq!(digest, expected.to_string());
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("missing.gguf"),
+        "problems go to standard error"
+    );
+}
+
+#[test]
+fn people_get_code_place_and_remedy() {
+    let folder = folder();
+    let text = out(&assayd(folder.path(), &["cut.gguf"])).to_owned();
+    for part in ["REJECT", "cut.gguf", "[truncated]", "at byte", "what to do:", "Download it again"] {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+    assert!(!text.contains("what it means"));
+    let text = out(&assayd(folder.path(), &[".", "--explain"])).to_owned();
+    for part in
+        ["what it means", "Ignored:", "notes.md", "x.gguf.part", "still being downloaded", "1 rejected"]
+    {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    let output = assayd(folder.path(), &["empty"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("holds no model"));
+    let pipe = folder.path().join("pipe.gguf");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    // Opening a pipe without a writer would wait for ever.
+    let output = assayd(folder.path(), &["pipe.gguf"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not a regular file"));
+}
