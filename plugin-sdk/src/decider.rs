@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::bindings::decider as wit;
-use crate::{Error, Result};
+use crate::{Refusal, Result};
 
 /// What is to be decided about the mean score.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,22 +23,22 @@ impl DecisionParams {
     /// From the JSON text that the host gives, checked.
     ///
     /// # Errors
-    /// [`Error::InvalidParams`] if a field is missing, unknown or out of its range.
+    /// [`Refusal::InvalidParams`] if a field is missing, unknown or out of its range.
     pub fn parse(text: &str) -> Result<Self> {
         let params: Self =
-            serde_json::from_str(text).map_err(|error| Error::InvalidParams(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| Refusal::InvalidParams(error.to_string()))?;
         let Self { alpha, gamma, delta, n_max } = params;
         let inside = |x: f64| x > 0.0 && x < 1.0;
         if !inside(alpha) {
-            return Err(Error::InvalidParams(format!("alpha must be between 0 and 1, not {alpha}")));
+            return Err(Refusal::InvalidParams(format!("alpha must be between 0 and 1, not {alpha}")));
         }
         if !inside(gamma) || !inside(delta) || gamma > delta {
-            return Err(Error::InvalidParams(format!(
+            return Err(Refusal::InvalidParams(format!(
                 "0 < gamma <= delta < 1 must hold, not gamma {gamma} and delta {delta}"
             )));
         }
         if n_max == 0 {
-            return Err(Error::InvalidParams("n_max must be at least 1".into()));
+            return Err(Refusal::InvalidParams("n_max must be at least 1".into()));
         }
         Ok(params)
     }
@@ -92,13 +92,13 @@ struct Saved<D> {
 }
 
 fn save<D: Decider>(saved: &Saved<D>) -> Result<Vec<u8>> {
-    postcard::to_allocvec(saved).map_err(|error| Error::Other(format!("cannot save the state: {error}")))
+    postcard::to_allocvec(saved).map_err(|error| Refusal::Other(format!("cannot save the state: {error}")))
 }
 
 /// The two exported functions over a [`Decider`].
 #[doc(hidden)]
 pub mod run {
-    use super::{Decider, DecisionParams, Error, Result, Saved, Step, save, wit};
+    use super::{Decider, DecisionParams, Refusal, Result, Saved, Step, save, wit};
     use wit::assay::plugin::types::PluginError;
     use wit::exports::assay::plugin::decider as out;
 
@@ -117,18 +117,21 @@ pub mod run {
         Ok(out::Progress { state, looks })
     }
 
+    /// The state after some scores, and their numbers and steps.
+    pub type Folded = (Vec<u8>, Vec<(u64, Step)>);
+
     /// The same on plain types, for native tests.
-    pub fn fold<D: Decider>(state: &[u8], scores: &[f64]) -> Result<(Vec<u8>, Vec<(u64, Step)>)> {
+    pub fn fold<D: Decider>(state: &[u8], scores: &[f64]) -> Result<Folded> {
         let (mut saved, rest) = postcard::take_from_bytes::<Saved<D>>(state)
-            .map_err(|error| Error::Other(format!("the state is not one of this decider's: {error}")))?;
+            .map_err(|error| Refusal::Other(format!("the state is not one of this decider's: {error}")))?;
         if !rest.is_empty() {
-            return Err(Error::Other("the state is not one of this decider's: it is too long".into()));
+            return Err(Refusal::Other("the state is not one of this decider's: it is too long".into()));
         }
         let mut steps = Vec::with_capacity(scores.len());
         for &score in scores {
             if !(0.0..=1.0).contains(&score) {
                 let n = saved.n + 1;
-                return Err(Error::InvalidEvidence(format!("score {n} is {score}, not in [0, 1]")));
+                return Err(Refusal::InvalidEvidence(format!("score {n} is {score}, not in [0, 1]")));
             }
             saved.n += 1;
             steps.push((saved.n, saved.decider.step(score)?));

@@ -1,6 +1,6 @@
 //! A divergence per row, averaged over the rows, clipped and brought to [0, 1].
 
-use crate::{Cells, Distribution, Error, Result, Score, Trial};
+use crate::{Cells, Distribution, Refusal, Result, Score, Trial};
 
 /// A divergence is never negative; rounding may take it this far below zero, not further.
 const ROUNDING: f64 = 1e-9;
@@ -18,7 +18,7 @@ impl Divergence {
     /// Computes `of` for the cells of every row.
     ///
     /// # Errors
-    /// What [`Trial::aligned_rows`] and [`Trial::cells`] say; [`Error::Numeric`] if a
+    /// What [`Trial::aligned_rows`] and [`Trial::cells`] say; [`Refusal::Numeric`] if a
     /// value is not a number or is below zero by more than rounding.
     pub fn of_rows(trial: &Trial<'_>, of: impl Fn(&Cells) -> f64) -> Result<Self> {
         let rows = trial.aligned_rows()?;
@@ -26,18 +26,18 @@ impl Divergence {
             Distribution::Full => false,
             Distribution::Coarse => true,
             Distribution::Summary => {
-                return Err(Error::Unsupported("the distributions were not captured".into()));
+                return Err(Refusal::Unsupported("the distributions were not captured".into()));
             }
         };
         let (reference, candidate) = (trial.reference.log_sum_exp(), trial.candidate.log_sum_exp());
         let (rows_usize, lengths) = (usize::try_from(rows).ok(), (reference.len(), candidate.len()));
         if rows_usize != Some(lengths.0) || rows_usize != Some(lengths.1) {
-            return Err(Error::InvalidEvidence("there is not one log-sum-exp per row".into()));
+            return Err(Refusal::InvalidEvidence("there is not one log-sum-exp per row".into()));
         }
         let values = (0..rows).zip(reference.into_iter().zip(candidate)).map(|(row, log_sum_exp)| {
             let value = of(&trial.cells(row, log_sum_exp)?);
             if value.is_nan() || value < -ROUNDING {
-                return Err(Error::Numeric(format!("row {row} has a divergence of {value}")));
+                return Err(Refusal::Numeric(format!("row {row} has a divergence of {value}")));
             }
             Ok(value.max(0.0))
         });
@@ -53,10 +53,10 @@ impl Divergence {
     /// `rows`, `coarse` (1 or 0) and, if there are any, `infinite_rows`.
     ///
     /// # Errors
-    /// [`Error::InvalidParams`] unless `clip` is a positive number.
+    /// [`Refusal::InvalidParams`] unless `clip` is a positive number.
     pub fn clipped(&self, name: &str, clip: f64) -> Result<Score> {
         if !(clip.is_finite() && clip > 0.0) {
-            return Err(Error::InvalidParams(format!("the clip must be a positive number, not {clip}")));
+            return Err(Refusal::InvalidParams(format!("the clip must be a positive number, not {clip}")));
         }
         let mean = self.mean();
         let mut score = Score::new((mean / clip).min(1.0));

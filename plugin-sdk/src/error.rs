@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// A result with this crate's [`Error`].
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+/// A result with this crate's [`Refusal`].
+pub type Result<T, E = Refusal> = std::result::Result<T, E>;
 
 /// A typed refusal. The assay reports it and never takes it for a number or a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
+pub enum Refusal {
     /// The parameters are not what the plugin takes.
     InvalidParams(String),
     /// The evidence contradicts itself or does not fit together.
@@ -20,7 +20,7 @@ pub enum Error {
     Other(String),
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, why) = match self {
             Self::InvalidParams(why) => ("invalid parameters", why),
@@ -33,19 +33,19 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Refusal {}
 
 /// Each world has its own copy of the generated error type.
 macro_rules! into_bindings {
     ($($world:ident),*) => {$(
-        impl From<Error> for crate::bindings::$world::assay::plugin::types::PluginError {
-            fn from(error: Error) -> Self {
+        impl From<Refusal> for crate::bindings::$world::assay::plugin::types::PluginError {
+            fn from(error: Refusal) -> Self {
                 match error {
-                    Error::InvalidParams(why) => Self::InvalidParams(why),
-                    Error::InvalidEvidence(why) => Self::InvalidEvidence(why),
-                    Error::Unsupported(why) => Self::Unsupported(why),
-                    Error::Numeric(why) => Self::Numeric(why),
-                    Error::Other(why) => Self::Other(why),
+                    Refusal::InvalidParams(why) => Self::InvalidParams(why),
+                    Refusal::InvalidEvidence(why) => Self::InvalidEvidence(why),
+                    Refusal::Unsupported(why) => Self::Unsupported(why),
+                    Refusal::Numeric(why) => Self::Numeric(why),
+                    Refusal::Other(why) => Self::Other(why),
                 }
             }
         }
@@ -58,5 +58,5 @@ pub(crate) fn params<P: Default + serde::de::DeserializeOwned>(text: &str) -> Re
     if text.is_empty() {
         return Ok(P::default());
     }
-    serde_json::from_str(text).map_err(|error| Error::InvalidParams(error.to_string()))
+    serde_json::from_str(text).map_err(|error| Refusal::InvalidParams(error.to_string()))
 }

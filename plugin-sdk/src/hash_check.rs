@@ -111,7 +111,7 @@ pub trait HashCheck {
 #[doc(hidden)]
 pub mod run {
     use super::{File, HashCheck, Manifest, Model, Outcome, Result, Severity, wit};
-    use crate::Error;
+    use crate::Refusal;
     use wit::assay::plugin::{artifact, types::PluginError};
     use wit::exports::assay::plugin::hash_check as out;
 
@@ -126,7 +126,7 @@ pub mod run {
     }
 
     fn index(file: usize) -> Result<u32> {
-        u32::try_from(file).map_err(|_| Error::Other(format!("there is no file {file}")))
+        u32::try_from(file).map_err(|_| Refusal::Other(format!("there is no file {file}")))
     }
 
     /// Which bytes to digest.

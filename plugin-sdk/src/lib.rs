@@ -6,7 +6,7 @@
 //! or one trait on plain types and one `export_...!` line:
 //!
 //! ```
-//! use assayd_plugin_sdk::{Error, Score, Trial, export_scorer};
+//! use assayd_plugin_sdk::{Refusal, Score, Trial, export_scorer};
 //! use serde::Deserialize;
 //!
 //! #[derive(Default, Deserialize)]
@@ -14,7 +14,7 @@
 //! struct Params {}
 //!
 //! /// Share of positions at which the two models prefer different tokens.
-//! fn score(trial: &Trial, _params: &Params) -> Result<Score, Error> {
+//! fn score(trial: &Trial, _params: &Params) -> Result<Score, Refusal> {
 //!     let rows = trial.aligned_rows()?;
 //!     let pairs = trial.reference.argmax().into_iter().zip(trial.candidate.argmax());
 //!     let different = pairs.filter(|(reference, candidate)| reference != candidate).count();
@@ -55,7 +55,7 @@ pub use decider::{Decider, Decision, DecisionParams, Step};
 pub use diagnostics::install_panic_hook;
 pub use diagnostics::{Level, log};
 pub use divergence::{Divergence, kl_nats};
-pub use error::{Error, Result};
+pub use error::{Refusal, Result};
 #[doc(hidden)]
 pub use hash_check::run as run_hash_check;
 pub use hash_check::{Check, DigestRequest, File, Finding, HashCheck, Manifest, Model, Outcome, Severity};

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::bindings::report as wit;
-use crate::{Error, Result};
+use crate::{Refusal, Result};
 
 /// One file of a rendered report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +29,13 @@ pub fn run<P: Default + DeserializeOwned>(
     crate::install_panic_hook();
     let params: P = crate::error::params(params)?;
     let report: serde_json::Value = serde_json::from_str(report)
-        .map_err(|error| Error::InvalidEvidence(format!("the report is not JSON: {error}")))?;
+        .map_err(|error| Refusal::InvalidEvidence(format!("the report is not JSON: {error}")))?;
     match report.get("schema").and_then(serde_json::Value::as_str) {
         Some(SCHEMA) => {}
         Some(other) => {
-            return Err(Error::Unsupported(format!("a report of schema {other}, not {SCHEMA}")).into());
+            return Err(Refusal::Unsupported(format!("a report of schema {other}, not {SCHEMA}")).into());
         }
-        None => return Err(Error::InvalidEvidence("the report has no schema".into()).into()),
+        None => return Err(Refusal::InvalidEvidence("the report has no schema".into()).into()),
     }
     let convert = |file: Rendered| wit::exports::assay::plugin::report::Rendered {
         file_name: file.file_name,
@@ -45,7 +45,7 @@ pub fn run<P: Default + DeserializeOwned>(
     Ok(render(&report, &params)?.into_iter().map(convert).collect())
 }
 
-/// Makes a function `fn(&serde_json::Value, &Params) -> Result<Vec<Rendered>, Error>` a
+/// Makes a function `fn(&serde_json::Value, &Params) -> Result<Vec<Rendered>, Refusal>` a
 /// report plugin. Does nothing on targets other than wasm32.
 #[macro_export]
 macro_rules! export_report {

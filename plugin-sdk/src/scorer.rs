@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::bindings::scorer as wit;
-use crate::{Error, Result, Trial};
+use crate::{Refusal, Result, Trial};
 
 /// A value in [0, 1] and named details in natural units.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,12 +39,12 @@ pub fn run<P: Default + DeserializeOwned>(
     let params: P = crate::error::params(params)?;
     let Score { value, notes } = score(&Trial::from_host(trial), &params)?;
     if !(0.0..=1.0).contains(&value) {
-        return Err(Error::Numeric(format!("the score {value} is not in [0, 1]")).into());
+        return Err(Refusal::Numeric(format!("the score {value} is not in [0, 1]")).into());
     }
     Ok(wit::exports::assay::plugin::scorer::BoundedScore { value, notes })
 }
 
-/// Makes a function `fn(&Trial, &Params) -> Result<Score, Error>` a scorer plugin.
+/// Makes a function `fn(&Trial, &Params) -> Result<Score, Refusal>` a scorer plugin.
 ///
 /// `Params` is deserialized from the user's JSON and defaulted when there is none. The
 /// optional third argument is its JSON Schema. Does nothing on targets other than wasm32.

@@ -2,7 +2,7 @@
 //! native tests, from plain vectors.
 
 use crate::bindings::scorer::assay::plugin::evidence::{self as host, Side};
-use crate::{Error, Result};
+use crate::{Refusal, Result};
 
 /// Buckets and kept logits are f32, so a coarse row may miss one by this much.
 const MASS_TOLERANCE: f64 = 1e-4;
@@ -117,11 +117,13 @@ impl Trial<'_> {
     /// the same sequence over the same vocabulary, in at least one row.
     ///
     /// # Errors
-    /// [`Error::InvalidEvidence`] names what does not fit.
+    /// [`Refusal::InvalidEvidence`] names what does not fit.
     pub fn aligned_rows(&self) -> Result<u32> {
         let (reference, candidate) = (&self.reference, &self.candidate);
         let mismatch = |what: &str, r: &dyn std::fmt::Display, c: &dyn std::fmt::Display| {
-            Err(Error::InvalidEvidence(format!("{what} differ: {r} in the reference, {c} in the candidate")))
+            Err(Refusal::InvalidEvidence(format!(
+                "{what} differ: {r} in the reference, {c} in the candidate"
+            )))
         };
         if reference.vocab() != candidate.vocab() {
             return mismatch("vocabulary sizes", &reference.vocab(), &candidate.vocab());
@@ -133,10 +135,10 @@ impl Trial<'_> {
             return mismatch("numbers of scored positions", &reference.rows(), &candidate.rows());
         }
         if reference.tokens() != candidate.tokens() {
-            return Err(Error::InvalidEvidence("the two models did not read the same tokens".into()));
+            return Err(Refusal::InvalidEvidence("the two models did not read the same tokens".into()));
         }
         match reference.rows() {
-            0 => Err(Error::InvalidEvidence("there are no scored positions".into())),
+            0 => Err(Refusal::InvalidEvidence("there are no scored positions".into())),
             rows => Ok(rows),
         }
     }
@@ -144,13 +146,13 @@ impl Trial<'_> {
     /// How much of the distributions both models have; rows must be aligned.
     ///
     /// # Errors
-    /// [`Error::InvalidEvidence`] if they differ.
+    /// [`Refusal::InvalidEvidence`] if they differ.
     pub fn distribution(&self) -> Result<Distribution> {
         let (reference, candidate) = (self.reference.distribution(), self.candidate.distribution());
         if reference == candidate {
             Ok(reference)
         } else {
-            Err(Error::InvalidEvidence(format!(
+            Err(Refusal::InvalidEvidence(format!(
                 "captured distributions differ: {reference:?} in the reference, {candidate:?} in the candidate"
             )))
         }
@@ -160,16 +162,16 @@ impl Trial<'_> {
     /// entry of [`Trace::log_sum_exp`] for each side.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for summaries; [`Error::InvalidEvidence`] if the kept tokens
+    /// [`Refusal::Unsupported`] for summaries; [`Refusal::InvalidEvidence`] if the kept tokens
     /// differ, a logit is NaN or infinite upwards, or the probabilities do not sum to one.
     pub fn cells(&self, row: u32, log_sum_exp: (f64, f64)) -> Result<Cells> {
         let (reference, candidate) = (self.reference.row(row)?, self.candidate.row(row)?);
         match (&reference, &candidate) {
             (Row::Coarse { ids, .. }, Row::Coarse { ids: other, .. }) if ids != other => {
-                return Err(Error::InvalidEvidence(format!("the kept tokens of row {row} differ")));
+                return Err(Refusal::InvalidEvidence(format!("the kept tokens of row {row} differ")));
             }
             (Row::Summary, _) | (_, Row::Summary) => {
-                return Err(Error::Unsupported("the distributions were not captured".into()));
+                return Err(Refusal::Unsupported("the distributions were not captured".into()));
             }
             _ => {}
         }
@@ -178,7 +180,7 @@ impl Trial<'_> {
             candidate: log_probabilities(&candidate, log_sum_exp.1, "candidate", row)?,
         };
         if cells.reference.len() != cells.candidate.len() {
-            return Err(Error::InvalidEvidence(format!("row {row} has differently many cells")));
+            return Err(Refusal::InvalidEvidence(format!("row {row} has differently many cells")));
         }
         Ok(cells)
     }
@@ -195,7 +197,7 @@ fn log_probabilities(row: &Row, log_sum_exp: f64, side: &str, at: u32) -> Result
     let mass: f64 = out.iter().map(|ln_p| ln_p.exp()).sum();
     let off = (mass - 1.0).abs();
     if off.is_nan() || off > MASS_TOLERANCE {
-        return Err(Error::InvalidEvidence(format!(
+        return Err(Refusal::InvalidEvidence(format!(
             "the probabilities of the {side} in row {at} sum to {mass}, not to 1"
         )));
     }
@@ -291,18 +293,18 @@ impl Trace<'_> {
     /// The distribution of one row.
     ///
     /// # Errors
-    /// [`Error::InvalidEvidence`] if there is no such row.
+    /// [`Refusal::InvalidEvidence`] if there is no such row.
     pub fn row(&self, row: u32) -> Result<Row> {
         let (trial, side) = match &self.0 {
             Source::Host { trial, side } => (trial, *side),
             Source::Plain(plain) => {
                 let found = usize::try_from(row).ok().and_then(|row| plain.rows.get(row));
-                return found
-                    .cloned()
-                    .ok_or_else(|| Error::InvalidEvidence(format!("there is no distribution of row {row}")));
+                return found.cloned().ok_or_else(|| {
+                    Refusal::InvalidEvidence(format!("there is no distribution of row {row}"))
+                });
             }
         };
-        let refused = |error: host::RangeError| Error::InvalidEvidence(format!("row {row}: {error:?}"));
+        let refused = |error: host::RangeError| Refusal::InvalidEvidence(format!("row {row}: {error:?}"));
         match trial.coverage(side) {
             host::Coverage::Summary => Ok(Row::Summary),
             host::Coverage::Full => {

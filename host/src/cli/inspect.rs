@@ -87,16 +87,20 @@ fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<model::Ignored>), Problem> {
     }
     let found = model::discover(path)?;
     match found.artifacts.as_slice() {
-        [] => Err(Problem::new(ProblemKind::Input, format!("{} holds no model", path.display()))
-            .hint("models are *.gguf, *.safetensors with their config.json, or PyTorch *.bin and *.pt files")),
+        [] => Err(Problem::new(ProblemKind::Input, format!("{} holds no model", path.display())).hint(
+            "models are *.gguf, *.safetensors with their config.json, or PyTorch *.bin and *.pt files",
+        )),
         [_] => Ok((vec![path.to_owned()], found.ignored)),
         several => Ok((several.iter().map(|artifact| artifact.path.clone()).collect(), found.ignored)),
     }
 }
 
 fn one(path: &Path, full: bool) -> Result<Inspection, Problem> {
-    let bar = if full && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {bar:20} {eta}") {
+    let bar =
+        if full && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) =
+        ProgressStyle::with_template("{wide_msg} {bytes}/{total_bytes} {bytes_per_sec} {bar:20} {eta}")
+    {
         bar.set_style(style);
     }
     bar.set_message(clean(&path.display().to_string()));
@@ -141,7 +145,8 @@ fn human(inspections: &[Inspection], ignored: &[model::Ignored], explain: bool) 
     if explain && !ignored.is_empty() {
         out.push_str("Ignored:\n");
         for file in ignored {
-            let _ = writeln!(out, "  {}: {}", clean(&file.path.display().to_string()), file.reason.explanation());
+            let _ =
+                writeln!(out, "  {}: {}", clean(&file.path.display().to_string()), file.reason.explanation());
         }
         out.push('\n');
     }

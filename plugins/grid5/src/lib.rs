@@ -13,7 +13,7 @@
 //! the mean lies between and the decision stays UNDECIDED. No variance is estimated and
 //! no score is kept: the state is ten running logarithms.
 
-use assayd_plugin_sdk::{Decider, Decision, DecisionParams, Error, Step, export_decider};
+use assayd_plugin_sdk::{Decider, Decision, DecisionParams, Refusal, Step, export_decider};
 use serde::{Deserialize, Serialize};
 
 /// Bets as shares of the largest allowed one, and their weights.
@@ -37,11 +37,11 @@ fn log_mixture(logs: &[f64; 5]) -> f64 {
 }
 
 impl Decider for Grid5 {
-    fn start(params: &DecisionParams) -> Result<Self, Error> {
+    fn start(params: &DecisionParams) -> Result<Self, Refusal> {
         Ok(Self { params: *params, log_same: [0.0; 5], log_different: [0.0; 5], verdict: None })
     }
 
-    fn step(&mut self, score: f64) -> Result<Step, Error> {
+    fn step(&mut self, score: f64) -> Result<Step, Refusal> {
         let DecisionParams { alpha, gamma, delta, .. } = self.params;
         for (log, (share, _)) in self.log_same.iter_mut().zip(GRID) {
             *log += (share / (1.0 - delta) * (delta - score)).ln_1p();
@@ -51,7 +51,7 @@ impl Decider for Grid5 {
         }
         let (same, different) = (log_mixture(&self.log_same), log_mixture(&self.log_different));
         if !(same.is_finite() && different.is_finite()) {
-            return Err(Error::Numeric(format!("the evidence is {same} and {different}")));
+            return Err(Refusal::Numeric(format!("the evidence is {same} and {different}")));
         }
         let threshold = -alpha.ln();
         if self.verdict.is_none() {

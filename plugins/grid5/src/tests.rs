@@ -128,7 +128,7 @@ fn what_is_not_a_score_or_a_state_is_an_error() {
     let state = begin::<Grid5>(&params(0.01, 0.05, 0.2)).unwrap();
     for bad in [f64::NAN, -1e-12, 1.0 + 1e-12, f64::INFINITY] {
         let outcome = fold::<Grid5>(&state, &[0.5, bad]);
-        assert!(matches!(outcome, Err(Error::InvalidEvidence(_))), "{bad}");
+        assert!(matches!(outcome, Err(Refusal::InvalidEvidence(_))), "{bad}");
     }
     let longer = [state.as_slice(), &[0]].concat();
     for bad in [&[][..], &[1, 2, 3][..], &longer[..]] {
@@ -143,7 +143,7 @@ fn what_is_not_a_score_or_a_state_is_an_error() {
         r#"{"alpha":0.01,"gamma":0.05,"delta":0.2,"n_max":0}"#,
         r#"{"alpha":0.01,"gamma":0.05,"delta":0.2,"n_max":9,"theta":1}"#,
     ] {
-        assert!(matches!(DecisionParams::parse(text), Err(Error::InvalidParams(_))), "{text}");
+        assert!(matches!(DecisionParams::parse(text), Err(Refusal::InvalidParams(_))), "{text}");
     }
 }
 

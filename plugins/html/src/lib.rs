@@ -7,7 +7,7 @@ mod chart;
 use std::fmt::Write as _;
 
 use assayd_plugin_sdk::layout::{self, Body, Section};
-use assayd_plugin_sdk::{Error, Rendered, export_report, text};
+use assayd_plugin_sdk::{Refusal, Rendered, export_report, text};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ pub struct Params {}
 ///
 /// # Errors
 /// None of its own.
-pub fn render(report: &Value, _params: &Params) -> Result<Vec<Rendered>, Error> {
+pub fn render(report: &Value, _params: &Params) -> Result<Vec<Rendered>, Refusal> {
     let body = page(report).into_bytes();
     Ok(vec![Rendered { file_name: "report.html".into(), media_type: "text/html".into(), body }])
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use assayd_plugin_sdk::layout::{self, Body};
-use assayd_plugin_sdk::{Error, Rendered, export_report, text};
+use assayd_plugin_sdk::{Refusal, Rendered, export_report, text};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub struct Params {}
 ///
 /// # Errors
 /// None of its own.
-pub fn render(report: &Value, _params: &Params) -> Result<Vec<Rendered>, Error> {
+pub fn render(report: &Value, _params: &Params) -> Result<Vec<Rendered>, Refusal> {
     let body = page(report).into_bytes();
     Ok(vec![Rendered { file_name: "report.md".into(), media_type: "text/markdown".into(), body }])
 }

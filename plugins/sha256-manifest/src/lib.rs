@@ -9,7 +9,7 @@
 mod manifest;
 
 use assayd_plugin_sdk::{
-    Check, DigestRequest, Error, Finding, HashCheck, Model, Outcome, Severity, export_hash_check,
+    Check, DigestRequest, Finding, HashCheck, Model, Outcome, Refusal, Severity, export_hash_check,
 };
 use serde::Deserialize;
 
@@ -76,17 +76,17 @@ fn hex(bytes: &[u8]) -> String {
 impl HashCheck for Sha256Manifest {
     type Params = Params;
 
-    fn plan(model: &Model, params: &Params) -> Result<Vec<DigestRequest>, Error> {
+    fn plan(model: &Model, params: &Params) -> Result<Vec<DigestRequest>, Refusal> {
         let (claims, _) = claims(model, params);
         let request = |file| DigestRequest { file, algorithm: "sha256".into(), ranges: Vec::new() };
         Ok(claimed_files(&claims).into_iter().map(request).collect())
     }
 
-    fn judge(model: &Model, digests: &[Vec<u8>], params: &Params) -> Result<Check, Error> {
+    fn judge(model: &Model, digests: &[Vec<u8>], params: &Params) -> Result<Check, Refusal> {
         let (claims, mut findings) = claims(model, params);
         let files = claimed_files(&claims);
         if files.len() != digests.len() {
-            return Err(Error::InvalidEvidence(format!(
+            return Err(Refusal::InvalidEvidence(format!(
                 "{} digests for {} requests",
                 digests.len(),
                 files.len()
