@@ -20,10 +20,11 @@ pub mod engine;
 
 pub mod model;
 
-pub mod digest;
 pub mod governor;
 pub mod plugin;
 pub mod store;
 pub mod watch;
+
+pub mod digest;
 
 pub mod domain;

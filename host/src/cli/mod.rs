@@ -10,6 +10,7 @@ use crate::worker;
 
 pub mod inspect;
 pub mod logprobs;
+pub mod plugin;
 pub mod screen;
 
 const ABOUT: &str = "Judges LLM model files with evidence: is the file whole, is it the model it claims to be, \
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     Inspect(inspect::Args),
     Logprobs(logprobs::Args),
+    Plugin(plugin::Args),
     /// The guarded child process; not for people.
     #[command(name = worker::WORKER_COMMAND, hide = true)]
     Worker,
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Inspect(args) => inspect::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Plugin(args) => plugin::run(args),
         Command::Worker => {
             return match worker::serve() {
                 Ok(()) => ExitCode::SUCCESS,

@@ -38,3 +38,93 @@ pub const PLUGIN_FILE_BYTES: u64 = 8 << 20;
 
 /// Bytes of a file of token sequences.
 pub const TOKEN_FILE_BYTES: u64 = 256 << 20;
+
+/// Plugin files in one folder; further ones are ignored with a warning.
+pub const PLUGIN_FOLDER_FILES: usize = 256;
+/// Plugin calls that may wait for a thread; one more is refused.
+pub const PLUGIN_QUEUE: usize = 64;
+/// Threads that run plugin code.
+pub const PLUGIN_THREADS: usize = 4;
+/// Stack of such a thread; wasmtime takes 512 KiB of it for the guest and does not check that it is there.
+pub const PLUGIN_STACK_BYTES: usize = 4 << 20;
+/// Period of the clock that enforces deadlines of plugin calls.
+pub const PLUGIN_TICK: Duration = Duration::from_millis(10);
+/// Resource handles a plugin may hold.
+pub const PLUGIN_HANDLES: usize = 1_024;
+/// Elements of all tables of one plugin call.
+pub const PLUGIN_TABLE_ELEMENTS: usize = 65_536;
+/// Core instances, memories and tables of one plugin call.
+pub const PLUGIN_INSTANCES: usize = 64;
+/// Bytes of one log line or panic message of a plugin; the rest is cut off.
+pub const PLUGIN_LOG_LINE_BYTES: usize = 4 << 10;
+/// Log lines kept per plugin call.
+pub const PLUGIN_LOG_LINES: usize = 64;
+/// Values of one read of evidence.
+pub const PLUGIN_READ_VALUES: u32 = 262_144;
+/// Notes of a score, and bytes of the name of one.
+pub const SCORE_NOTES: usize = 16;
+pub const SCORE_NOTE_NAME_BYTES: usize = 64;
+/// Bytes of a decider's state.
+pub const DECIDER_STATE_BYTES: usize = 64 << 10;
+/// Scores handed to a decider at once; more are handed over in several calls.
+pub const DECIDER_SCORES: usize = 16;
+/// Digests a hash check may ask for, and ranges of one.
+pub const HASH_REQUESTS: usize = 4_096;
+pub const HASH_RANGES: usize = 1_024;
+/// Bytes of one header read, and of all of one hash check call.
+pub const HASH_HEADER_BYTES: u32 = 1 << 20;
+pub const HASH_HEADERS_BYTES: u64 = 8 << 20;
+/// Findings of one hash check, and bytes of the code and message of one.
+pub const HASH_FINDING_BYTES: usize = 4 << 10;
+/// Files of a rendered report, and bytes of all of them.
+pub const REPORT_FILES: usize = 16;
+pub const REPORT_BYTES: usize = 8 << 20;
+
+/// What one plugin call may take. Fuel counts executed instructions and is what bounds a
+/// call in the same way on every machine; the deadline is for what fuel cannot see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PluginLimits {
+    pub fuel: u64,
+    pub deadline: Duration,
+    pub memory_bytes: usize,
+    /// Bytes that one call across the border may carry from the plugin to the host.
+    pub transfer_bytes: usize,
+}
+
+/// `describe`, right after loading.
+pub const PROBE_LIMITS: PluginLimits = PluginLimits {
+    fuel: 10_000_000,
+    deadline: Duration::from_secs(2),
+    memory_bytes: 16 << 20,
+    transfer_bytes: 1 << 20,
+};
+/// One challenge scored; the fuel is for the call, [`SCORER_FUEL_PER_VALUE`] comes on top.
+pub const SCORER_LIMITS: PluginLimits = PluginLimits {
+    fuel: 500_000_000,
+    deadline: Duration::from_secs(10),
+    memory_bytes: 64 << 20,
+    transfer_bytes: 1 << 20,
+};
+/// Fuel per captured logit of either side: evidence may be large.
+pub const SCORER_FUEL_PER_VALUE: u64 = 1_000;
+/// At most [`DECIDER_SCORES`] scores folded.
+pub const DECIDER_LIMITS: PluginLimits = PluginLimits {
+    fuel: 1_000_000_000,
+    deadline: Duration::from_secs(10),
+    memory_bytes: 32 << 20,
+    transfer_bytes: 1 << 20,
+};
+/// One plan or one judgement.
+pub const HASH_CHECK_LIMITS: PluginLimits = PluginLimits {
+    fuel: 500_000_000,
+    deadline: Duration::from_secs(10),
+    memory_bytes: 64 << 20,
+    transfer_bytes: 8 << 20,
+};
+/// One report rendered.
+pub const REPORT_LIMITS: PluginLimits = PluginLimits {
+    fuel: 4_000_000_000,
+    deadline: Duration::from_secs(20),
+    memory_bytes: 128 << 20,
+    transfer_bytes: 16 << 20,
+};

@@ -1,0 +1,80 @@
+//! `assayd plugin`: the life of a plugin.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+
+use super::screen;
+use crate::domain::Problem;
+use crate::plugin::{Origin, PluginRecord, PluginSet, Skipped};
+
+/// Makes, checks, lists and trusts plugins: what scores, decides, checks digests and renders reports
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the plugins that may be used
+    #[command(after_help = "\
+Examples:
+  assayd plugin list                            the plugins of this binary
+  assayd plugin list --plugins ./my-plugins     and those of a folder, which may replace them")]
+    List {
+        /// A folder whose *.wasm files add to the built-in plugins or replace them
+        #[arg(long, value_name = "DIR")]
+        plugins: Option<PathBuf>,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What a person has to know.
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    match &args.command {
+        Command::List { plugins, json } => list(plugins.as_deref(), *json),
+    }
+}
+
+fn list(folder: Option<&Path>, json: bool) -> Result<u8, Problem> {
+    let set = PluginSet::with_folder(folder)?;
+    let (plugins, skipped) = (set.list(), set.skipped());
+    if json {
+        screen::print_json(&document(&plugins, skipped))?;
+        return Ok(0);
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["kind", "id", "version", "sha256", "from", "what it does"]);
+    for plugin in plugins {
+        let from = match &plugin.origin {
+            Origin::Builtin => "assayd".to_owned(),
+            Origin::File(path) => path.display().to_string(),
+        };
+        let digest: String = plugin.sha256.to_string().chars().take(12).collect();
+        let kind = plugin.kind.as_str().to_owned();
+        table.add_row([kind, plugin.id, plugin.version, digest, from, plugin.summary]);
+    }
+    let mut text = format!("{table}\n");
+    for file in skipped {
+        let _ = writeln!(text, "not used: {}: {}", file.path.display(), file.why);
+        if let Some(hint) = &file.hint {
+            let _ = writeln!(text, "  hint: {hint}");
+        }
+    }
+    screen::print(&text)?;
+    Ok(0)
+}
+
+fn document(plugins: &[PluginRecord], skipped: &[Skipped]) -> serde_json::Value {
+    let skip = |file: &Skipped| serde_json::json!({"path": file.path, "sha256": file.sha256, "why": file.why, "hint": file.hint});
+    serde_json::json!({"plugins": plugins, "skipped": skipped.iter().map(skip).collect::<Vec<_>>()})
+}

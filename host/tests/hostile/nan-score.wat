@@ -1,0 +1,5 @@
+  ;; ok(score of NaN without notes)
+  (data (i32.const 256) "\00\00\00\00\00\00\00\00\00\00\00\00\00\00\f8\7f\00\00\00\00\00\00\00\00")
+  (func (export "assay:plugin/scorer@0.1.0#score") (param i32 i32 i32) (result i32)
+    (call $give-back (local.get 0))
+    (i32.const 256))

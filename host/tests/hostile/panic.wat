@@ -1,0 +1,5 @@
+  (data (i32.const 256) "the reason")
+  (data (i32.const 288) "src/lib.rs")
+  (func (export "assay:plugin/decider@0.1.0#step") (param i32 i32 i32 i32) (result i32)
+    (call $panicked (i32.const 256) (i32.const 10) (i32.const 288) (i32.const 10) (i32.const 42))
+    (unreachable))

@@ -1,0 +1,181 @@
+use assayd_plugin_sdk::run_decider::{begin, fold};
+
+use super::*;
+
+fn params(alpha: f64, gamma: f64, delta: f64) -> DecisionParams {
+    DecisionParams { alpha, gamma, delta, n_max: 1000 }
+}
+
+/// All steps, scores given `chunk` at a time through saved states.
+fn steps(params: &DecisionParams, scores: &[f64], chunk: usize) -> Vec<Step> {
+    let mut state = begin::<Grid5>(params).unwrap();
+    let mut all = Vec::new();
+    for scores in scores.chunks(chunk) {
+        let (next, steps) = fold::<Grid5>(&state, scores).unwrap();
+        assert!(next.len() < 200, "ten logarithms and the parameters, not {} bytes", next.len());
+        state = next;
+        all.extend(steps.into_iter().map(|(_, step)| step));
+    }
+    all
+}
+
+/// First step with a decision, counted from one.
+fn stop(params: &DecisionParams, scores: &[f64]) -> (Decision, usize) {
+    let steps = steps(params, scores, scores.len());
+    let at = steps.iter().position(|step| step.decision != Decision::Undecided);
+    at.map_or((Decision::Undecided, scores.len()), |at| (steps[at].decision, at + 1))
+}
+
+type Golden = ((f64, f64), [(f64, f64); 8]);
+
+/// `(gamma, delta)` and `(ln E_same, ln E_different)` after each score of the test below.
+const GOLDEN: [Golden; 2] = [
+    (
+        (0.05, 0.2),
+        [
+            (0.149281702715754, -1.03282454813011),
+            (0.258773600984487, -0.96921034800629),
+            (-0.923603839217251, 0.84859444089187),
+            (-0.941122579973182, 1.79037487328401),
+            (-0.874556577881035, 1.17229224506068),
+            (-0.987391272579116, 2.63210188362362),
+            (-0.922684886195127, 2.08757123827178),
+            (-0.866057216128865, 1.93052003016531),
+        ],
+    ),
+    (
+        (0.1, 0.1),
+        [
+            (0.0691113829827053, -1.03282454813011),
+            (0.096161963398304, -1.13654393302769),
+            (-0.992997237907091, 0.0342726986254638),
+            (-1.03874912535212, 0.449782834352328),
+            (-1.01009212706834, -0.0350330347988476),
+            (-1.13573183131297, 0.773768212006081),
+            (-1.10869907414441, 0.322678202230177),
+            (-1.08975857810018, 0.0722672551488802),
+        ],
+    ),
+];
+
+/// Expected values are products of exact fractions, computed apart from this code.
+#[test]
+fn golden_log_evidence() {
+    let scores = [0.0, 0.0625, 1.0, 0.25, 0.0, 0.5, 0.0, 0.03125];
+    for ((gamma, delta), expected) in GOLDEN {
+        for chunk in [1, 3, 8] {
+            let steps = steps(&params(0.01, gamma, delta), &scores, chunk);
+            for (step, (same, different)) in steps.iter().zip(expected) {
+                assert!((step.log_e_same.unwrap() - same).abs() < 1e-12, "{step:?} {same}");
+                assert!((step.log_e_different.unwrap() - different).abs() < 1e-12, "{step:?} {different}");
+                assert_eq!(step.interval, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn identical_and_opposite_models_stop_where_the_design_says() {
+    let zeros = vec![0.0; 1000];
+    let ones = vec![1.0; 1000];
+    // Hard lower bounds for SAME are 13, 21 and 66; at most 1.25 times that.
+    for (params, same, different) in [
+        (params(0.025, 0.05, 0.25), 16, 2),
+        (params(0.01, 0.05, 0.20), 24, 2),
+        (params(0.001, 0.02, 0.10), 73, 2),
+        (params(0.01, 0.10, 0.10), 51, 3),
+    ] {
+        assert_eq!(stop(&params, &zeros), (Decision::Same, same), "{params:?}");
+        assert_eq!(stop(&params, &ones), (Decision::Different, different), "{params:?}");
+        let bound = (1.0 / params.alpha).ln() / -(1.0 - params.delta).ln();
+        assert!(same as f64 <= 1.25 * bound.ceil());
+    }
+}
+
+#[test]
+fn grouping_of_scores_changes_no_bit() {
+    let scores: Vec<f64> = (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect();
+    let params = params(0.01, 0.05, 0.2);
+    let whole = steps(&params, &scores, 200);
+    for chunk in [1, 7, 64] {
+        assert_eq!(steps(&params, &scores, chunk), whole);
+    }
+    let state = |chunk| {
+        scores
+            .chunks(chunk)
+            .fold(begin::<Grid5>(&params).unwrap(), |state, scores| fold::<Grid5>(&state, scores).unwrap().0)
+    };
+    assert_eq!(state(1), state(200));
+}
+
+#[test]
+fn a_decision_stays_and_both_at_once_is_undecided_for_good() {
+    let mut scores = vec![0.0; 60];
+    scores.extend(vec![1.0; 200]);
+    let steps_of_turn = steps(&params(0.01, 0.05, 0.2), &scores, 1);
+    assert!(steps_of_turn[24..].iter().all(|step| step.decision == Decision::Same));
+
+    let mut between = vec![0.2];
+    between.extend(vec![1.0; 50]);
+    let steps = steps(&params(0.5, 0.01, 0.9), &between, 51);
+    let threshold = 2.0_f64.ln();
+    assert!(steps[0].log_e_same.unwrap() > threshold && steps[0].log_e_different.unwrap() > threshold);
+    assert!(steps.iter().all(|step| step.decision == Decision::Undecided));
+}
+
+#[test]
+fn what_is_not_a_score_or_a_state_is_an_error() {
+    let state = begin::<Grid5>(&params(0.01, 0.05, 0.2)).unwrap();
+    for bad in [f64::NAN, -1e-12, 1.0 + 1e-12, f64::INFINITY] {
+        let outcome = fold::<Grid5>(&state, &[0.5, bad]);
+        assert!(matches!(outcome, Err(Refusal::InvalidEvidence(_))), "{bad}");
+    }
+    let longer = [state.as_slice(), &[0]].concat();
+    for bad in [&[][..], &[1, 2, 3][..], &longer[..]] {
+        assert!(fold::<Grid5>(bad, &[0.5]).is_err());
+    }
+    for text in [
+        "",
+        "{}",
+        r#"{"alpha":0,"gamma":0.05,"delta":0.2,"n_max":9}"#,
+        r#"{"alpha":0.01,"gamma":0.3,"delta":0.2,"n_max":9}"#,
+        r#"{"alpha":0.01,"gamma":0.05,"delta":1,"n_max":9}"#,
+        r#"{"alpha":0.01,"gamma":0.05,"delta":0.2,"n_max":0}"#,
+        r#"{"alpha":0.01,"gamma":0.05,"delta":0.2,"n_max":9,"theta":1}"#,
+    ] {
+        assert!(matches!(DecisionParams::parse(text), Err(Refusal::InvalidParams(_))), "{text}");
+    }
+}
+
+/// The published vectors, where they lie beside the checkout.
+#[test]
+fn published_vectors() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut compared = 0;
+    for case in vectors["cases"].as_array().unwrap() {
+        let scores: Vec<f64> = case["x"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        for expected in case["grid5"].as_array().unwrap() {
+            let (gamma, delta) = (expected["gamma"].as_f64().unwrap(), expected["delta"].as_f64().unwrap());
+            let steps = steps(&params(0.01, gamma, delta), &scores, 16);
+            for row in expected["rows"].as_array().unwrap() {
+                let step = steps[row["t"].as_u64().unwrap() as usize - 1];
+                for (ours, theirs) in
+                    [(step.log_e_same, &row["log_E_same"]), (step.log_e_different, &row["log_E_diff"])]
+                {
+                    assert!((ours.unwrap() - theirs.as_f64().unwrap()).abs() < 1e-6);
+                    compared += 1;
+                }
+            }
+            for verdict in expected["decisions"].as_array().unwrap() {
+                let (decision, n) = stop(&params(verdict["alpha"].as_f64().unwrap(), gamma, delta), &scores);
+                let name = format!("{decision:?}").to_uppercase();
+                assert_eq!(Some(name.as_str()), verdict["verdict"].as_str(), "{} {gamma}", case["id"]);
+                assert_eq!(Some(n as u64), verdict["n"].as_u64(), "{} {gamma}", case["id"]);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 1000);
+}
