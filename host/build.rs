@@ -22,8 +22,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={}", root.join(watched).display());
     }
     if env::var("CARGO_CFG_TARGET_OS")? == "linux" {
-        // libllama.so and its back ends lie beside the binary, or one above a test.
-        for place in ["$ORIGIN", "$ORIGIN/.."] {
+        // An installed binary has the inference libraries beside it or in lib/; one that was
+        // just built, and the tests, find them where the engine's build left them.
+        let engine = env::var("DEP_LLAMA_BACKENDS_DIR")?;
+        let built = Path::new(&engine).with_file_name("lib");
+        for place in ["$ORIGIN", "$ORIGIN/lib", &built.display().to_string()] {
             println!("cargo:rustc-link-arg=-Wl,-rpath,{place}");
         }
     }
