@@ -133,7 +133,7 @@ impl ScriptedModel {
             history = mix(history ^ u64::from(token));
         }
         let first = tokens.iter().take(8).fold(0u64, |state, &token| mix(state ^ u64::from(token)));
-        let gross = f64::from(unit(first ^ 0x6772_6f73_73)) < self.script.gross_share;
+        let gross = f64::from(unit(first ^ 0x0067_726f_7373)) < self.script.gross_share;
         let seed = if gross { self.script.seed ^ 0xffff } else { self.script.seed };
         (0..u64::from(self.script.vocab))
             .map(|id| {

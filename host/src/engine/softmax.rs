@@ -85,9 +85,9 @@ fn largest(logits: &[f32]) -> f32 {
     for chunk in chunks {
         for ((lane, bad), &z) in lanes.iter_mut().zip(&mut poison).zip(chunk) {
             *lane = if z > *lane { z } else { *lane };
-            // z - z is 0 for finite z and NaN for NaN and for infinities of either sign;
+            // z * 0 is 0 for finite z and NaN for NaN and for infinities of either sign;
             // a logit of -inf is as much a fault as NaN.
-            *bad += z - z;
+            *bad += z * 0.0;
         }
     }
     let mut max = f32::NEG_INFINITY;
@@ -97,7 +97,7 @@ fn largest(logits: &[f32]) -> f32 {
     let mut bad: f32 = poison.iter().sum();
     for &z in rest {
         max = if z > max { z } else { max };
-        bad += z - z;
+        bad += z * 0.0;
     }
     max + bad
 }
