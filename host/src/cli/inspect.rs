@@ -12,7 +12,7 @@ use crate::domain::{Problem, ProblemKind};
 use crate::model::finding::Code;
 use crate::model::{self, InspectOptions};
 
-/// Arguments of `assayd inspect`.
+/// Says what model files are and what is wrong with them, without running them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

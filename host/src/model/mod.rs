@@ -1,6 +1,7 @@
 //! Reading model files: what an artifact is, whether it is whole and safe, and what its
 //! headers say. Pure Rust, bounded, without an engine, a network or a clock.
 
+pub mod canonical;
 pub mod consistency;
 pub mod discover;
 pub mod facts;
@@ -8,6 +9,7 @@ pub mod finding;
 pub mod gguf;
 pub mod inspect;
 mod parts;
+pub mod safetensors;
 pub mod scan;
 pub mod sniff;
 pub mod source;
