@@ -22,7 +22,9 @@ pub const TENSOR_NAME_BYTES: u64 = 64;
 pub const SPLIT_PARTS: u64 = 1_024;
 /// Bytes of a safetensors header (the specification's limit is 100 MB).
 pub const SAFETENSORS_HEADER_BYTES: u64 = 64 << 20;
-/// Bytes of config.json, tokenizer.json and the like.
+/// Bytes of config.json, of a shard index, and of tokenizer.json.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+pub const INDEX_BYTES: u64 = 16 << 20;
 pub const JSON_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of one pickle that are followed, and objects it may put on its stack or memo.
 pub const PICKLE_BYTES: u64 = 64 << 20;

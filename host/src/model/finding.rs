@@ -223,7 +223,7 @@ codes! {
     RemoteCode "remote-code" Warning
         "The configuration asks the loader to run Python code that comes with the model."
         "Read that code before allowing it (trust_remote_code)."
-    ConfigMissing "config-missing" Warning
+    ConfigMissing "config-missing" Info
         "There is no config.json beside the weights, so little can be said about the model."
         "Download config.json into the same folder."
 

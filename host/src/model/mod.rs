@@ -6,6 +6,7 @@ pub mod consistency;
 pub mod discover;
 pub mod facts;
 pub mod finding;
+mod folder;
 pub mod gguf;
 pub mod inspect;
 mod parts;
