@@ -28,7 +28,7 @@ pub const INDEX_BYTES: u64 = 16 << 20;
 pub const JSON_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of one pickle that are followed, and objects it may put on its stack or memo.
 pub const PICKLE_BYTES: u64 = 64 << 20;
-pub const PICKLE_OBJECTS: usize = 1 << 20;
+pub const PICKLE_OBJECTS: usize = 1 << 18;
 /// Entries of an archive.
 pub const ARCHIVE_ENTRIES: u64 = 65_535;
 /// Depth of folders searched for models, and entries looked at before giving up.

@@ -8,14 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::consistency::{self, Model, Part};
-use super::discover::{Artifact, discover};
+use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
 use super::gguf::{self, Header, ReadError, Value};
 use super::scan::{self, Weights};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
-use super::{facts, folder, parts};
+use super::{facts, folder, parts, pickle};
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
 
@@ -136,7 +136,7 @@ impl<'a> Inspector<'a> {
             return folder::file(self, path, source);
         }
         if content != Content::Gguf && !(named_gguf && matches!(content, Content::Unknown | Content::Zeros)) {
-            return Ok(self.foreign(path, &source, content));
+            return self.foreign(path, source, content);
         }
         let mut findings = Findings::default();
         self.total = source.size();
@@ -162,13 +162,12 @@ impl<'a> Inspector<'a> {
     }
 
     /// A file that is not GGUF, whatever its name.
-    fn foreign(&mut self, path: &Path, source: &SourceFile, content: Content) -> Inspection {
+    fn foreign(&mut self, path: &Path, source: SourceFile, content: Content) -> Result<Inspection, Problem> {
         let extension =
             path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let size = source.size();
         let kind = match content {
             Content::Safetensors => ArtifactKind::Safetensors,
-            Content::Pickle => ArtifactKind::Pickle,
-            Content::Zip if extension != "gguf" && extension != "safetensors" => ArtifactKind::Pickle,
             _ => ArtifactKind::Unknown,
         };
         let claims = match extension.as_str() {
@@ -176,6 +175,13 @@ impl<'a> Inspector<'a> {
             "safetensors" if content != Content::Safetensors => Some("safetensors"),
             _ => None,
         };
+        // Old pickles begin with anything.
+        let maybe_old = content == Content::Unknown && discover::is_pickle_extension(&extension);
+        if (matches!(content, Content::Pickle | Content::Zip) || maybe_old)
+            && let Some(inspection) = pickle::file(self, path, source, content, claims)?
+        {
+            return Ok(inspection);
+        }
         let finding = match (content, claims) {
             (Content::Empty, _) => Code::Empty.finding("the file is empty"),
             (Content::LfsPointer, _) => {
@@ -189,10 +195,10 @@ impl<'a> Inspector<'a> {
             (content, None) => Code::NotExamined.finding(format!("the file is {}", content.name())),
         };
         let mut inspection = blank(path, kind);
-        inspection.files.push(FileRecord { path: path.to_owned(), bytes: source.size(), sha256: None });
+        inspection.files.push(FileRecord { path: path.to_owned(), bytes: size, sha256: None });
         inspection.status = Status::Reject;
         inspection.findings.push(finding);
-        inspection
+        Ok(inspection)
     }
 
     fn split_set(&mut self, path: &Path, name: &PartName) -> Result<Inspection, Problem> {

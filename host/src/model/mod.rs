@@ -10,6 +10,7 @@ mod folder;
 pub mod gguf;
 pub mod inspect;
 mod parts;
+mod pickle;
 pub mod safetensors;
 pub mod scan;
 pub mod sniff;
