@@ -12,7 +12,7 @@ use crate::domain::{Problem, ProblemKind};
 use crate::model::finding::Code;
 use crate::model::{self, InspectOptions};
 
-/// Arguments of `assayd inspect`.
+/// Says what model files are and what is wrong with them, without running them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -88,7 +88,10 @@ fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<model::Ignored>), Problem> {
         [] => Err(Problem::new(ProblemKind::Input, format!("{} holds no model", path.display())).hint(
             "models are *.gguf, *.safetensors with their config.json, or PyTorch *.bin and *.pt files",
         )),
-        [_] => Ok((vec![path.to_owned()], found.ignored)),
+        // The folder is laid out as an artifact itself, or holds just one.
+        artifacts if artifacts.len() == 1 || artifacts.iter().any(|artifact| artifact.path == path) => {
+            Ok((vec![path.to_owned()], found.ignored))
+        }
         several => Ok((several.iter().map(|artifact| artifact.path.clone()).collect(), found.ignored)),
     }
 }

@@ -20,6 +20,17 @@ pub const GGUF_TENSORS: u64 = 262_144;
 pub const TENSOR_NAME_BYTES: u64 = 64;
 /// Files of one split set.
 pub const SPLIT_PARTS: u64 = 1_024;
+/// Bytes of a safetensors header (the specification's limit is 100 MB).
+pub const SAFETENSORS_HEADER_BYTES: u64 = 64 << 20;
+/// Bytes of config.json, of a shard index, and of tokenizer.json.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+pub const INDEX_BYTES: u64 = 16 << 20;
+pub const JSON_FILE_BYTES: u64 = 64 << 20;
+/// Bytes of one pickle that are followed, and objects it may put on its stack or memo.
+pub const PICKLE_BYTES: u64 = 64 << 20;
+pub const PICKLE_OBJECTS: usize = 1 << 18;
+/// Entries of an archive.
+pub const ARCHIVE_ENTRIES: u64 = 65_535;
 /// Depth of folders searched for models, and entries looked at before giving up.
 pub const DISCOVER_DEPTH: usize = 16;
 pub const DISCOVER_ENTRIES: usize = 100_000;

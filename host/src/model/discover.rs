@@ -101,6 +101,11 @@ pub fn is_unfinished(name: &str) -> bool {
     UNFINISHED.iter().any(|ending| lower.ends_with(ending))
 }
 
+/// Is this lower-case extension one that pickle checkpoints have?
+pub fn is_pickle_extension(extension: &str) -> bool {
+    ["bin", "pt", "pth", "ckpt", "pkl", "pickle"].contains(&extension)
+}
+
 /// Looks through `root`.
 ///
 /// # Errors
@@ -215,7 +220,7 @@ impl Search {
                     None => self.single(file, ArtifactKind::Gguf),
                 },
                 "safetensors" => hf.push(file),
-                "bin" | "pt" | "pth" | "ckpt" | "pkl" | "pickle" => self.single(file, ArtifactKind::Pickle),
+                end if is_pickle_extension(end) => self.single(file, ArtifactKind::Pickle),
                 "json" | "model" | "txt" | "jinja" => side.push(file),
                 _ if file.name.starts_with("sha256-") && holds_gguf(&file.path) => {
                     self.single(file, ArtifactKind::Gguf)

@@ -110,9 +110,13 @@ codes! {
         "general.alignment is 0, not a power of two, or absurd."
         "Get a clean copy, or convert the model again."
 
+    BadJson "bad-json" Error
+        "A header or a configuration file is not the JSON it must be."
+        "Get a clean copy of the file."
+
     // The tensor table.
     DuplicateTensor "duplicate-tensor" Error
-        "Two tensors have the same name; loaders disagree on which one counts."
+        "Two tensors, or two entries of a safetensors header, have the same name; loaders disagree on which one counts."
         "Do not load it; get a clean copy."
     BadDimensions "bad-dimensions" Error
         "A tensor has more than four dimensions, a dimension of 0, or rows that are not whole blocks of its type."
@@ -139,7 +143,7 @@ codes! {
         "The tensor table goes on after the declared number of tensors: a tensor was hidden from the loader."
         "Do not load it: without that tensor the model runs with other weights than it should. Get a clean copy."
     TrailingBytes "trailing-bytes" Warning
-        "Bytes follow the last tensor that no runtime reads; the message says what they look like."
+        "Bytes follow the last tensor that no runtime reads; the message says what they look like. An error in safetensors files, which forbid it."
         "Ask what they are for. Cutting the file at the given offset removes them."
     NonzeroPadding "nonzero-padding" Warning
         "Bytes between the tensors, which should be zero, are not."
@@ -202,6 +206,43 @@ codes! {
     SplitUnmarked "split-unmarked" Error
         "The name says part of a set and the metadata does not, or the other way round; runtimes refuse it."
         "Restore the original file name (NAME-00001-of-0000N.gguf)."
+
+    // Folders of safetensors.
+    ShardMissing "shard-missing" Error
+        "The index names a file of weights that is not in the folder, or the numbered files are not complete."
+        "Download the missing file into the same folder."
+    ShardTensor "shard-tensor" Error
+        "A tensor is not in the file that the index says, or is in two files."
+        "Get index and files from one source."
+    PathTraversal "path-traversal" Error
+        "The index names a file outside of the folder."
+        "Do not load it: a careless loader would read files of yours."
+    SymlinkEscape "symlink-escape" Warning
+        "A file of the artifact is a symbolic link that leads out of the folder."
+        "Check where it leads; copy the file if it is meant to be part of the model."
+    RemoteCode "remote-code" Warning
+        "The configuration asks the loader to run Python code that comes with the model."
+        "Read that code before allowing it (trust_remote_code)."
+    ConfigMissing "config-missing" Info
+        "There is no config.json beside the weights, so little can be said about the model."
+        "Download config.json into the same folder."
+
+    // Pickles.
+    PickleFormat "pickle-format" Warning
+        "A PyTorch pickle: only tensor-rebuilding code was found in it, but the format can run any code."
+        "Prefer a safetensors or GGUF copy."
+    PickleCodeExecution "pickle-code-execution" Error
+        "Loading this file would run foreign code; the message names the function."
+        "Do not load it. Delete it, and tell whoever published it."
+    PickleUnknownImport "pickle-unknown-import" Error
+        "The pickle calls a function that is not known to be needed for tensors."
+        "Do not load it unless you know that function; ask for a safetensors copy."
+    PickleBroken "pickle-broken" Error
+        "The pickle cannot be followed to its end, so what it does is not known."
+        "Do not load it; get a clean copy."
+    ArchiveInconsistent "archive-inconsistent" Error
+        "The archive's directory and its entries contradict each other, or entries are encrypted or compressed in a way PyTorch never does: a way to hide content from scanners."
+        "Do not load it; get a clean copy."
 
     // Weights (only after reading every byte).
     NanWeights "nan-weights" Error

@@ -8,14 +8,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::consistency::{self, Model, Part};
-use super::discover::{Artifact, discover};
+use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
 use super::gguf::{self, Header, ReadError, Value};
-use super::scan;
+use super::scan::{self, Weights};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
-use super::{facts, parts};
+use super::{facts, folder, parts, pickle};
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
 
@@ -38,11 +38,9 @@ pub fn inspect(
 ) -> Result<Inspection, Problem> {
     let metadata = std::fs::metadata(path).map_err(|error| missing_part_or(path, &error))?;
     let target = if metadata.is_dir() { the_artifact(path)?.path } else { path.to_owned() };
-    if target.is_dir() {
-        return Ok(not_examined(path, ArtifactKind::Safetensors));
-    }
-    let mut inspector = Inspector { options: *options, progress, done: 0, total: 0 };
+    let mut inspector = Inspector::new(*options, progress);
     let mut inspection = match split::of_path(&target) {
+        _ if target.is_dir() => folder::folder(&mut inspector, &target)?,
         Some(name) => inspector.split_set(&target, &name)?,
         None => inspector.file(&target)?,
     };
@@ -61,9 +59,12 @@ fn missing_part_or(path: &Path, error: &io::Error) -> Problem {
     }
 }
 
-/// The one artifact of a folder.
+/// The one artifact of a folder: itself, if it is laid out as one, else the only one in it.
 fn the_artifact(folder: &Path) -> Result<Artifact, Problem> {
     let mut artifacts = discover(folder)?.artifacts;
+    if let Some(own) = artifacts.iter().position(|artifact| artifact.path == folder) {
+        return Ok(artifacts.swap_remove(own));
+    }
     match (artifacts.pop(), artifacts.len()) {
         (Some(artifact), 0) => Ok(artifact),
         (None, _) => Err(Problem::input(format!("{} holds no model", folder.display()))
@@ -77,7 +78,7 @@ fn the_artifact(folder: &Path) -> Result<Artifact, Problem> {
 }
 
 /// An inspection that knows nothing yet.
-fn blank(path: &Path, kind: ArtifactKind) -> Inspection {
+pub(super) fn blank(path: &Path, kind: ArtifactKind) -> Inspection {
     Inspection {
         path: path.to_owned(),
         kind,
@@ -104,18 +105,13 @@ pub fn unreadable(path: &Path, problem: &Problem) -> Inspection {
     inspection
 }
 
-fn not_examined(path: &Path, kind: ArtifactKind) -> Inspection {
-    let mut inspection = blank(path, kind);
-    inspection.findings = vec![Code::NotExamined.finding("this format is not examined yet")];
-    inspection.status = Status::Reject;
-    inspection
-}
-
-struct Inspector<'a> {
+/// The state of one inspection.
+pub(super) struct Inspector<'a> {
     options: InspectOptions,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
-    total: u64,
+    /// Bytes of all files of the artifact.
+    pub total: u64,
 }
 
 /// One opened part: its header, unless something stops the reading.
@@ -126,14 +122,21 @@ pub(super) struct Opened {
     pub zeroed: bool,
 }
 
-impl Inspector<'_> {
+impl<'a> Inspector<'a> {
+    pub fn new(options: InspectOptions, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+        Self { options, progress, done: 0, total: 0 }
+    }
+
     fn file(&mut self, path: &Path) -> Result<Inspection, Problem> {
         let io = |error: &io::Error| Problem::io("read", path, error);
         let source = SourceFile::open(path).map_err(|error| io(&error))?;
         let content = sniff(&source, 0).map_err(|error| io(&error))?;
         let named_gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if content == Content::Safetensors && !named_gguf {
+            return folder::file(self, path, source);
+        }
         if content != Content::Gguf && !(named_gguf && matches!(content, Content::Unknown | Content::Zeros)) {
-            return Ok(self.foreign(path, &source, content));
+            return self.foreign(path, source, content);
         }
         let mut findings = Findings::default();
         self.total = source.size();
@@ -159,13 +162,12 @@ impl Inspector<'_> {
     }
 
     /// A file that is not GGUF, whatever its name.
-    fn foreign(&mut self, path: &Path, source: &SourceFile, content: Content) -> Inspection {
+    fn foreign(&mut self, path: &Path, source: SourceFile, content: Content) -> Result<Inspection, Problem> {
         let extension =
             path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let size = source.size();
         let kind = match content {
             Content::Safetensors => ArtifactKind::Safetensors,
-            Content::Pickle => ArtifactKind::Pickle,
-            Content::Zip if extension != "gguf" && extension != "safetensors" => ArtifactKind::Pickle,
             _ => ArtifactKind::Unknown,
         };
         let claims = match extension.as_str() {
@@ -173,6 +175,13 @@ impl Inspector<'_> {
             "safetensors" if content != Content::Safetensors => Some("safetensors"),
             _ => None,
         };
+        // Old pickles begin with anything.
+        let maybe_old = content == Content::Unknown && discover::is_pickle_extension(&extension);
+        if (matches!(content, Content::Pickle | Content::Zip) || maybe_old)
+            && let Some(inspection) = pickle::file(self, path, source, content, claims)?
+        {
+            return Ok(inspection);
+        }
         let finding = match (content, claims) {
             (Content::Empty, _) => Code::Empty.finding("the file is empty"),
             (Content::LfsPointer, _) => {
@@ -186,10 +195,10 @@ impl Inspector<'_> {
             (content, None) => Code::NotExamined.finding(format!("the file is {}", content.name())),
         };
         let mut inspection = blank(path, kind);
-        inspection.files.push(FileRecord { path: path.to_owned(), bytes: source.size(), sha256: None });
+        inspection.files.push(FileRecord { path: path.to_owned(), bytes: size, sha256: None });
         inspection.status = Status::Reject;
         inspection.findings.push(finding);
-        inspection
+        Ok(inspection)
     }
 
     fn split_set(&mut self, path: &Path, name: &PartName) -> Result<Inspection, Problem> {
@@ -263,11 +272,24 @@ impl Inspector<'_> {
             weights = scan::weights_of(header, size);
             data_offset = header.data_offset.min(size);
         }
+        self.pass(path, &part.source, &weights, data_offset, findings)
+    }
+
+    /// The full pass over one file, if it was asked for.
+    pub fn pass(
+        &mut self,
+        path: &Path,
+        source: &SourceFile,
+        weights: &[Weights],
+        data_offset: u64,
+        findings: &mut Findings,
+    ) -> io::Result<FileRecord> {
+        let size = source.size();
         let mut sha256 = None;
         if self.options.full {
             let (done, total) = (&mut self.done, self.total);
             let progress = &mut *self.progress;
-            let result = scan::scan(&part.source, &weights, data_offset, findings, &mut |bytes| {
+            let result = scan::scan(source, weights, data_offset, findings, &mut |bytes| {
                 *done += bytes;
                 progress(*done, total);
             });
@@ -279,7 +301,7 @@ impl Inspector<'_> {
                 Err(error) => return Err(error),
             }
         }
-        if part.source.size_now()? != size {
+        if source.size_now()? != size {
             findings.push(Code::FileChanged.finding("the size of the file changed while it was read"));
             sha256 = None;
         }
@@ -340,7 +362,7 @@ fn state_facts(inspection: &mut Inspection, model: &Model<'_>, findings: &mut Fi
 }
 
 /// Sets findings and status.
-fn conclude(mut inspection: Inspection, findings: Findings) -> Inspection {
+pub(super) fn conclude(mut inspection: Inspection, findings: Findings) -> Inspection {
     let mut list = findings.finish();
     list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     inspection.status = Inspection::status_of(&list);

@@ -1,13 +1,17 @@
 //! Reading model files: what an artifact is, whether it is whole and safe, and what its
 //! headers say. Pure Rust, bounded, without an engine, a network or a clock.
 
+pub mod canonical;
 pub mod consistency;
 pub mod discover;
 pub mod facts;
 pub mod finding;
+mod folder;
 pub mod gguf;
 pub mod inspect;
 mod parts;
+mod pickle;
+pub mod safetensors;
 pub mod scan;
 pub mod sniff;
 pub mod source;

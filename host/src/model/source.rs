@@ -137,6 +137,15 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// Passes over `length` bytes; false if fewer remain, and then nothing is passed over.
+    pub fn skip(&mut self, length: u64) -> bool {
+        let fits = length <= self.remaining();
+        if fits {
+            self.position += length;
+        }
+        fits
+    }
+
     /// `length` bytes; `Ok(None)` if fewer remain, and then nothing is allocated.
     pub fn bytes(&mut self, length: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(length) = usize::try_from(length).ok().filter(|&length| length as u64 <= self.remaining())

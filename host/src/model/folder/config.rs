@@ -1,0 +1,89 @@
+//! `config.json` and `adapter_config.json`: typed access to the few entries that matter.
+
+use serde_json::Value;
+
+use crate::domain::inspection::Finding;
+use crate::model::finding::{Code, Findings};
+
+/// Keys that do not change what a model computes.
+pub const COSMETIC: [&str; 18] = [
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "_attn_implementation",
+    "attn_implementation",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "initializer_range",
+    "pretraining_tp",
+    "attention_dropout",
+    "hidden_dropout",
+    "embd_pdrop",
+    "resid_pdrop",
+];
+
+/// A parsed configuration.
+#[derive(Debug)]
+pub struct Config(serde_json::Map<String, Value>);
+
+impl Config {
+    /// # Errors
+    /// The text is not a JSON object.
+    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text).map(Self)
+    }
+
+    /// The entry, or that of the language model in a multi-modal configuration.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let inner = || self.0.get("text_config")?.as_object()?.get(key);
+        self.0.get(key).or_else(inner).filter(|value| !value.is_null())
+    }
+
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.get(key)?.as_u64()
+    }
+
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.get(key)?.as_str().map(str::to_owned)
+    }
+
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        self.get(key)?.as_bool()
+    }
+
+    /// How the weights are packed, if they are: the method and the bits.
+    pub fn packed(&self) -> Option<String> {
+        let section = self.get("quantization_config").or_else(|| self.get("quantization"))?.as_object()?;
+        let method = section.get("quant_method").and_then(Value::as_str).unwrap_or("mlx");
+        let bits = section.get("bits").and_then(Value::as_u64);
+        Some(bits.map_or_else(|| method.to_owned(), |bits| format!("{method} {bits}-bit")))
+    }
+
+    /// Values that no model can have, and code that wants to be run.
+    pub fn check(&self, name: &str, findings: &mut Findings) {
+        let mut push = |code: Code, message: String| {
+            findings.push(Finding { part: Some(name.to_owned()), ..code.finding(message) });
+        };
+        for (key, most) in [
+            ("num_hidden_layers", 4096),
+            ("hidden_size", 1 << 24),
+            ("vocab_size", 1 << 24),
+            ("num_attention_heads", 1 << 16),
+            ("intermediate_size", 1 << 24),
+        ] {
+            match self.get(key) {
+                Some(value) if value.as_u64().is_some_and(|value| (1..=most).contains(&value)) => {}
+                Some(value) if value.is_number() => push(Code::MetadataAbsurd, format!("{key} is {value}")),
+                _ => {}
+            }
+        }
+        if self.get("auto_map").is_some() {
+            push(Code::RemoteCode, "auto_map asks the loader to run Python code of the model".to_owned());
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Do the tensors of a folder fit its index and its configuration?
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Config, Index, Shard};
+use crate::domain::inspection::Finding;
+use crate::model::finding::{Code, Findings};
+use crate::model::safetensors::Tensor;
+
+fn all(shards: &[Shard]) -> impl Iterator<Item = (&Shard, &Tensor)> {
+    shards
+        .iter()
+        .filter_map(|shard| Some((shard, shard.header.as_ref()?)))
+        .flat_map(|(shard, header)| header.tensors.iter().map(move |tensor| (shard, tensor)))
+}
+
+fn about(shard: &str, tensor: &str, finding: Finding) -> Finding {
+    Finding { part: Some(shard.to_owned()), tensor: Some(tensor.to_owned()), ..finding }
+}
+
+/// Every tensor once, and where the index says.
+pub(super) fn placed(shards: &[Shard], index: Option<&Index>, findings: &mut Findings) {
+    let mut seen: HashMap<&str, &str> = HashMap::new();
+    for (shard, tensor) in all(shards) {
+        if let Some(first) = seen.insert(&tensor.name, &shard.name)
+            && first != shard.name
+        {
+            let message = format!("the tensor {} is in {first} and in {}", tensor.name, shard.name);
+            findings.push(about(&shard.name, &tensor.name, Code::ShardTensor.finding(message)));
+        }
+    }
+    let readable: BTreeSet<&str> =
+        shards.iter().filter(|shard| shard.header.is_some()).map(|shard| shard.name.as_str()).collect();
+    for (tensor, file) in index.into_iter().flatten() {
+        if readable.contains(file.as_str()) && seen.get(tensor.as_str()) != Some(&file.as_str()) {
+            let message = format!("the index says that {tensor} is in {file}, and it is not");
+            findings.push(about(file, tensor, Code::ShardTensor.finding(message)));
+        }
+    }
+}
+
+/// The layer number in `model.layers.N.…` and its relatives.
+fn layer_of(name: &str) -> Option<u64> {
+    if name.contains("vision") || name.contains("visual") || name.contains("encoder") {
+        return None;
+    }
+    let mut words = name.split('.');
+    while let Some(word) = words.next() {
+        if matches!(word, "layers" | "h" | "blocks") {
+            return words.next()?.parse().ok();
+        }
+    }
+    None
+}
+
+/// Model types whose layers consist of exactly these tensors (and biases).
+const LLAMA_LIKE: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+const LAYER_PARTS: [&str; 9] = [
+    "input_layernorm",
+    "post_attention_layernorm",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// Layers, inventory and shapes by `config.json`.
+pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut Findings) {
+    let tensors: BTreeMap<&str, (&Shard, &Tensor)> =
+        all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
+    let present: BTreeSet<u64> = tensors.keys().filter_map(|name| layer_of(name)).collect();
+    let Some(layers) = config.number("num_hidden_layers").filter(|layers| *layers <= 4096) else { return };
+    if !present.is_empty() {
+        let absent: Vec<u64> = (0..layers).filter(|layer| !present.contains(layer)).collect();
+        if let Some(first) = absent.first() {
+            let message = format!(
+                "num_hidden_layers is {layers}, and {} of these layers have no tensors, the first of them layer {first}",
+                absent.len()
+            );
+            findings.push(Code::MissingTensor.finding(message));
+        }
+    }
+    if config.packed().is_some() {
+        return;
+    }
+    for (name, (shard, tensor)) in &tensors {
+        let embedding = name.ends_with("embed_tokens.weight")
+            || *name == "lm_head.weight"
+            || name.ends_with(".wte.weight");
+        let [rows, columns] = tensor.shape.as_slice() else { continue };
+        if !embedding {
+            continue;
+        }
+        if let Some(size) = config.number("vocab_size").filter(|size| size != rows) {
+            let message = format!("vocab_size is {size} and {name} has {rows} rows");
+            findings.push(about(&shard.name, name, Code::VocabMismatch.finding(message)));
+        }
+        if let Some(width) = config.number("hidden_size").filter(|width| width != columns) {
+            let message = format!("hidden_size is {width} and {name} is {columns} wide");
+            findings.push(about(&shard.name, name, Code::ShapeMismatch.finding(message)));
+        }
+    }
+    if config.text("model_type").is_some_and(|kind| LLAMA_LIKE.contains(&kind.as_str())) {
+        inventory(config, layers, &present, &tensors, findings);
+    }
+}
+
+fn inventory(
+    config: &Config,
+    layers: u64,
+    present: &BTreeSet<u64>,
+    tensors: &BTreeMap<&str, (&Shard, &Tensor)>,
+    findings: &mut Findings,
+) {
+    let mut need = |name: String| {
+        if !tensors.contains_key(name.as_str()) {
+            let finding = Code::MissingTensor.finding(format!("the tensor {name} is missing"));
+            findings.push(Finding { tensor: Some(name), ..finding });
+        }
+    };
+    need("model.embed_tokens.weight".to_owned());
+    need("model.norm.weight".to_owned());
+    if config.flag("tie_word_embeddings") == Some(false) {
+        need("lm_head.weight".to_owned());
+    }
+    for layer in (0..layers).filter(|layer| present.contains(layer)) {
+        for part in LAYER_PARTS {
+            need(format!("model.layers.{layer}.{part}.weight"));
+        }
+    }
+}
+
+/// Every A has its B, and both have the declared rank.
+pub(super) fn adapter(config: &Config, shards: &[Shard], findings: &mut Findings) {
+    let tensors: BTreeMap<&str, (&Shard, &Tensor)> =
+        all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
+    let uniform = config
+        .get("rank_pattern")
+        .and_then(|pattern| pattern.as_object())
+        .is_none_or(serde_json::Map::is_empty);
+    let rank = config.number("r").filter(|_| uniform);
+    for (name, (shard, tensor)) in &tensors {
+        let (other, side) = if name.contains(".lora_A.") {
+            (name.replace(".lora_A.", ".lora_B."), 0)
+        } else if name.contains(".lora_B.") {
+            (name.replace(".lora_B.", ".lora_A."), 1)
+        } else {
+            continue;
+        };
+        if !tensors.contains_key(other.as_str()) {
+            let finding = Code::MissingTensor.finding(format!("{name} has no counterpart {other}"));
+            findings.push(about(&shard.name, &other, finding));
+        }
+        let got = tensor.shape.get(side).copied();
+        if let (Some(rank), Some(got)) = (rank, got)
+            && tensor.shape.len() == 2
+            && rank != got
+        {
+            let message = format!("r is {rank} and {name} has the rank {got}");
+            findings.push(about(&shard.name, name, Code::ShapeMismatch.finding(message)));
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Weights in safetensors files: one file, or a folder with its configuration, tokenizer
+//! and index as Hugging Face lays it out; adapters and MLX folders are such folders, too.
+
+mod config;
+mod contents;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::canonical;
+use super::finding::{Code, Findings};
+use super::inspect::{Inspector, blank, conclude};
+use super::safetensors::{self, Header};
+use super::scan::Weights;
+use super::source::{ReadAt as _, SourceFile};
+use super::split::PartName;
+use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
+use crate::domain::{Problem, Sha256, budget};
+use config::Config;
+
+/// One opened file of weights.
+pub(super) struct Shard {
+    pub name: String,
+    pub path: PathBuf,
+    pub source: SourceFile,
+    pub header: Option<Header>,
+}
+
+/// Keys of tokenizer.json that say how it is used and not what it is.
+const TOKENIZER_COSMETIC: [&str; 3] = ["version", "truncation", "padding"];
+
+/// Inspects one safetensors file on its own.
+pub(super) fn file(
+    inspector: &mut Inspector<'_>,
+    path: &Path,
+    source: SourceFile,
+) -> Result<Inspection, Problem> {
+    let mut findings = Findings::default();
+    let io = |error: &io::Error| Problem::io("read", path, error);
+    inspector.total = source.size();
+    let header = safetensors::read(&source, &mut findings).map_err(|error| io(&error))?;
+    let shard = Shard { name: String::new(), path: path.to_owned(), source, header };
+    let mut inspection = blank(path, ArtifactKind::Safetensors);
+    let record = pass(inspector, &shard, &mut findings).map_err(|error| io(&error))?;
+    inspection.files.push(record);
+    state_weights(&mut inspection, std::slice::from_ref(&shard));
+    if inspection.kind == ArtifactKind::Safetensors && shard.header.is_some() {
+        findings.push(Code::ConfigMissing.finding("a file of weights alone; its folder was not looked at"));
+    }
+    Ok(conclude(inspection, findings))
+}
+
+/// Inspects a folder as one artifact.
+pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspection, Problem> {
+    let mut findings = Findings::default();
+    let names = listing(path)?;
+    let adapter = names.contains("adapter_config.json");
+    let kind = if adapter { ArtifactKind::Adapter } else { ArtifactKind::Safetensors };
+    let mut inspection = blank(path, kind);
+    links(path, &names, &mut findings);
+    let config_name = if adapter { "adapter_config.json" } else { "config.json" };
+    let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
+    inspection.tokenizer_hash =
+        json_digest(path, "tokenizer.json", &names, &TOKENIZER_COSMETIC, &mut findings);
+    let index = index(path, &names, &mut findings);
+    let mut shards = Vec::new();
+    for name in weight_files(&names, index.as_ref(), &mut findings) {
+        let shard_path = path.join(&name);
+        let source =
+            SourceFile::open(&shard_path).map_err(|error| Problem::io("read", &shard_path, &error))?;
+        inspector.total += source.size();
+        findings.part = Some(name.clone());
+        let header = safetensors::read(&source, &mut findings)
+            .map_err(|error| Problem::io("read", &shard_path, &error))?;
+        findings.part = None;
+        shards.push(Shard { name, path: shard_path, source, header });
+    }
+    contents::placed(&shards, index.as_ref(), &mut findings);
+    for shard in &shards {
+        findings.part = Some(shard.name.clone());
+        let record = pass(inspector, shard, &mut findings)
+            .map_err(|error| Problem::io("read", &shard.path, &error))?;
+        findings.part = None;
+        inspection.files.push(record);
+    }
+    side_files(path, &names, &mut inspection);
+    let whole = !findings.has_errors() && shards.iter().all(|shard| shard.header.is_some());
+    if whole {
+        state_weights(&mut inspection, &shards);
+        if let Some(config) = &config {
+            if adapter {
+                contents::adapter(config, &shards, &mut findings);
+            } else {
+                contents::against_config(config, &shards, &mut findings);
+            }
+        }
+    }
+    if let Some(config) = &config {
+        state_config(&mut inspection, config, adapter);
+    }
+    Ok(conclude(inspection, findings))
+}
+
+/// File names of the folder, bounded.
+fn listing(path: &Path) -> Result<BTreeSet<String>, Problem> {
+    let entries = fs::read_dir(path).map_err(|error| Problem::io("open", path, &error))?;
+    let mut names = BTreeSet::new();
+    for entry in entries.take(budget::DISCOVER_ENTRIES) {
+        let entry = entry.map_err(|error| Problem::io("read", path, &error))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Files that are links out of the folder. Hugging Face's cache links from a snapshot to
+/// the blobs beside it; that is its layout.
+fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
+    let Ok(root) = path.canonicalize() else { return };
+    let cache = root.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
+    for name in names {
+        let file = path.join(name);
+        let linked = fs::symlink_metadata(&file).is_ok_and(|metadata| metadata.is_symlink());
+        if !linked {
+            continue;
+        }
+        let Ok(target) = file.canonicalize() else { continue };
+        let within =
+            target.starts_with(&root) || cache.is_some_and(|cache| target.starts_with(cache.join("blobs")));
+        if !within {
+            let message = format!("{name} is a symbolic link that leads out of the folder");
+            findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });
+        }
+    }
+}
+
+/// A text file of the folder, if it is there and not larger than `limit`.
+fn text(path: &Path, name: &str, limit: u64, findings: &mut Findings) -> Option<String> {
+    let mut fail = |code: Code, message: String| {
+        findings.push(Finding { part: Some(name.to_owned()), ..code.finding(message) });
+    };
+    let result = fs::File::open(path.join(name)).and_then(|file| {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    match result {
+        Err(error) => fail(Code::Unreadable, format!("{name} cannot be read: {error}")),
+        Ok(bytes) if bytes.len() as u64 > limit => {
+            fail(Code::HeaderTooLarge, format!("{name} is larger than {limit} bytes"));
+        }
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => return Some(text),
+            Err(_) => fail(Code::InvalidUtf8, format!("{name} is not valid UTF-8")),
+        },
+    }
+    None
+}
+
+fn json_digest(
+    path: &Path,
+    name: &str,
+    names: &BTreeSet<String>,
+    without: &[&str],
+    findings: &mut Findings,
+) -> Option<Sha256> {
+    if !names.contains(name) {
+        return None;
+    }
+    let text = text(path, name, budget::JSON_FILE_BYTES, findings)?;
+    match canonical::digest(&text, without) {
+        Ok(digest) => Some(digest),
+        Err(error) => {
+            let finding = Code::BadJson.finding(format!("{name} is not valid JSON: {error}"));
+            findings.push(Finding { part: Some(name.to_owned()), ..finding });
+            None
+        }
+    }
+}
+
+fn read_config(
+    path: &Path,
+    name: &str,
+    names: &BTreeSet<String>,
+    inspection: &mut Inspection,
+    findings: &mut Findings,
+) -> Option<Config> {
+    if !names.contains(name) {
+        findings.push(Code::ConfigMissing.finding(format!("{name} is missing")));
+        return None;
+    }
+    let text = text(path, name, budget::CONFIG_BYTES, findings)?;
+    match Config::parse(&text) {
+        Ok(config) => {
+            inspection.config_hash = canonical::digest(&text, &config::COSMETIC).ok();
+            config.check(name, findings);
+            Some(config)
+        }
+        Err(error) => {
+            let finding = Code::BadJson.finding(format!("{name} is not valid JSON: {error}"));
+            findings.push(Finding { part: Some(name.to_owned()), ..finding });
+            None
+        }
+    }
+}
+
+/// Which file each tensor is in, by `model.safetensors.index.json`.
+pub(super) type Index = BTreeMap<String, String>;
+
+#[derive(serde::Deserialize)]
+struct IndexFile {
+    weight_map: Index,
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+fn index(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) -> Option<Index> {
+    if !names.contains(INDEX) {
+        return None;
+    }
+    let text = text(path, INDEX, budget::INDEX_BYTES, findings)?;
+    match serde_json::from_str::<IndexFile>(&text) {
+        Ok(index) => Some(index.weight_map),
+        Err(error) => {
+            let finding = Code::BadJson.finding(format!("{INDEX} is not a valid index: {error}"));
+            findings.push(Finding { part: Some(INDEX.to_owned()), ..finding });
+            None
+        }
+    }
+}
+
+/// The files of weights to read, and what is wrong with their names.
+fn weight_files(
+    names: &BTreeSet<String>,
+    index: Option<&Index>,
+    findings: &mut Findings,
+) -> BTreeSet<String> {
+    let present: BTreeSet<String> =
+        names.iter().filter(|name| name.to_ascii_lowercase().ends_with(".safetensors")).cloned().collect();
+    let mut missing = BTreeSet::new();
+    let listed: BTreeSet<&String> = index.into_iter().flat_map(BTreeMap::values).collect();
+    for name in listed {
+        if name.contains(['/', '\\', '\0']) || name == ".." || name.is_empty() {
+            findings.push(Code::PathTraversal.finding(format!("the index names the file {name:?}")));
+        } else if !present.contains(name) {
+            missing.insert(name.clone());
+        }
+    }
+    for part in present.iter().filter_map(|name| PartName::parse(name)) {
+        missing
+            .extend((1..=part.count).map(|number| part.part(number)).filter(|name| !present.contains(name)));
+    }
+    for name in &missing {
+        let finding = Code::ShardMissing.finding(format!("{name} is missing"));
+        findings.push(Finding { part: Some(name.clone()), ..finding });
+    }
+    if present.is_empty() && missing.is_empty() && !findings.has(Code::PathTraversal) {
+        findings.push(Code::ShardMissing.finding("there is no file of weights"));
+    }
+    present
+}
+
+fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -> io::Result<FileRecord> {
+    let size = shard.source.size();
+    let header = shard.header.as_ref();
+    let tensors = header.map(|header| header.tensors.as_slice()).unwrap_or_default();
+    let weights: Vec<Weights> = tensors
+        .iter()
+        .filter(|tensor| {
+            tensor.bytes > 0 && tensor.offset.checked_add(tensor.bytes).is_some_and(|end| end <= size)
+        })
+        .map(|tensor| Weights {
+            name: tensor.name.clone(),
+            kind: tensor.dtype.scanned_as(),
+            row_bytes: match tensor.shape.as_slice() {
+                [rows, _, ..] => tensor.bytes / rows.max(&1),
+                _ => tensor.bytes,
+            },
+            offset: tensor.offset,
+            bytes: tensor.bytes,
+        })
+        .collect();
+    let data_offset = header.map_or(size, |header| header.data_offset.min(size));
+    inspector.pass(&shard.path, &shard.source, &weights, data_offset, findings)
+}
+
+/// Configuration and tokenizer belong to the artifact, without digests.
+fn side_files(path: &Path, names: &BTreeSet<String>, inspection: &mut Inspection) {
+    for name in names.iter().filter(|name| name.ends_with(".json") || name.ends_with(".model")) {
+        let file = path.join(name);
+        if let Ok(metadata) = fs::metadata(&file)
+            && metadata.is_file()
+        {
+            inspection.files.push(FileRecord { path: file, bytes: metadata.len(), sha256: None });
+        }
+    }
+}
+
+/// Counts and the storage type that most weights have.
+fn state_weights(inspection: &mut Inspection, shards: &[Shard]) {
+    let tensors =
+        || shards.iter().filter_map(|shard| shard.header.as_ref()).flat_map(|header| &header.tensors);
+    let mut by_type: BTreeMap<&str, u64> = BTreeMap::new();
+    for tensor in tensors() {
+        let sum = by_type.entry(tensor.dtype.name).or_default();
+        *sum = sum.saturating_add(tensor.elements());
+    }
+    if !shards.iter().all(|shard| shard.header.is_some()) {
+        return;
+    }
+    inspection.tensors = Some(tensors().count() as u64);
+    inspection.parameters = Some(by_type.values().fold(0, |sum, count| sum.saturating_add(*count)));
+    inspection.quantization =
+        by_type.iter().max_by_key(|(_, count)| **count).map(|(name, _)| (*name).to_owned());
+    let mlx = shards
+        .iter()
+        .filter_map(|shard| shard.header.as_ref())
+        .any(|header| header.metadata.get("format").is_some_and(|format| format == "mlx"));
+    if mlx && inspection.kind == ArtifactKind::Safetensors {
+        inspection.kind = ArtifactKind::Mlx;
+    }
+}
+
+fn state_config(inspection: &mut Inspection, config: &Config, adapter: bool) {
+    if adapter {
+        return;
+    }
+    inspection.architecture = config.text("model_type");
+    inspection.context_length = config.number("max_position_embeddings");
+    if let Some(packed) = config.packed() {
+        // Weights are packed several to a stored number: counting those would be wrong.
+        inspection.parameters = None;
+        inspection.quantization = Some(packed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Folders made by hand, each with one thing wrong.
+
+use super::*;
+use crate::domain::inspection::Status;
+use crate::model::{InspectOptions, inspect};
+
+const CONFIG: &str = r#"{"model_type":"llama","num_hidden_layers":1,"hidden_size":4,"vocab_size":3,
+    "max_position_embeddings":32,"tie_word_embeddings":true,"torch_dtype":"float32"}"#;
+
+fn tensors() -> Vec<(String, Vec<u64>)> {
+    let mut list =
+        vec![("model.embed_tokens.weight".to_owned(), vec![3, 4]), ("model.norm.weight".to_owned(), vec![4])];
+    let parts = ["input_layernorm", "post_attention_layernorm", "self_attn.q_proj", "self_attn.k_proj"];
+    let more = ["self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+    list.extend(parts.iter().chain(&more).map(|part| (format!("model.layers.0.{part}.weight"), vec![4, 4])));
+    list
+}
+
+fn weights(metadata: &str, tensors: &[(String, Vec<u64>)]) -> Vec<u8> {
+    let mut at = 0;
+    let mut entries = vec![format!("\"__metadata__\":{metadata}")];
+    for (name, shape) in tensors {
+        let end = at + shape.iter().product::<u64>() * 4;
+        entries.push(format!(
+            "\"{name}\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}"
+        ));
+        at = end;
+    }
+    let json = format!("{{{}}}", entries.join(","));
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(json.as_bytes());
+    (0..at / 4).for_each(|i| bytes.extend_from_slice(&(i as f32 + 0.25).to_le_bytes()));
+    bytes
+}
+
+struct Made(tempfile::TempDir);
+
+impl Made {
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(name), bytes).unwrap());
+        Self(folder)
+    }
+
+    fn look(&self) -> Inspection {
+        inspect(self.0.path(), &InspectOptions { full: true }, &mut |_, _| {}).unwrap()
+    }
+
+    fn codes(&self) -> BTreeSet<String> {
+        self.look().findings.into_iter().map(|finding| finding.code).collect()
+    }
+}
+
+#[test]
+fn a_sound_folder() {
+    let made = Made::new(&[
+        ("config.json", CONFIG.as_bytes()),
+        ("model.safetensors", &weights("{}", &tensors())),
+        ("tokenizer.json", b"{\"version\":\"1.0\",\"model\":{\"vocab\":{\"a\":0}}}"),
+    ]);
+    let inspection = made.look();
+    assert_eq!(inspection.status, Status::Accept, "{:?}", inspection.findings);
+    assert_eq!(inspection.kind, ArtifactKind::Safetensors);
+    assert_eq!(inspection.architecture.as_deref(), Some("llama"));
+    assert_eq!(inspection.context_length, Some(32));
+    assert_eq!(inspection.parameters, Some(12 + 4 + 9 * 16));
+    assert_eq!(inspection.quantization.as_deref(), Some("F32"));
+    assert!(inspection.tokenizer_hash.is_some());
+    assert_eq!(inspection.files.len(), 3);
+    let cosmetic = CONFIG.replace("float32", "bfloat16").replace(",\n", ", ");
+    fs::write(made.0.path().join("config.json"), &cosmetic).unwrap();
+    assert_eq!(made.look().config_hash, inspection.config_hash);
+    fs::write(made.0.path().join("config.json"), cosmetic.replace("32,", "64,")).unwrap();
+    assert_ne!(made.look().config_hash, inspection.config_hash);
+    fs::remove_file(made.0.path().join("config.json")).unwrap();
+    let alone = inspect(&made.0.path().join("model.safetensors"), &InspectOptions::default(), &mut |_, _| {})
+        .unwrap();
+    assert_eq!((alone.config_hash, alone.status), (None, Status::Accept));
+    assert_eq!(alone.findings[0].code, "config-missing");
+}
+
+#[test]
+fn damage_has_its_code() {
+    let good = weights("{}", &tensors());
+    let without = |name: &str| {
+        let rest: Vec<_> = tensors().into_iter().filter(|(other, _)| !other.contains(name)).collect();
+        weights("{}", &rest)
+    };
+    let config = |from: &str, to: &str| {
+        assert!(CONFIG.contains(from));
+        CONFIG.replace(from, to)
+    };
+    let one = |config: &str, weights: &[u8]| {
+        Made::new(&[("config.json", config.as_bytes()), ("model.safetensors", weights)])
+    };
+    let indexed = |map: &str| {
+        let index = format!("{{\"weight_map\":{{{map}}}}}");
+        Made::new(&[
+            ("config.json", CONFIG.as_bytes()),
+            ("model.safetensors", &good),
+            ("model.safetensors.index.json", index.as_bytes()),
+        ])
+    };
+    let nan = {
+        let mut bytes = good.clone();
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+        bytes
+    };
+    let cases: Vec<(&str, Made, &str)> = vec![
+        ("layer declared", one(&config("layers\":1", "layers\":2"), &good), "missing-tensor"),
+        ("tensor gone", one(CONFIG, &without("k_proj")), "missing-tensor"),
+        ("untied, no output", one(&config("true", "false"), &good), "missing-tensor"),
+        ("vocabulary", one(&config("size\":3", "size\":5"), &good), "vocab-mismatch"),
+        ("width", one(&config("hidden_size\":4", "hidden_size\":8"), &good), "shape-mismatch"),
+        ("absurd", one(&config("layers\":1", "layers\":1000000"), &good), "metadata-absurd"),
+        ("remote code", one(&config("\"torch", "\"auto_map\":{},\"torch"), &good), "remote-code"),
+        ("broken config", one("{", &good), "bad-json"),
+        ("NaN", one(CONFIG, &nan), "nan-weights"),
+        ("cut", one(CONFIG, &good[..good.len() - 4]), "truncated"),
+        ("traversal", indexed("\"a\":\"../../etc/passwd\""), "path-traversal"),
+        ("absolute", indexed("\"a\":\"/etc/passwd\""), "path-traversal"),
+        ("shard gone", indexed("\"a\":\"model-00001-of-00002.safetensors\""), "shard-missing"),
+        ("index lies", indexed("\"a\":\"model.safetensors\""), "shard-tensor"),
+        (
+            "twice",
+            Made::new(&[
+                ("config.json", CONFIG.as_bytes()),
+                ("a.safetensors", &good),
+                ("b.safetensors", &good),
+            ]),
+            "shard-tensor",
+        ),
+        (
+            "numbered shard gone",
+            Made::new(&[("config.json", CONFIG.as_bytes()), ("m-00001-of-00002.safetensors", &good)]),
+            "shard-missing",
+        ),
+    ];
+    for (what, made, code) in cases {
+        let codes = made.codes();
+        assert!(codes.contains(code), "{what}: {codes:?}");
+    }
+}
+
+#[test]
+fn adapters_and_mlx_are_recognised() {
+    let pair = |name: &str, rank: u64| {
+        vec![
+            (format!("m.{name}.lora_A.weight"), vec![rank, 4]),
+            (format!("m.{name}.lora_B.weight"), vec![4, rank]),
+        ]
+    };
+    let adapter = |tensors: &[(String, Vec<u64>)]| {
+        Made::new(&[
+            ("adapter_config.json", br#"{"peft_type":"LORA","r":2}"#),
+            ("adapter_model.safetensors", &weights("{}", tensors)),
+        ])
+    };
+    let sound = adapter(&pair("q", 2)).look();
+    assert_eq!((sound.kind, sound.status), (ArtifactKind::Adapter, Status::Accept), "{:?}", sound.findings);
+    assert!(adapter(&pair("q", 3)).codes().contains("shape-mismatch"));
+    assert!(adapter(&pair("q", 2)[..1]).codes().contains("missing-tensor"));
+    let mlx = CONFIG.replace("\"torch", "\"quantization\":{\"group_size\":64,\"bits\":4},\"torch");
+    let mlx = Made::new(&[
+        ("config.json", mlx.as_bytes()),
+        ("model.safetensors", &weights("{\"format\":\"mlx\"}", &tensors())),
+    ]);
+    let mlx = mlx.look();
+    assert_eq!((mlx.kind, mlx.status), (ArtifactKind::Mlx, Status::Accept), "{:?}", mlx.findings);
+    assert_eq!((mlx.parameters, mlx.quantization.as_deref()), (None, Some("mlx 4-bit")));
+}
+
+#[test]
+fn links_out_of_the_folder_are_noticed_and_the_cache_layout_is_not() {
+    let outside = Made::new(&[("w", &weights("{}", &tensors()))]);
+    let made = Made::new(&[("config.json", CONFIG.as_bytes())]);
+    std::os::unix::fs::symlink(outside.0.path().join("w"), made.0.path().join("model.safetensors")).unwrap();
+    // Discovery leaves such a link alone, so ask for the folder itself.
+    let mut silent = |_, _| {};
+    let mut inspector = Inspector::new(InspectOptions::default(), &mut silent);
+    let inspection = folder(&mut inspector, made.0.path()).unwrap();
+    assert!(
+        inspection.findings.iter().any(|finding| finding.code == "symlink-escape"),
+        "{:?}",
+        inspection.findings
+    );
+
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("models--a--b/snapshots/abc");
+    let blobs = cache.path().join("models--a--b/blobs");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join("1"), CONFIG).unwrap();
+    fs::write(blobs.join("2"), weights("{}", &tensors())).unwrap();
+    std::os::unix::fs::symlink("../../blobs/1", snapshot.join("config.json")).unwrap();
+    std::os::unix::fs::symlink("../../blobs/2", snapshot.join("model.safetensors")).unwrap();
+    let inspection = folder(&mut inspector, &snapshot).unwrap();
+    assert_eq!(inspection.status, Status::Accept, "{:?}", inspection.findings);
+    let found = inspect(cache.path(), &InspectOptions::default(), &mut |_, _| {}).unwrap();
+    assert_eq!(found.status, Status::Accept);
+}

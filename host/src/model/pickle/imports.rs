@@ -1,0 +1,177 @@
+//! Which functions a pickle may import: those that rebuild tensors, and nothing else.
+
+/// What to think of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Harmless,
+    /// Known to run code or to reach the system.
+    Dangerous,
+    /// Not on the list of what tensors need.
+    Unknown,
+}
+
+const HARMLESS: [(&str, &[&str]); 9] = [
+    (
+        "torch._utils",
+        &[
+            "_rebuild_tensor",
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor_v3",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+            "_rebuild_qtensor",
+            "_rebuild_sparse_tensor",
+        ],
+    ),
+    ("torch.nn.parameter", &["Parameter"]),
+    ("torch.storage", &["UntypedStorage", "TypedStorage"]),
+    ("collections", &["OrderedDict", "Counter"]),
+    ("_codecs", &["encode"]),
+    ("numpy", &["dtype", "ndarray"]),
+    ("numpy.core.multiarray", &["_reconstruct", "scalar"]),
+    ("numpy._core.multiarray", &["_reconstruct", "scalar"]),
+    (
+        "builtins",
+        &[
+            "set",
+            "frozenset",
+            "dict",
+            "list",
+            "tuple",
+            "int",
+            "float",
+            "bool",
+            "complex",
+            "bytearray",
+            "slice",
+        ],
+    ),
+];
+
+/// Types of the torch module that name storages, number formats and places.
+const TORCH: [&str; 36] = [
+    "Size",
+    "device",
+    "Tensor",
+    "FloatStorage",
+    "DoubleStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "LongStorage",
+    "IntStorage",
+    "ShortStorage",
+    "CharStorage",
+    "ByteStorage",
+    "BoolStorage",
+    "ComplexFloatStorage",
+    "ComplexDoubleStorage",
+    "QInt8Storage",
+    "QUInt8Storage",
+    "QInt32Storage",
+    "UntypedStorage",
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "qint8",
+    "quint8",
+    "qint32",
+];
+
+/// Modules, with all below them, that reach the system, run code or load more of it.
+const DANGEROUS: [&str; 60] = [
+    "os",
+    "posix",
+    "nt",
+    "subprocess",
+    "sys",
+    "pty",
+    "socket",
+    "shutil",
+    "runpy",
+    "importlib",
+    "code",
+    "codeop",
+    "timeit",
+    "pdb",
+    "bdb",
+    "profile",
+    "cProfile",
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "marshal",
+    "types",
+    "ctypes",
+    "asyncio",
+    "multiprocessing",
+    "webbrowser",
+    "requests",
+    "urllib",
+    "urllib2",
+    "http",
+    "httplib",
+    "ftplib",
+    "smtplib",
+    "telnetlib",
+    "operator",
+    "_operator",
+    "functools",
+    "pip",
+    "commands",
+    "popen2",
+    "tempfile",
+    "pathlib",
+    "linecache",
+    "imaplib",
+    "trace",
+    "doctest",
+    "idlelib",
+    "lib2to3",
+    "distutils",
+    "setuptools",
+    "ensurepip",
+    "pydoc",
+    "venv",
+    "zipimport",
+    "io",
+    "_io",
+    "platform",
+    "signal",
+    "threading",
+    "pkgutil",
+];
+const DANGEROUS_TORCH: [&str; 4] = ["torch.hub", "torch.jit", "torch.package", "torch.utils"];
+
+/// Judges `module.name`.
+pub fn judge(import: &str) -> Verdict {
+    let Some((module, name)) = import.rsplit_once('.') else { return Verdict::Unknown };
+    let listed = HARMLESS.iter().any(|(allowed, names)| *allowed == module && names.contains(&name));
+    if listed || module == "torch" && TORCH.contains(&name) {
+        return Verdict::Harmless;
+    }
+    if module == "__builtin__" {
+        return judge(&format!("builtins.{name}"));
+    }
+    let root = module.split('.').next().unwrap_or(module);
+    let below = |prefix: &str| {
+        module.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let load = module == "torch" && name == "load" || module == "torch.storage" && name == "_load_from_bytes";
+    // What is left of the builtins runs code, opens files or reaches attributes.
+    let dangerous = DANGEROUS.contains(&root)
+        || root == "builtins"
+        || load
+        || DANGEROUS_TORCH.iter().any(|prefix| below(prefix));
+    if dangerous { Verdict::Dangerous } else { Verdict::Unknown }
+}
