@@ -62,6 +62,9 @@ impl Config {
     }
 }
 
+/// Weights by GGUF name: shape (rows, columns) and values, row-major.
+pub(crate) type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// A network with its weights, in f32 on the CPU.
 #[derive(Debug)]
 pub(crate) struct Net {
@@ -94,10 +97,7 @@ impl Net {
     }
 
     /// A network from weights by GGUF name.
-    pub(crate) fn from_weights(
-        config: Config,
-        weights: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-    ) -> Result<Self> {
+    pub(crate) fn from_weights(config: Config, weights: Weights) -> Result<Self> {
         let device = Device::Cpu;
         let vars = weights
             .into_iter()
@@ -137,8 +137,7 @@ impl Net {
         self.vars.values().cloned().collect()
     }
 
-    /// The weights by GGUF name, row-major.
-    pub(crate) fn weights(&self) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+    pub(crate) fn weights(&self) -> Result<Weights> {
         self.vars
             .iter()
             .map(|(name, var)| {

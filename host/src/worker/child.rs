@@ -75,7 +75,7 @@ fn guard_self() {
     let _ = rustix::process::nice(10);
     // First to go when the machine runs out of memory. Before the next line, which makes
     // these files root's.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    crate::governor::memory::go_first();
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
