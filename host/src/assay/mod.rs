@@ -1,1 +1,32 @@
 //! The pipeline: stages, the sequential loop, the decision table, reports.
+//!
+//! One way through, without back and forth: a key becomes challenges, challenges become
+//! traces in a worker, traces become scores in a plugin, scores become a decision in a
+//! plugin, and the decision with everything that led to it becomes a report. Invariants: the
+//! challenges are committed to before a model is loaded; never two models in memory; the
+//! truth table of [`decision`] has the last word; what failed is named, never counted.
+
+pub mod cache;
+pub mod canonical;
+pub mod claim;
+pub mod closing;
+mod compare;
+pub mod decision;
+mod draft;
+pub mod events;
+mod hash_checks;
+pub mod judge;
+pub mod pipeline;
+mod reference;
+pub mod report;
+pub mod request;
+pub mod runner;
+#[cfg(test)]
+mod tests;
+
+pub use canonical::constants_digest;
+pub use draft::{name_of, transcript_root};
+pub use events::{AssayEvent, Stage};
+pub use pipeline::run;
+pub use report::Report;
+pub use request::{AssayContext, AssayRequest, KeyText};

@@ -8,10 +8,14 @@ use clap::{Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod decide;
 pub mod inspect;
 pub mod logprobs;
+pub mod modes;
 pub mod plugin;
 pub mod screen;
+pub mod verify;
+mod verify_screen;
 
 const ABOUT: &str = "Judges LLM model files with evidence: is the file whole, is it the model it claims to be, \
                      and what did quantisation do to it?";
@@ -28,9 +32,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Decide(decide::Args),
     Inspect(inspect::Args),
     Logprobs(logprobs::Args),
+    Modes(modes::Args),
     Plugin(plugin::Args),
+    Verify(verify::Args),
     /// The guarded child process; not for people.
     #[command(name = worker::WORKER_COMMAND, hide = true)]
     Worker,
@@ -48,9 +55,12 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match &cli.command {
+        Command::Decide(args) => decide::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Worker => {
             return match worker::serve() {
                 Ok(()) => ExitCode::SUCCESS,

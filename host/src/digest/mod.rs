@@ -2,6 +2,10 @@
 //!
 //! Streaming with buffers of fixed size; whatever the file, memory stays the same.
 
+pub mod bytes;
 mod file;
+pub mod merkle;
 
+pub use bytes::{HashCore, sha256_parts};
 pub use file::{Sha256Stream, sha256, sha256_file};
+pub use merkle::merkle_root;

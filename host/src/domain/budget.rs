@@ -44,6 +44,24 @@ pub const WORKER_STALL: Duration = Duration::from_secs(120);
 /// Bytes of a worker's standard error that are kept, from the end.
 pub const WORKER_LOG_BYTES: usize = 64 << 10;
 
+/// Challenges of one assay, and scores of one `assayd decide`.
+pub const CHALLENGES: u64 = 100_000;
+/// Bytes of a file of scores that a user brings.
+pub const SCORES_FILE_BYTES: u64 = 4 << 20;
+/// Bytes of a file that holds a challenge key.
+pub const KEY_FILE_BYTES: u64 = 4 << 10;
+/// Bytes of one cached reference trace.
+pub const CACHED_TRACE_BYTES: u64 = 512 << 20;
+/// Bytes of all cached reference traces; the oldest sets go first.
+pub const TRACE_CACHE_BYTES: u64 = 4 << 30;
+/// Bytes of reference traces kept in memory when the cache cannot be written.
+pub const TRACES_IN_MEMORY_BYTES: usize = 1 << 30;
+/// Entries of a report's error list; further ones are counted in a last entry.
+pub const REPORT_ERRORS: usize = 200;
+/// Bytes of one checksum manifest beside an artifact, and how many of them are read.
+pub const MANIFEST_BYTES: u64 = 1 << 20;
+pub const MANIFESTS: usize = 64;
+
 /// Bytes of a plugin file.
 pub const PLUGIN_FILE_BYTES: u64 = 8 << 20;
 

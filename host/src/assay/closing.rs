@@ -1,0 +1,151 @@
+//! What a report says besides the verdict: mean and spread, anytime p-values, the smallest
+//! delta the scores certify, and how many scores would decide.
+//!
+//! All of it follows from the recorded scores through the decider that decided, so anyone can
+//! compute it again. A value that is not defined is `None`, never 0 or infinity.
+
+use super::judge::{Fold, replay, stopping_step};
+use crate::challenge::kdf::Choices;
+use crate::digest::sha256_parts;
+use crate::domain::score::{Decision, DecisionParams, Step};
+use crate::plugin::{Decider, PluginFault};
+
+/// Bisection steps for the certified delta: 2^-20 is finer than anyone reads.
+const BISECTIONS: u32 = 20;
+/// Resampled streams from which the needed n is read.
+const RESAMPLES: usize = 20;
+/// The needed n is searched up to this many times the scores there are, and ...
+const NEEDED_FACTOR: usize = 10;
+/// ... never beyond this many scores.
+const NEEDED_LIMIT: usize = 2_000;
+
+/// Mean, standard deviation (n - 1) and d_z = mean / sd of the scores, by Welford's method.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moments {
+    pub mean: Option<f64>,
+    /// Undefined for fewer than two scores.
+    pub std: Option<f64>,
+    /// Undefined without spread.
+    pub effect_size: Option<f64>,
+}
+
+pub fn moments(scores: &[f64]) -> Moments {
+    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
+    for score in scores {
+        n += 1.0;
+        let before = score - mean;
+        mean += before / n;
+        squares += before * (score - mean);
+    }
+    let std = (n >= 2.0).then(|| (squares / (n - 1.0)).sqrt());
+    Moments {
+        mean: (n > 0.0).then_some(mean),
+        std,
+        effect_size: std.filter(|&std| std > 0.0).map(|std| mean / std),
+    }
+}
+
+/// Anytime p-value `min(1, 1 / max E)` from the logarithms of an e-process.
+pub fn anytime_p(log_e: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let mut largest = None;
+    for value in log_e {
+        // One missing value means that the decider has no such evidence.
+        let value = value?;
+        largest = Some(largest.map_or(value, |so_far: f64| so_far.max(value)));
+    }
+    largest.map(|log_e| (-log_e).exp().min(1.0))
+}
+
+/// The smallest delta that the scores certify at the same alpha, by bisection over the
+/// decider; `None` if not even delta near 1 is.
+///
+/// For an e-process this is the upper end of the confidence sequence that inverts the test,
+/// so choosing it after the fact costs nothing.
+///
+/// # Errors
+/// The decider failed.
+pub fn smallest_delta(
+    decider: &Decider,
+    params: &DecisionParams,
+    scores: &[f64],
+) -> Result<Option<f64>, PluginFault> {
+    let certified = |delta: f64| -> Result<bool, PluginFault> {
+        let asked = DecisionParams { gamma: params.gamma.min(delta), delta, ..*params };
+        let needed = (1.0 / params.alpha).ln();
+        let enough = |step: &Step| match step.log_e_same {
+            Some(log_e) => log_e >= needed,
+            None => step.decision == Decision::Same,
+        };
+        Ok(replay(decider, &asked, scores)?.iter().any(enough))
+    };
+    let (mut low, mut high) = (0.0, 1.0 - 1e-6);
+    if scores.is_empty() || !certified(high)? {
+        return Ok(None);
+    }
+    for _ in 0..BISECTIONS {
+        let middle = f64::midpoint(low, high);
+        if certified(middle)? { high = middle } else { low = middle }
+    }
+    Ok(Some(high))
+}
+
+/// How many scores would probably decide: the 90 % quantile of the stopping times of streams
+/// resampled from the scores. `None` when fewer than that share decide within the limit.
+/// The resampling is keyed by the scores themselves, so the answer is reproducible.
+///
+/// # Errors
+/// The decider failed.
+pub fn needed_n(
+    decider: &Decider,
+    params: &DecisionParams,
+    scores: &[f64],
+) -> Result<Option<u64>, PluginFault> {
+    if scores.is_empty() {
+        return Ok(None);
+    }
+    let length = (scores.len() * NEEDED_FACTOR).min(NEEDED_LIMIT);
+    let asked = DecisionParams { n_max: length as u64, ..*params };
+    let bytes: Vec<u8> = scores.iter().flat_map(|score| score.to_be_bytes()).collect();
+    let source = Choices::new(sha256_parts(&[b"assayd/needed-n/v1\0", &bytes]).0);
+    let mut stops = Vec::new();
+    for resample in 0..RESAMPLES {
+        let stream = source.child("resample", &resample.to_be_bytes());
+        let drawn: Vec<f64> =
+            (0..length).filter_map(|i| stream.pick(&format!("score/{i}"), scores)).copied().collect();
+        let mut fold = Fold::start(decider.clone(), &asked)?;
+        for some in drawn.chunks(64) {
+            if let Some(step) = stopping_step(fold.push(some)?, asked.n_max) {
+                stops.push(step.n);
+                break;
+            }
+        }
+    }
+    stops.sort_unstable();
+    Ok(stops.get(RESAMPLES * 9 / 10 - 1).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_by_hand() {
+        let m = moments(&[0.1, 0.2, 0.6]);
+        assert!((m.mean.unwrap() - 0.3).abs() < 1e-15);
+        assert!((m.std.unwrap() - 0.07_f64.sqrt()).abs() < 1e-15);
+        assert!((m.effect_size.unwrap() - 0.3 / 0.07_f64.sqrt()).abs() < 1e-14);
+        let zeros = moments(&[0.0; 9]);
+        assert_eq!((zeros.mean, zeros.std, zeros.effect_size), (Some(0.0), Some(0.0), None));
+        assert_eq!(moments(&[0.5]), Moments { mean: Some(0.5), std: None, effect_size: None });
+        assert_eq!(moments(&[]), Moments { mean: None, std: None, effect_size: None });
+    }
+
+    #[test]
+    fn p_values() {
+        let p = |values: &[Option<f64>]| anytime_p(values.iter().copied());
+        assert_eq!(p(&[]), None);
+        assert_eq!(p(&[Some(-3.0)]), Some(1.0), "never above 1");
+        assert!((p(&[Some(0.0), Some(5.0), Some(2.0)]).unwrap() - (-5.0_f64).exp()).abs() < 1e-15);
+        assert_eq!(p(&[Some(1.0), None]), None);
+    }
+}

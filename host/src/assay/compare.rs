@@ -1,0 +1,431 @@
+//! The sequential comparison: reference and candidate in turns, round by round, until the
+//! decider knows or the challenges are used up.
+//!
+//! Never two models at a time: the reference answers a block of rounds and is ended, then the
+//! candidate answers them and is ended; only an undecided block brings the reference back for
+//! another one, twice as large. Both models are scored on the same tokens.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::cache::{Answer, CacheKey, TraceCache};
+use super::decision::Statistics;
+use super::draft::Draft;
+use super::events::{AssayEvent, Stage};
+use super::judge::Judge;
+use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
+use super::report::{Record, Role};
+use super::request::{AssayContext, AssayRequest};
+use super::runner::{Runner, Session};
+use crate::challenge::{Challenge, ChallengeSet};
+use crate::digest::sha256_parts;
+use crate::domain::modes::{self, MAX_FAILED_SHARE, ROUND, SCORED_POSITIONS};
+use crate::domain::score::{DecisionParams, Score, Step};
+use crate::domain::trace::{Distribution, Trace};
+use crate::domain::{Problem, ProblemKind, Sha256};
+use crate::engine::{Detail, LoadSpec, ScoreItem};
+use crate::plugin::{Evidence, FaultClass, PluginFault, RefusalKind, Scorer};
+use crate::worker::{Progress, WorkerEnd};
+
+/// Why a comparison ended without a decision.
+#[derive(Debug)]
+pub struct Halt {
+    pub statistics: Statistics,
+    pub error: String,
+}
+
+impl Halt {
+    pub fn failed(error: impl Into<String>) -> Self {
+        Self { statistics: Statistics::Failed, error: error.into() }
+    }
+}
+
+impl From<PluginFault> for Halt {
+    fn from(fault: PluginFault) -> Self {
+        Self { statistics: Statistics::PluginFault, error: fault.to_string() }
+    }
+}
+
+impl From<Problem> for Halt {
+    fn from(problem: Problem) -> Self {
+        let statistics = match problem.kind {
+            ProblemKind::Plugin => Statistics::PluginFault,
+            _ => Statistics::Failed,
+        };
+        Self { statistics, error: problem.message }
+    }
+}
+
+/// What is compared with what.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    pub reference: &'a LoadSpec,
+    pub reference_root: Sha256,
+    pub candidate: &'a LoadSpec,
+    pub set: &'a ChallengeSet,
+}
+
+/// One comparison while it runs.
+pub struct Comparison<'a> {
+    pub request: &'a AssayRequest,
+    pub context: &'a AssayContext<'a>,
+    pub runner: &'a dyn Runner,
+    pub pair: Pair<'a>,
+    pub draft: &'a mut Draft,
+    pub judge: Judge,
+    cache: TraceCache,
+    scorer: Scorer,
+    prompts_seen: HashSet<Vec<u32>>,
+    nats: Vec<Option<f64>>,
+    failed: u64,
+    attempted: u64,
+}
+
+impl<'a> Comparison<'a> {
+    /// # Errors
+    /// A plugin is missing or failed to start.
+    pub fn new(
+        request: &'a AssayRequest,
+        context: &'a AssayContext<'a>,
+        runner: &'a dyn Runner,
+        pair: Pair<'a>,
+        params: DecisionParams,
+        draft: &'a mut Draft,
+    ) -> Result<Self, Halt> {
+        let key = CacheKey {
+            reference: pair.reference_root,
+            commitment: pair.set.commitment,
+            context: pair.reference.context,
+            parallel: pair.reference.parallel,
+            threads: pair.reference.threads,
+            positions: SCORED_POSITIONS,
+            assayd_version: env!("CARGO_PKG_VERSION"),
+        };
+        Ok(Self {
+            judge: Judge::start(&context.plugins, &request.decider, params)?,
+            cache: TraceCache::open(&context.cache_dir, &key)?,
+            scorer: context.plugins.scorer(&request.scorer)?,
+            request,
+            context,
+            runner,
+            pair,
+            draft,
+            prompts_seen: HashSet::new(),
+            nats: Vec::new(),
+            failed: 0,
+            attempted: 0,
+        })
+    }
+
+    /// Runs to a decision or to the last challenge.
+    ///
+    /// # Errors
+    /// A worker or a plugin failed, too many challenges did, or it was cancelled.
+    pub fn run(&mut self) -> Result<Statistics, Halt> {
+        let rounds = (self.pair.set.challenges.len() as u64).div_ceil(ROUND);
+        let mut block = first_block(self.judge.params());
+        let mut next = 0;
+        while next < rounds && !self.judge.is_done() {
+            let range = next..(next + block).min(rounds);
+            self.reference_block(range.clone())?;
+            self.candidate_block(range.clone())?;
+            next = range.end;
+            block *= 2;
+        }
+        self.check_failures(self.attempted)?;
+        let diff = &mut self.draft.report.enhanced_diff;
+        diff.n_failed = self.failed;
+        let counted = self.nats.get(..self.judge.counted()).unwrap_or_default();
+        let known: Option<Vec<f64>> = counted.iter().copied().collect();
+        diff.mean_nats = known.filter(|n| !n.is_empty()).map(|n| n.iter().sum::<f64>() / n.len() as f64);
+        Ok(Statistics::Decided(self.judge.decision()))
+    }
+
+    /// Sees to it that the reference has answered these rounds; starts it only if it must.
+    fn reference_block(&mut self, rounds: std::ops::Range<u64>) -> Result<(), Halt> {
+        let missing = missing_rounds(self.pair.set, &self.cache, rounds);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut session = self.load(Role::Reference)?;
+        self.stage(Stage::Reference);
+        let started = Instant::now();
+        let total = missing.iter().map(|&round| round_of(self.pair.set, round).len() as u64).sum();
+        let on_event = self.context.on_event;
+        let mut done = 0;
+        let answered = answer_rounds(
+            session.as_mut(),
+            self.pair.set,
+            &mut self.cache,
+            &missing,
+            self.pair.reference.context,
+            &mut |_| {
+                done += 1;
+                on_event(AssayEvent::Progress { stage: Stage::Reference, done, total });
+            },
+        );
+        self.draft.add_time("reference_seconds", started);
+        match answered {
+            Ok(()) => self.end(Role::Reference, session),
+            Err(ReferenceError::Worker(end)) => return Err(self.worker_failed(Role::Reference, &end)),
+            Err(ReferenceError::Problem(problem)) => return Err(problem.into()),
+        }
+        self.draft.report.engine =
+            self.cache.info().map(|info| info.engine).or(self.draft.report.engine.take());
+        Ok(())
+    }
+
+    /// Lets the candidate answer these rounds until the judge has enough.
+    fn candidate_block(&mut self, rounds: std::ops::Range<u64>) -> Result<(), Halt> {
+        let mut session = self.load(Role::Candidate)?;
+        let info = session.info().clone();
+        if let Some(reference) = self.cache.info()
+            && reference.engine != info.engine
+        {
+            // The cached traces come from another build: its rounding is not this one's.
+            self.end(Role::Candidate, session);
+            self.cache.clear();
+            self.reference_block(0..rounds.end)?;
+            session = self.load(Role::Candidate)?;
+        }
+        if let Some(reference) = self.cache.info()
+            && reference.vocab != info.vocab
+        {
+            self.end(Role::Candidate, session);
+            return Err(Halt {
+                statistics: Statistics::NotComparable,
+                error: format!(
+                    "the vocabularies have {} and {} tokens; distributions over them cannot be compared",
+                    reference.vocab, info.vocab
+                ),
+            });
+        }
+        self.draft.report.engine = Some(info.engine);
+        self.stage(Stage::Candidate);
+        let started = Instant::now();
+        for round in rounds {
+            if self.judge.is_done() {
+                break;
+            }
+            if let Err(halt) = self.round(session.as_mut(), round) {
+                self.draft.add_time("candidate_seconds", started);
+                return Err(halt);
+            }
+            self.check_failures(self.judge.params().n_max)?;
+        }
+        self.draft.add_time("candidate_seconds", started);
+        self.end(Role::Candidate, session);
+        Ok(())
+    }
+
+    /// One round: traces, scores, one look of the decider per score.
+    fn round(&mut self, session: &mut dyn Session, round: u64) -> Result<(), Halt> {
+        let set = self.pair.set;
+        let mut asked: Vec<(&Challenge, Arc<Answer>)> = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
+        for challenge in round_of(set, round) {
+            let answer = self.cache.get(challenge.index);
+            let failure = match answer.as_deref() {
+                Some(Answer::Trace(trace)) => {
+                    let prompt = trace.tokens.get(..trace.scored_from as usize).unwrap_or_default().to_vec();
+                    (!self.prompts_seen.insert(prompt))
+                        .then(|| "cut to the context, the prompt repeats an earlier one".to_owned())
+                }
+                Some(Answer::Failed(reason)) => Some(format!("reference: {reason}")),
+                None => Some("reference: its trace is not there any more".to_owned()),
+            };
+            records.push(blank_record(challenge, failure.clone()));
+            if let (None, Some(answer)) = (failure, answer) {
+                asked.push((challenge, answer));
+            }
+        }
+        let items: Vec<ScoreItem> = asked.iter().filter_map(|(_, answer)| item_of(answer)).collect();
+        let mut traces: Vec<Result<Trace, String>> = Vec::new();
+        session
+            .score(&items, &mut |_, trace| traces.push(trace))
+            .map_err(|end| self.worker_failed(Role::Candidate, &end))?;
+
+        let started = Instant::now();
+        for ((challenge, answer), trace) in asked.into_iter().zip(traces) {
+            let Some(record) = records.iter_mut().find(|r| r.challenge.index == challenge.index) else {
+                continue;
+            };
+            let (Answer::Trace(reference), trace) = (&*answer, trace) else { continue };
+            record.tokens.clone_from(&reference.tokens);
+            record.scored_from = reference.scored_from;
+            record.reference_trace = Some(trace_digest(reference));
+            match trace {
+                Err(reason) => record.failure = Some(format!("candidate: {reason}")),
+                Ok(candidate) => {
+                    record.candidate_trace = Some(trace_digest(&candidate));
+                    let evidence = Evidence {
+                        challenge: challenge.index.to_string(),
+                        reference: Arc::new(reference.clone()),
+                        candidate: Arc::new(candidate),
+                    };
+                    match self.scorer.score(&evidence, "") {
+                        Ok(score) => {
+                            check_score(&score, &self.request.scorer)?;
+                            record.score = Some(score.value);
+                            record.notes = score.notes.into_iter().collect();
+                        }
+                        Err(fault) if is_refusal(&fault) => record.failure = Some(fault.to_string()),
+                        Err(fault) => return Err(fault.into()),
+                    }
+                }
+            }
+        }
+        self.draft.add_time("score_seconds", started);
+        self.look(records)
+    }
+
+    /// Hands the round's scores to the decider and keeps its records.
+    fn look(&mut self, mut records: Vec<Record>) -> Result<(), Halt> {
+        let started = Instant::now();
+        let scores: Vec<f64> = records.iter().filter_map(|record| record.score).collect();
+        let mut steps = self.judge.push(&scores)?.into_iter();
+        for record in &mut records {
+            self.attempted += 1;
+            if let Some(score) = record.score {
+                self.nats.push(mean_nats(record));
+                let Some(step) = steps.next() else {
+                    return Err(Halt::failed("the decider gave fewer steps than it got scores"));
+                };
+                take_down(record, &step, self.judge.counted() as u64);
+                (self.context.on_event)(AssayEvent::Scored { index: record.challenge.index, score, step });
+            } else {
+                self.failed += 1;
+                let reason = record.failure.get_or_insert_with(|| "it was not scored".to_owned()).clone();
+                self.draft.note(format!("challenge {} failed: {reason}", record.challenge.index));
+                (self.context.on_event)(AssayEvent::Failed { index: record.challenge.index, reason });
+            }
+        }
+        self.draft.report.records.append(&mut records);
+        self.draft.add_time("decide_seconds", started);
+        Ok(())
+    }
+
+    /// Too many failed challenges end the assay; a single one never does.
+    fn check_failures(&self, out_of: u64) -> Result<(), Halt> {
+        let allowed = ((out_of as f64 * MAX_FAILED_SHARE).floor() as u64).max(1);
+        if self.failed > allowed {
+            return Err(Halt::failed(format!(
+                "{} of {} challenges failed; at most {} % may",
+                self.failed,
+                self.attempted,
+                100.0 * MAX_FAILED_SHARE
+            )));
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, role: Role) -> Result<Box<dyn Session>, Halt> {
+        let (stage, spec) = match role {
+            Role::Reference => (Stage::LoadingReference, self.pair.reference),
+            Role::Candidate => (Stage::LoadingCandidate, self.pair.candidate),
+        };
+        self.stage(stage);
+        let on_event = self.context.on_event;
+        let mut progress = |progress: Progress| {
+            let done = (f64::from(progress.fraction) * 1000.0) as u64;
+            on_event(AssayEvent::Progress { stage, done, total: 1000 });
+        };
+        let runner = self.runner;
+        runner.start(spec, &mut progress).map_err(|end| self.worker_failed(role, &end))
+    }
+
+    fn end(&mut self, role: Role, session: Box<dyn Session>) {
+        let summary = session.finish();
+        self.draft.worker_ended(role, &summary);
+    }
+
+    fn worker_failed(&mut self, role: Role, end: &WorkerEnd) -> Halt {
+        self.draft.worker_failed(role, end);
+        if self.context.cancel.load(Ordering::Relaxed) {
+            return Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() };
+        }
+        let hint = end.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Halt::failed(format!("the {}'s {end}{hint}", role.as_str()))
+    }
+
+    fn stage(&self, stage: Stage) {
+        (self.context.on_event)(AssayEvent::Stage { stage });
+    }
+}
+
+/// Rounds of the first block: enough to decide a clear case, with room for a few surprises.
+fn first_block(params: &DecisionParams) -> u64 {
+    let fewest = modes::fewest_for_same(params.alpha, params.delta);
+    (fewest + fewest / 2).div_ceil(ROUND)
+}
+
+fn item_of(answer: &Answer) -> Option<ScoreItem> {
+    let Answer::Trace(trace) = answer else { return None };
+    let detail = match &trace.distribution {
+        Distribution::Coarse { ids, .. } => Detail::Given { ids: ids.clone() },
+        Distribution::Full { .. } | Distribution::Summary => Detail::Own,
+    };
+    Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })
+}
+
+fn blank_record(challenge: &Challenge, failure: Option<String>) -> Record {
+    Record {
+        challenge: challenge.clone(),
+        failure,
+        tokens: Vec::new(),
+        scored_from: 0,
+        reference_trace: None,
+        candidate_trace: None,
+        score: None,
+        notes: std::collections::BTreeMap::new(),
+        n: None,
+        counted: false,
+        lower: None,
+        upper: None,
+        log_e_same: None,
+        log_e_different: None,
+        decision: None,
+    }
+}
+
+fn take_down(record: &mut Record, step: &Step, counted: u64) {
+    record.n = Some(step.n);
+    record.counted = step.n <= counted;
+    record.lower = step.lower;
+    record.upper = step.upper;
+    record.log_e_same = step.log_e_same;
+    record.log_e_different = step.log_e_different;
+    record.decision = Some(step.decision);
+}
+
+/// The scorer's own mean in nats, from a note named `mean_..._nats`.
+fn mean_nats(record: &Record) -> Option<f64> {
+    let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
+    record.notes.iter().find(note).map(|(_, value)| *value)
+}
+
+/// Whether a scorer worked and said that this evidence cannot be scored: a failed challenge,
+/// not a broken plugin.
+fn is_refusal(fault: &PluginFault) -> bool {
+    use RefusalKind::{InvalidEvidence, Numeric, Other, Unsupported};
+    let refusal = |kind| matches!(kind, InvalidEvidence | Numeric | Other | Unsupported);
+    matches!(&fault.class, FaultClass::Refused { kind, .. } if refusal(*kind))
+}
+
+fn check_score(score: &Score, scorer: &str) -> Result<(), Halt> {
+    if (0.0..=1.0).contains(&score.value) && score.notes.iter().all(|(_, value)| value.is_finite()) {
+        return Ok(());
+    }
+    Err(Halt {
+        statistics: Statistics::PluginFault,
+        error: format!("scorer {scorer} gave {}, which is not a score in [0, 1]", score.value),
+    })
+}
+
+fn trace_digest(trace: &Trace) -> Sha256 {
+    // A trace has a postcard form whatever it holds; were that to change, an empty digest
+    // would make every trace alike and the copy test would see it.
+    sha256_parts(&[b"assayd/trace/v1\0", &postcard::to_stdvec(trace).unwrap_or_default()])
+}

@@ -1,0 +1,368 @@
+//! The way of one assay: inspect, check, commit to challenges, compare, close, decide.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::closing;
+use super::compare::{Comparison, Halt, Pair};
+use super::decision::{Agreement, Findings, HashChecks, Statistics};
+use super::draft::{Draft, artifact_root, name_of};
+use super::events::{AssayEvent, Stage};
+use super::judge::{INTERVAL_DECIDER, Judge};
+use super::report::{Challenges, Report, ReportPlugin, Role};
+use super::request::{AssayContext, AssayRequest};
+use super::runner::{Runner, WorkerRunner};
+use super::{claim, hash_checks};
+use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
+use crate::domain::inspection::{Inspection, Status};
+use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
+use crate::domain::score::{Decision, DecisionParams};
+use crate::domain::{Problem, Sha256};
+use crate::engine::{LoadSpec, default_threads, engine_for};
+use crate::model::{InspectOptions, inspect};
+use crate::plugin::{PluginKind, PluginSet};
+use crate::worker::WorkerLimits;
+
+/// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
+const RAW_VOCAB: u32 = 256;
+
+/// Runs one assay in guarded workers. Blocks; cancellable; always gives a report.
+pub fn run(request: &AssayRequest, context: &AssayContext<'_>) -> Report {
+    let limits = WorkerLimits {
+        memory_bytes: request.max_memory_bytes,
+        cancel: Some(std::sync::Arc::clone(&context.cancel)),
+        ..WorkerLimits::default()
+    };
+    run_with(request, context, &WorkerRunner { limits })
+}
+
+/// As [`run`], with sessions from `runner`.
+pub fn run_with(request: &AssayRequest, context: &AssayContext<'_>, runner: &dyn Runner) -> Report {
+    let inspected = |role, path: &std::path::Path| {
+        let stage = match role {
+            Role::Reference => Stage::InspectingReference,
+            Role::Candidate => Stage::InspectingCandidate,
+        };
+        (context.on_event)(AssayEvent::Stage { stage });
+        inspect(path, &InspectOptions { full: true }, &mut |done, total| {
+            (context.on_event)(AssayEvent::Progress { stage, done, total });
+        })
+    };
+    judge(request, context, runner, &inspected)
+}
+
+/// How an artifact is inspected; tests bring their own.
+pub type Inspect<'a> = &'a dyn Fn(Role, &std::path::Path) -> Result<Inspection, Problem>;
+
+/// As [`run_with`], with inspections from `inspected`.
+pub fn judge(
+    request: &AssayRequest,
+    context: &AssayContext<'_>,
+    runner: &dyn Runner,
+    inspected: Inspect<'_>,
+) -> Report {
+    let checked = request.check(&context.plugins);
+    let params = *checked.as_ref().unwrap_or(&request.mode.mode().params);
+    let mut findings = Findings {
+        statistics: Statistics::Failed,
+        reference_structure: None,
+        candidate_structure: Status::Accept,
+        hash_checks: HashChecks::NotApplicable,
+        provenance_complete: false,
+        tokenizer: Agreement::Unknown,
+        config: Agreement::Unknown,
+    };
+    let mut draft = Draft::new(request, &params);
+    let outcome = match checked {
+        Ok(params) => std::thread::scope(|scope| {
+            // Compiling plugins takes a moment; it overlaps with reading the files. What fails
+            // here fails again where the plugin is used, and is reported there.
+            let plugins: &PluginSet = &context.plugins;
+            scope.spawn(move || prepare(request, plugins));
+            Assay { request, context, runner, params, draft: &mut draft, findings: &mut findings }
+                .stages(inspected)
+        }),
+        Err(problem) => Err(Halt::failed(with_hint(&problem))),
+    };
+    let error = match outcome {
+        Ok(statistics) => {
+            findings.statistics = statistics;
+            None
+        }
+        Err(halt) => {
+            findings.statistics = halt.statistics;
+            draft.note(halt.error.clone());
+            Some(halt.error)
+        }
+    };
+    draft.finish(&findings, error)
+}
+
+fn prepare(request: &AssayRequest, plugins: &PluginSet) {
+    let list = plugins.list();
+    let wanted: Vec<(PluginKind, &str)> =
+        list.iter().filter(|r| takes_part(request, r.kind, &r.id)).map(|r| (r.kind, r.id.as_str())).collect();
+    if let Err(problem) = plugins.prepare(&wanted) {
+        tracing::debug!(%problem, "a plugin is not ready");
+    }
+}
+
+/// Whether a plugin can influence this assay's verdict or its report's numbers.
+fn takes_part(request: &AssayRequest, kind: PluginKind, id: &str) -> bool {
+    match kind {
+        PluginKind::Scorer => id == request.scorer,
+        PluginKind::Decider => id == request.decider || id == INTERVAL_DECIDER,
+        PluginKind::HashCheck => true,
+        PluginKind::Report => false,
+    }
+}
+
+fn with_hint(problem: &Problem) -> String {
+    problem.hint.as_ref().map_or_else(|| problem.message.clone(), |hint| format!("{problem} ({hint})"))
+}
+
+struct Assay<'a> {
+    request: &'a AssayRequest,
+    context: &'a AssayContext<'a>,
+    runner: &'a dyn Runner,
+    params: DecisionParams,
+    draft: &'a mut Draft,
+    findings: &'a mut Findings,
+}
+
+impl Assay<'_> {
+    fn stages(&mut self, inspected: Inspect<'_>) -> Result<Statistics, Halt> {
+        let candidate = self.inspect(Role::Candidate, &self.request.candidate, inspected)?;
+        self.findings.candidate_structure = candidate.status;
+        let reference = match &self.request.reference {
+            Some(path) => Some(self.inspect(Role::Reference, path, inspected)?),
+            None => None,
+        };
+        self.findings.reference_structure = reference.as_ref().map(|inspection| inspection.status);
+        self.compare_facts(reference.as_ref(), &candidate);
+        self.list_plugins();
+        self.findings.hash_checks = self.hash_checks(reference.as_ref(), &candidate);
+
+        let broken = |inspection: &Inspection| inspection.status == Status::Reject;
+        if broken(&candidate) || reference.as_ref().is_some_and(broken) {
+            return Err(Halt::failed(rejection(reference.as_ref(), &candidate)));
+        }
+        let Some(reference) = reference else { return Ok(Statistics::NoReference) };
+        if matches!(self.findings.hash_checks, HashChecks::Failed | HashChecks::Fault) {
+            return Ok(Statistics::NotComparable);
+        }
+        if self.findings.tokenizer == Agreement::Mismatch {
+            self.draft.note("enhanced_diff: the tokenizers differ, so there are no common tokens to score");
+            return Ok(Statistics::NotComparable);
+        }
+        let (Some(reference_root), true) = (artifact_root(&reference), self.findings.provenance_complete)
+        else {
+            return Err(Halt::failed("a file could not be digested"));
+        };
+        self.compare(&reference, reference_root, &candidate)
+    }
+
+    fn inspect(
+        &mut self,
+        role: Role,
+        path: &std::path::Path,
+        inspected: Inspect<'_>,
+    ) -> Result<Inspection, Halt> {
+        let started = Instant::now();
+        let inspection = inspected(role, path);
+        self.draft.add_time("inspect_seconds", started);
+        let inspection = inspection.map_err(|problem| Halt::failed(with_hint(&problem)))?;
+        self.draft.inspected(role, &inspection);
+        self.stop_if_cancelled()?;
+        Ok(inspection)
+    }
+
+    fn stop_if_cancelled(&self) -> Result<(), Halt> {
+        if self.context.cancel.load(Ordering::Relaxed) {
+            return Err(Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Fills what follows from the two inspections alone.
+    fn compare_facts(&mut self, reference: Option<&Inspection>, candidate: &Inspection) {
+        let digested = |inspection: &Inspection| artifact_root(inspection).is_some();
+        self.findings.provenance_complete = digested(candidate) && reference.is_none_or(digested);
+        let Some(reference) = reference else { return };
+        let agreement = |of: fn(&Inspection) -> Option<&Sha256>| Agreement::of(of(reference), of(candidate));
+        self.findings.config = agreement(|inspection| inspection.config_hash.as_ref());
+        self.findings.tokenizer = agreement(|inspection| inspection.tokenizer_hash.as_ref());
+        let security = &mut self.draft.report.security;
+        security.config_hash.matches = self.findings.config.as_match();
+        security.tokenizer.compatible = self.findings.tokenizer.as_match();
+        match self.findings.tokenizer {
+            Agreement::Mismatch => {
+                security.tokenizer.differences.push("tokens, scores, kinds or merges differ".to_owned());
+            }
+            Agreement::AbsentInBoth => {
+                self.draft.note("security.tokenizer.compatible: neither model has a tokenizer");
+            }
+            Agreement::Unknown => {
+                self.draft.note("security.tokenizer.compatible: a tokenizer could not be determined");
+            }
+            Agreement::Match => {}
+        }
+    }
+
+    /// Lists every plugin that takes part, with its digest.
+    fn list_plugins(&mut self) {
+        let records = self
+            .context
+            .plugins
+            .list()
+            .into_iter()
+            .filter(|record| takes_part(self.request, record.kind, &record.id));
+        self.draft.report.plugins = records
+            .map(|record| ReportPlugin {
+                id: record.id,
+                kind: record.kind.as_str().to_owned(),
+                version: record.version,
+                sha256: record.sha256,
+            })
+            .collect();
+    }
+
+    fn hash_checks(&mut self, reference: Option<&Inspection>, candidate: &Inspection) -> HashChecks {
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::HashChecks });
+        let started = Instant::now();
+        let (outcome, notes) =
+            hash_checks::run(&self.context.plugins, reference.into_iter().chain([candidate]));
+        self.draft.report.remarks.extend(notes);
+        self.draft.add_time("hash_check_seconds", started);
+        outcome
+    }
+
+    fn compare(
+        &mut self,
+        reference: &Inspection,
+        reference_root: Sha256,
+        candidate: &Inspection,
+    ) -> Result<Statistics, Halt> {
+        let key = self.request.challenge_key()?;
+        let set = self.challenges(&key)?;
+        let context = context_of(reference, candidate);
+        if context <= SCORED_POSITIONS {
+            return Err(Halt::failed(format!(
+                "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
+            )));
+        }
+        // The same number for both: how work is split over threads can move logits by rounding.
+        let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
+        let reference = self.load_spec(reference, context, threads)?;
+        let candidate = self.load_spec(candidate, context, threads)?;
+        let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+        let mut comparison =
+            Comparison::new(self.request, self.context, self.runner, pair, self.params, self.draft)?;
+        let statistics = comparison.run()?;
+        let judge = comparison.judge;
+        // Every model is gone: now the key may be known.
+        if let Some(challenges) = &mut self.draft.report.challenges {
+            challenges.key_revealed = Some(key.reveal());
+        }
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
+        self.close(&judge)?;
+        Ok(statistics)
+    }
+
+    /// Derives the challenges and commits to them, before any model is loaded.
+    fn challenges(&mut self, key: &Key) -> Result<ChallengeSet, Halt> {
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::Challenges });
+        let started = Instant::now();
+        let plan = match self.findings.tokenizer {
+            Agreement::Match => Plan::Text,
+            Agreement::Mismatch | Agreement::AbsentInBoth | Agreement::Unknown => {
+                Plan::Tokens { vocab: RAW_VOCAB }
+            }
+        };
+        let set = ChallengeSet::generate(key, plan, self.params.n_max)
+            .map_err(|exhausted| Halt::failed(exhausted.to_string()))?;
+        self.draft.add_time("challenge_seconds", started);
+        self.draft.report.challenges = Some(Challenges {
+            commitment: set.commitment,
+            key_revealed: None,
+            distinct: set.challenges.len() as u64,
+            space_size: plan.space(),
+            template_version: TEMPLATE_VERSION.to_owned(),
+            plan,
+        });
+        let challenges = set.challenges.len() as u64;
+        (self.context.on_event)(AssayEvent::Committed { commitment: set.commitment, challenges });
+        self.stop_if_cancelled()?;
+        Ok(set)
+    }
+
+    fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
+        let (engine, paths) = engine_for(inspection)?;
+        // A worker has a working folder of its own.
+        let paths: Result<Vec<_>, _> = paths.iter().map(std::path::absolute).collect();
+        let paths = paths.map_err(|error| Problem::io("find", &inspection.path, &error))?;
+        let mut spec = LoadSpec::judged(engine, paths, context, threads);
+        spec.parallel = JUDGED_PARALLEL;
+        Ok(spec)
+    }
+
+    /// Fills what follows from the scores that count.
+    fn close(&mut self, judge: &Judge) -> Result<(), Halt> {
+        let (scores, params) = (judge.scores(), judge.params());
+        let moments = closing::moments(scores);
+        let decision = judge.decision();
+        let diff = &mut self.draft.report.enhanced_diff;
+        diff.decision = Some(decision);
+        diff.n_effective = scores.len() as u64;
+        diff.stopped_early = judge.stopped_early();
+        (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
+        (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
+        diff.p_same = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_same));
+        diff.p_different = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_different));
+        diff.claim = claim::claim(decision, params, &self.request.scorer, diff.n_effective);
+        diff.smallest_delta_certified = closing::smallest_delta(judge.decider(), params, scores)?;
+        if decision == Decision::Undecided {
+            // A forecast, not evidence: a decider too slow for it does not spoil the verdict.
+            let needed = closing::needed_n(judge.decider(), params, scores);
+            diff.needed_n = needed.as_ref().ok().copied().flatten();
+            match needed {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    self.draft
+                        .note("enhanced_diff.needed_n: no number of challenges within reach would decide");
+                }
+                Err(fault) => self.draft.note(format!("enhanced_diff.needed_n: {fault}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tokens per sequence: what both models were trained for, at most what is judged with.
+fn context_of(reference: &Inspection, candidate: &Inspection) -> u32 {
+    [reference.context_length, candidate.context_length]
+        .into_iter()
+        .flatten()
+        .filter_map(|length| u32::try_from(length).ok())
+        .fold(JUDGED_CONTEXT, u32::min)
+}
+
+fn rejection(reference: Option<&Inspection>, candidate: &Inspection) -> String {
+    let say = |inspection: &Inspection, role: &str| {
+        let findings: Vec<&str> = inspection
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == crate::domain::inspection::Severity::Error)
+            .map(|finding| finding.message.as_str())
+            .take(3)
+            .collect();
+        format!("the {role} {} was rejected: {}", name_of(&inspection.path), findings.join("; "))
+    };
+    match reference.filter(|inspection| inspection.status == Status::Reject) {
+        Some(reference) if candidate.status == Status::Reject => {
+            format!("{}; {}", say(candidate, "candidate"), say(reference, "reference"))
+        }
+        Some(reference) => say(reference, "reference"),
+        None => say(candidate, "candidate"),
+    }
+}

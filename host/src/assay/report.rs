@@ -1,0 +1,257 @@
+//! The report: one typed record from which every table, page and card is rendered.
+//!
+//! Serialised it is the document `assayd.report/1` of `assayd verify --json`. All keys are
+//! always there; evidence that is missing is null and `errors` says why. Units are in the
+//! names. Nothing in here is computed: the pipeline fills it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::challenge::Challenge;
+use crate::domain::Sha256;
+use crate::domain::inspection::{Finding, Status};
+use crate::domain::score::{Decision, FinalDecision};
+use crate::engine::EngineInfo;
+use crate::worker::Ending;
+
+/// Names the shape of [`Report`].
+pub const SCHEMA: &str = "assayd.report/1";
+
+/// What an assay found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: String,
+    pub assayd_version: String,
+    /// Path of the reference.
+    pub model1: Option<PathBuf>,
+    /// Path of the candidate.
+    pub model2: PathBuf,
+    pub mode: String,
+    pub final_decision: FinalDecision,
+    /// The rule that made the final decision.
+    pub because: String,
+    /// Whether the assay came to an end by itself: everything but ERROR.
+    pub success: bool,
+    /// What went wrong, if it ended as ERROR.
+    pub error: Option<String>,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub finished_at: String,
+    pub seconds: f64,
+    pub enhanced_diff: EnhancedDiff,
+    pub security: Security,
+    /// How the weights relate; null until they were compared.
+    pub lineage: Option<Lineage>,
+    pub provenance: Provenance,
+    pub files: Vec<ReportFile>,
+    pub challenges: Option<Challenges>,
+    pub plugins: Vec<ReportPlugin>,
+    pub constants_digest: Sha256,
+    pub engine: Option<EngineInfo>,
+    pub memory: Memory,
+    pub peak_memory_gb: Option<f64>,
+    pub workers: Vec<ReportWorker>,
+    /// Reasons for everything that is null, and failed challenges.
+    pub errors: Vec<String>,
+    /// What a reader should know and what does not change the verdict.
+    pub remarks: Vec<String>,
+    /// Seconds by stage; every name ends in `_seconds`.
+    pub timings: BTreeMap<String, f64>,
+    pub inspections: Inspections,
+    /// One row per challenge that was asked, in order.
+    pub records: Vec<Record>,
+}
+
+/// The statistical comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EnhancedDiff {
+    /// Null when nothing was compared.
+    pub decision: Option<Decision>,
+    pub confidence: f64,
+    /// d_z = mean / standard deviation of the scores; null without spread.
+    pub effect_size: Option<f64>,
+    /// Hedged confidence sequence for the mean score, valid at any stopping time.
+    pub ci_lower: Option<f64>,
+    pub ci_upper: Option<f64>,
+    /// Mean score, in shares of the clip like gamma and delta.
+    pub mean_diff: Option<f64>,
+    pub std_diff: Option<f64>,
+    /// Mean of the scorer's own value before clipping, in nats; null for scorers without one.
+    pub mean_nats: Option<f64>,
+    /// Scores that count: one per challenge, up to the stopping time.
+    pub n_effective: u64,
+    pub n_failed: u64,
+    pub n_max: u64,
+    pub gamma: f64,
+    pub delta: f64,
+    pub clip_nats: f64,
+    /// What the decision claims, in words.
+    pub claim: String,
+    /// Anytime p-value against "the mean is at least delta".
+    pub p_same: Option<f64>,
+    /// Anytime p-value against "the mean is at most gamma".
+    pub p_different: Option<f64>,
+    pub smallest_delta_certified: Option<f64>,
+    pub scorer: String,
+    pub decider: String,
+    pub stopped_early: bool,
+    /// For UNDECIDED: how many scores would probably decide.
+    pub needed_n: Option<u64>,
+}
+
+/// Comparisons that need no model run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Security {
+    pub config_hash: HashPair,
+    pub fuzzy_hash: FuzzyHash,
+    pub tokenizer: Tokenizer,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct HashPair {
+    pub reference: Option<Sha256>,
+    pub candidate: Option<Sha256>,
+    #[serde(rename = "match")]
+    pub matches: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FuzzyHash {
+    pub algorithm: Option<String>,
+    pub distance: Option<u32>,
+    pub similarity: Option<f64>,
+    #[serde(rename = "match")]
+    pub matches: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Tokenizer {
+    /// Null when it is not known of both.
+    pub compatible: Option<bool>,
+    pub differences: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lineage {
+    pub relation: String,
+    pub tensors_compared: u64,
+    pub tensors_identical: u64,
+    pub max_excess_error: Option<f64>,
+    pub worst_tensor: Option<String>,
+}
+
+/// RFC 6962 roots over the files of each side and over the records.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Provenance {
+    pub reference_root: Option<Sha256>,
+    pub candidate_root: Option<Sha256>,
+    pub transcript_root: Option<Sha256>,
+}
+
+/// Which side of the comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Reference,
+    Candidate,
+}
+
+impl Role {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReportFile {
+    pub role: Role,
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: Option<Sha256>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Challenges {
+    /// Published before the first model was loaded.
+    pub commitment: Sha256,
+    /// The key in hexadecimal, revealed after the last model ran; null if the run broke off.
+    pub key_revealed: Option<String>,
+    /// Distinct prompts that were committed to.
+    pub distinct: u64,
+    pub space_size: u64,
+    pub template_version: String,
+    pub plan: crate::challenge::Plan,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportPlugin {
+    pub id: String,
+    pub kind: String,
+    pub version: String,
+    pub sha256: Sha256,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    pub limit_bytes: Option<u64>,
+    pub predicted_bytes: Option<u64>,
+    /// Most anonymous resident memory of any worker.
+    pub peak_bytes: Option<u64>,
+    pub enforcement: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReportWorker {
+    pub role: Role,
+    pub ending: Ending,
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Inspections {
+    pub reference: Option<InspectionSummary>,
+    pub candidate: Option<InspectionSummary>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InspectionSummary {
+    pub status: Status,
+    pub architecture: Option<String>,
+    pub parameters: Option<u64>,
+    pub quantization: Option<String>,
+    pub findings: Vec<Finding>,
+}
+
+/// One challenge with what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    #[serde(flatten)]
+    pub challenge: Challenge,
+    /// Null when it was scored; else why it was not, and it reduces n.
+    pub failure: Option<String>,
+    /// Tokens that both models were scored on, and how many of them were given.
+    pub tokens: Vec<u32>,
+    pub scored_from: u32,
+    /// SHA-256 over each side's trace as it was measured.
+    pub reference_trace: Option<Sha256>,
+    pub candidate_trace: Option<Sha256>,
+    /// In [0, 1].
+    pub score: Option<f64>,
+    /// The scorer's details in natural units.
+    pub notes: BTreeMap<String, f64>,
+    /// Place among the scores, from 1; null if it failed.
+    pub n: Option<u64>,
+    /// Whether it counts: scored at or before the stopping time.
+    pub counted: bool,
+    /// Bounds on the mean score, and the decider's evidence, after this score.
+    pub lower: Option<f64>,
+    pub upper: Option<f64>,
+    pub log_e_same: Option<f64>,
+    pub log_e_different: Option<f64>,
+    pub decision: Option<Decision>,
+}

@@ -1,0 +1,146 @@
+//! What is asked of an assay, and what it is allowed to touch.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+
+use super::events::AssayEvent;
+use crate::challenge::Key;
+use crate::domain::Problem;
+use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
+use crate::domain::score::DecisionParams;
+use crate::plugin::{PluginKind, PluginSet};
+
+/// A challenge key as text; `Debug` withholds it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyText(pub String);
+
+impl std::fmt::Debug for KeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeyText(withheld)")
+    }
+}
+
+/// One assay: a candidate, usually against a reference. A field that is not given takes
+/// the mode's value; an unknown field is an error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssayRequest {
+    pub candidate: PathBuf,
+    /// Without one the candidate is inspected and nothing is compared.
+    #[serde(default)]
+    pub reference: Option<PathBuf>,
+    #[serde(default)]
+    pub mode: ModeName,
+    #[serde(default = "default_scorer")]
+    pub scorer: String,
+    #[serde(default = "default_decider")]
+    pub decider: String,
+    /// Challenge key in hexadecimal; a fresh random one if not given.
+    #[serde(default)]
+    pub key: Option<KeyText>,
+    #[serde(default)]
+    pub n_max: Option<u64>,
+    /// `1 - alpha`, such as 0.99.
+    #[serde(default)]
+    pub confidence: Option<f64>,
+    #[serde(default)]
+    pub gamma: Option<f64>,
+    #[serde(default)]
+    pub delta: Option<f64>,
+    /// Threads of a worker; if not given, what the engine finds best for the reference.
+    #[serde(default)]
+    pub threads: Option<u32>,
+    /// Most memory of a worker, in bytes.
+    #[serde(default)]
+    pub max_memory_bytes: Option<u64>,
+    /// Memory that must stay free on the machine, in bytes.
+    #[serde(default)]
+    pub min_free_bytes: Option<u64>,
+    /// Go on although the memory estimate says no.
+    #[serde(default)]
+    pub force: bool,
+}
+
+fn default_scorer() -> String {
+    DEFAULT_SCORER.to_owned()
+}
+
+fn default_decider() -> String {
+    DEFAULT_DECIDER.to_owned()
+}
+
+impl AssayRequest {
+    /// An audit of `candidate` against `reference` with every default.
+    pub fn new(candidate: impl Into<PathBuf>, reference: Option<PathBuf>) -> Self {
+        Self {
+            candidate: candidate.into(),
+            reference,
+            mode: ModeName::default(),
+            scorer: default_scorer(),
+            decider: default_decider(),
+            key: None,
+            n_max: None,
+            confidence: None,
+            gamma: None,
+            delta: None,
+            threads: None,
+            max_memory_bytes: None,
+            min_free_bytes: None,
+            force: false,
+        }
+    }
+
+    /// The demand on the verdict.
+    ///
+    /// # Errors
+    /// Usage: out of range, or a demand that no method can meet.
+    pub fn params(&self) -> Result<DecisionParams, Problem> {
+        DecisionParams::resolve(self.mode, self.confidence, self.gamma, self.delta, self.n_max)
+    }
+
+    /// The challenge key: the given one, or a fresh one.
+    ///
+    /// # Errors
+    /// Usage: not a key. Machine: no random source.
+    pub fn challenge_key(&self) -> Result<Key, Problem> {
+        match &self.key {
+            Some(KeyText(text)) => Key::from_hex(text),
+            None => Key::random(),
+        }
+    }
+
+    /// Everything that can be said to be wrong before anything is read or run.
+    ///
+    /// # Errors
+    /// Usage, naming the argument.
+    pub fn check(&self, plugins: &PluginSet) -> Result<DecisionParams, Problem> {
+        let params = self.params()?;
+        self.challenge_key()?;
+        if self.threads == Some(0) {
+            return Err(Problem::usage("threads must be at least 1"));
+        }
+        plugins.record(PluginKind::Scorer, &self.scorer)?;
+        plugins.record(PluginKind::Decider, &self.decider)?;
+        Ok(params)
+    }
+}
+
+/// What an assay may use, and whom it tells.
+pub struct AssayContext<'a> {
+    pub plugins: Arc<PluginSet>,
+    /// Folder of the reference trace cache; made if it is not there.
+    pub cache_dir: PathBuf,
+    /// Ends the assay, and its worker, as soon as it becomes true.
+    pub cancel: Arc<AtomicBool>,
+    pub on_event: &'a dyn Fn(AssayEvent),
+}
+
+impl std::fmt::Debug for AssayContext<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AssayContext").field("cache_dir", &self.cache_dir).finish_non_exhaustive()
+    }
+}

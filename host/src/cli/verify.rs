@@ -1,0 +1,224 @@
+//! `assayd verify`: the whole assay of a candidate against a reference, without a daemon.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::screen;
+use super::verify_screen::{Progress, result};
+use crate::assay::report::Report;
+use crate::assay::{AssayContext, AssayRequest, KeyText};
+use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName, prove_modes};
+use crate::domain::size::ByteSize;
+use crate::domain::{Problem, ProblemKind, budget};
+use crate::plugin::{PluginKind, PluginSet};
+
+/// Judges whether a candidate is the same model as a reference.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:
+  assayd verify model-q8_0.gguf --reference model-f16.gguf
+  assayd verify new.gguf --reference trusted.gguf --mode extended --report html=verdict.html
+  assayd verify new.gguf --reference trusted.gguf --key @challenge.key --json > report.json
+  assayd verify new.gguf --reference trusted.gguf --gamma 0.1 --delta 0.1 --n-max 400
+
+SAME claims that the mean clipped divergence is below delta, DIFFERENT that it is above gamma, each wrong with
+probability at most 1 - confidence; `assayd modes` prints what the modes demand.
+Exit codes: 0 SAME, 1 DIFFERENT, 3 UNDECIDED, 4 could not be judged, 2 usage.")]
+pub struct Args {
+    /// Model that is judged
+    #[arg(value_name = "CANDIDATE")]
+    pub candidate: PathBuf,
+    /// Model that is trusted
+    #[arg(long, value_name = "REF")]
+    pub reference: PathBuf,
+    /// How much is demanded of the verdict
+    #[arg(long, value_enum, default_value = "audit")]
+    pub mode: ModeName,
+    /// Scorer plugin
+    #[arg(long, value_name = "ID", default_value = DEFAULT_SCORER)]
+    pub scorer: String,
+    /// Decider plugin
+    #[arg(long, value_name = "ID", default_value = DEFAULT_DECIDER)]
+    pub decider: String,
+    /// Challenge key to reproduce a run: hexadecimal, or @FILE that holds it; random if not given
+    #[arg(long, value_name = "HEX|@FILE")]
+    pub key: Option<String>,
+    /// Most challenges
+    #[arg(long, value_name = "N")]
+    pub n_max: Option<u64>,
+    /// 1 - alpha, such as 0.99
+    #[arg(long, value_name = "C")]
+    pub confidence: Option<f64>,
+    /// DIFFERENT means: the mean score is above this
+    #[arg(long, value_name = "G")]
+    pub gamma: Option<f64>,
+    /// SAME means: the mean score is below this
+    #[arg(long, value_name = "D")]
+    pub delta: Option<f64>,
+    /// Set gamma to delta, so that every mean is on one side
+    #[arg(long, conflicts_with = "gamma")]
+    pub strict_band: bool,
+    /// Most memory of a worker, such as 8GiB; one that takes more is ended
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<ByteSize>,
+    /// Memory that must stay free on the machine, such as 2GiB
+    #[arg(long, value_name = "SIZE")]
+    pub min_free: Option<ByteSize>,
+    /// Go on although the memory does not suffice by estimate
+    #[arg(long)]
+    pub force: bool,
+    /// Threads of a worker; all cores if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Write the report; FORMAT is json or a report plugin such as html or markdown
+    #[arg(long, value_name = "FORMAT=PATH")]
+    pub report: Vec<String>,
+    /// Folder of plugins that add to the built-in ones
+    #[arg(long, value_name = "DIR")]
+    pub plugins: Option<PathBuf>,
+    /// Folder of the reference trace cache
+    #[arg(long, value_name = "DIR", env = "ASSAYD_CACHE")]
+    pub cache: Option<PathBuf>,
+    /// Print the report as one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Usage: the request cannot be met. Anything that goes wrong later is in the report, and
+/// the exit code is that of ERROR.
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    prove_modes()?;
+    let request = request(args)?;
+    let plugins = Arc::new(PluginSet::with_folder(args.plugins.as_deref())?);
+    request.check(&plugins)?;
+    let outputs = outputs(&args.report, &plugins)?;
+    let progress = Progress::new();
+    let context = AssayContext {
+        plugins: Arc::clone(&plugins),
+        cache_dir: args.cache.clone().unwrap_or_else(default_cache),
+        cancel: Arc::new(AtomicBool::new(false)),
+        on_event: &|event| progress.show(&event),
+    };
+    let report = crate::assay::run(&request, &context);
+    drop(context);
+    drop(progress);
+    for output in &outputs {
+        output.write(&report, &plugins)?;
+    }
+    if args.json {
+        screen::print_json(&report)?;
+    } else {
+        let written: Vec<&Path> = outputs.iter().map(|output| output.path.as_path()).collect();
+        screen::print(&result(&report, &written))?;
+    }
+    Ok(report.final_decision.exit_code())
+}
+
+fn to_json(report: &Report) -> Result<String, Problem> {
+    serde_json::to_string_pretty(report)
+        .map_err(|error| Problem::internal(format!("the report has no JSON form: {error}")))
+}
+
+fn request(args: &Args) -> Result<AssayRequest, Problem> {
+    let delta = args.delta.unwrap_or(args.mode.mode().params.delta);
+    Ok(AssayRequest {
+        mode: args.mode,
+        scorer: args.scorer.clone(),
+        decider: args.decider.clone(),
+        key: args.key.as_deref().map(key_text).transpose()?,
+        n_max: args.n_max,
+        confidence: args.confidence,
+        gamma: if args.strict_band { Some(delta) } else { args.gamma },
+        delta: args.delta,
+        threads: args.threads,
+        max_memory_bytes: args.max_memory.map(|size| size.0),
+        min_free_bytes: args.min_free.map(|size| size.0),
+        force: args.force,
+        ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))
+    })
+}
+
+/// `HEX`, or the content of `@FILE`.
+fn key_text(text: &str) -> Result<KeyText, Problem> {
+    let Some(path) = text.strip_prefix('@') else { return Ok(KeyText(text.to_owned())) };
+    let path = Path::new(path);
+    let mut content = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(budget::KEY_FILE_BYTES).read_to_string(&mut content))
+        .map_err(|error| Problem {
+            kind: ProblemKind::Usage,
+            ..Problem::io("read the key file", path, &error)
+        })?;
+    Ok(KeyText(content))
+}
+
+/// `$XDG_CACHE_HOME/assayd`, `~/.cache/assayd`, or a folder for temporary files.
+fn default_cache() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("assayd")
+}
+
+/// One `--report FORMAT=PATH`.
+#[derive(Debug)]
+struct Output {
+    format: String,
+    path: PathBuf,
+}
+
+fn outputs(arguments: &[String], plugins: &PluginSet) -> Result<Vec<Output>, Problem> {
+    arguments
+        .iter()
+        .map(|argument| {
+            let (format, path) = argument
+                .split_once('=')
+                .filter(|(format, path)| !format.is_empty() && !path.is_empty())
+                .ok_or_else(|| {
+                    Problem::usage(format!("--report {argument} is not FORMAT=PATH"))
+                        .hint("for example --report html=verdict.html or --report json=report.json")
+                })?;
+            if format != "json" {
+                plugins.record(PluginKind::Report, format)?;
+            }
+            Ok(Output { format: format.to_owned(), path: PathBuf::from(path) })
+        })
+        .collect()
+}
+
+impl Output {
+    fn write(&self, report: &Report, plugins: &PluginSet) -> Result<(), Problem> {
+        let json = to_json(report)?;
+        if self.format == "json" {
+            return write_whole(&self.path, json.as_bytes());
+        }
+        let rendered = plugins.report(&self.format)?.render(&json, "")?;
+        match rendered.as_slice() {
+            [one] => write_whole(&self.path, &one.body),
+            several => {
+                std::fs::create_dir_all(&self.path)
+                    .map_err(|error| Problem::io("make the folder", &self.path, &error))?;
+                several.iter().try_for_each(|file| write_whole(&self.path.join(&file.file_name), &file.body))
+            }
+        }
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = std::fs::File::create(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        Problem::io("write", path, &error)
+    })
+}

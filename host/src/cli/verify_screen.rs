@@ -1,0 +1,148 @@
+//! What `assayd verify` shows: progress on a terminal, and the result as a person reads it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::screen::{self, Bar};
+use crate::assay::claim::number;
+use crate::assay::report::{Report, Role};
+use crate::assay::{AssayEvent, Stage};
+use crate::domain::score::FinalDecision;
+
+/// Remarks shown on the screen at most.
+const SHOWN_NOTES: usize = 8;
+
+/// Progress on standard error, if that is a terminal; else nothing.
+#[derive(Debug)]
+pub struct Progress(Bar);
+
+impl Progress {
+    pub fn new() -> Self {
+        Self(Bar::new("starting"))
+    }
+
+    pub fn show(&self, event: &AssayEvent) {
+        match event {
+            AssayEvent::Stage { stage } => self.0.label(label(*stage)),
+            AssayEvent::Progress { done, total, .. } => self.0.set(*done as f64 / (*total).max(1) as f64),
+            AssayEvent::Scored { step, .. } => self.0.label(&format!("{} challenges judged", step.n)),
+            AssayEvent::Committed { .. } | AssayEvent::Failed { .. } => {}
+        }
+    }
+}
+
+fn label(stage: Stage) -> &'static str {
+    match stage {
+        Stage::InspectingReference => "reading the reference",
+        Stage::InspectingCandidate => "reading the candidate",
+        Stage::HashChecks => "checking digests",
+        Stage::Challenges => "deriving challenges",
+        Stage::LoadingReference => "loading the reference",
+        Stage::Reference => "the reference answers",
+        Stage::LoadingCandidate => "loading the candidate",
+        Stage::Candidate => "the candidate answers",
+        Stage::Closing => "closing the report",
+    }
+}
+
+/// The result for a person.
+pub fn result(report: &Report, written: &[&Path]) -> String {
+    let mut text = headline(report);
+    let diff = &report.enhanced_diff;
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), printable(&value)]);
+    };
+    row("because", report.because.clone());
+    if diff.decision.is_some() {
+        row("claim", diff.claim.clone());
+        row("mean divergence", mean(report));
+        let interval = diff.ci_lower.zip(diff.ci_upper);
+        row(
+            "interval",
+            interval.map_or_else(
+                || "n/a".to_owned(),
+                |(lower, upper)| {
+                    let percent = number(100.0 * diff.confidence);
+                    format!("[{}, {}] at {percent} %, valid whenever one stops", number(lower), number(upper))
+                },
+            ),
+        );
+        let early = if diff.stopped_early { ", stopped early" } else { "" };
+        row(
+            "challenges",
+            format!("{} of at most {}{early}; {} failed", diff.n_effective, diff.n_max, diff.n_failed),
+        );
+        if let Some(certified) = diff.smallest_delta_certified {
+            row("certified", format!("the mean is below {} at this confidence", number(certified)));
+        }
+        if let Some(needed) = diff.needed_n {
+            row("would decide", format!("about {needed} challenges (--n-max {needed})"));
+        }
+    }
+    for file in &report.files {
+        let digest = file.sha256.map_or_else(|| "not digested".to_owned(), |digest| digest.to_string());
+        let short: String = digest.chars().take(16).collect();
+        let role = match file.role {
+            Role::Reference => "reference",
+            Role::Candidate => "candidate",
+        };
+        row(role, format!("{} ({}, sha256 {short}…)", file.path.display(), screen::bytes(file.bytes)));
+    }
+    if let Some(engine) = &report.engine {
+        row("engine", format!("{} {} on {}", engine.name, engine.version, engine.device));
+    }
+    for worker in report.workers.iter().filter(|worker| worker.ending.as_str() != "OK") {
+        row("worker", format!("{}: {}: {}", worker.role.as_str(), worker.ending.as_str(), worker.detail));
+    }
+    row("time", format!("{:.1} s, mode {}", report.seconds, report.mode));
+    for path in written {
+        row("report", path.display().to_string());
+    }
+    let _ = writeln!(text, "{table}");
+    notes(report, &mut text);
+    text
+}
+
+fn headline(report: &Report) -> String {
+    let name = |path: &Path| printable(&crate::assay::name_of(path));
+    let candidate = name(&report.model2);
+    let reference = report.model1.as_deref().map_or_else(|| "its reference".to_owned(), name);
+    let verdict = report.final_decision.as_str();
+    match report.final_decision {
+        FinalDecision::Same => format!("{verdict}: {candidate} behaves like {reference}\n"),
+        FinalDecision::Different => format!("{verdict}: {candidate} is not {reference}\n"),
+        FinalDecision::Undecided => format!("{verdict}: {candidate} against {reference}\n"),
+        FinalDecision::Error => {
+            let error = report.error.as_deref().unwrap_or("no cause is known");
+            format!("{verdict}: {candidate} could not be judged: {}\n", printable(error))
+        }
+    }
+}
+
+fn mean(report: &Report) -> String {
+    let diff = &report.enhanced_diff;
+    let share = diff.mean_diff.map_or_else(|| "n/a".to_owned(), number);
+    let nats = diff.mean_nats.map(|nats| format!(" ({} nats before clipping)", number(nats)));
+    format!("{share} of the clip{}", nats.unwrap_or_default())
+}
+
+/// What a reader should know; of an ERROR also what is missing and why.
+fn notes(report: &Report, text: &mut String) {
+    let failed = report.errors.iter().filter(|entry| entry.starts_with("challenge "));
+    let notes: Vec<&String> = report.remarks.iter().chain(failed).collect();
+    for note in notes.iter().take(SHOWN_NOTES) {
+        let _ = writeln!(text, "  note: {}", printable(note));
+    }
+    if let Some(hidden) = notes.len().checked_sub(SHOWN_NOTES).filter(|&hidden| hidden > 0) {
+        let _ = writeln!(text, "  {hidden} further notes are in the report (--json)");
+    }
+}
+
+/// Text from files and workers without what could steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
