@@ -3,15 +3,18 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod completions;
+pub mod doctor;
 pub mod inspect;
 pub mod logprobs;
 pub mod plugin;
 pub mod screen;
+pub mod serve;
 
 const ABOUT: &str = "Judges LLM model files with evidence: is the file whole, is it the model it claims to be, \
                      and what did quantisation do to it?";
@@ -28,9 +31,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::Args),
     Inspect(inspect::Args),
     Logprobs(logprobs::Args),
     Plugin(plugin::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
     /// The guarded child process; not for people.
     #[command(name = worker::WORKER_COMMAND, hide = true)]
     Worker,
@@ -48,9 +54,12 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match &cli.command {
+        Command::Serve(args) => serve::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Logprobs(args) => logprobs::run(args),
         Command::Plugin(args) => plugin::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
         Command::Worker => {
             return match worker::serve() {
                 Ok(()) => ExitCode::SUCCESS,

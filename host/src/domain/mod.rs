@@ -7,6 +7,7 @@ pub mod inspection;
 pub mod modes;
 pub mod problem;
 pub mod score;
+pub mod size;
 pub mod trace;
 
 pub use digest::Sha256;
