@@ -128,9 +128,10 @@ impl Supervisor {
             // was no failed attempt. A verdict that came in time counts.
             Err(_) if interrupted => return self.put_back(assay).await,
             Ok(ended) if interrupted && ended.decision == "ERROR" => return self.put_back(assay).await,
-            Ok(ended) if ended.report.len() > budget::REPORT_BYTES => {
+            Ok(ended) if ended.report.len() > budget::STORED_REPORT_BYTES => {
                 assay.state = AssayState::Failed;
-                assay.error = Some(format!("its report is larger than {} bytes", budget::REPORT_BYTES));
+                assay.error =
+                    Some(format!("its report is larger than {} bytes", budget::STORED_REPORT_BYTES));
                 None
             }
             Ok(ended) => {

@@ -41,8 +41,6 @@ pub struct Parts {
     pub assay: Arc<Assay>,
     pub render: Render,
     pub list_plugins: ListPlugins,
-    /// Name and version of the engine, for `doctor`.
-    pub engine: Value,
 }
 
 impl fmt::Debug for Parts {

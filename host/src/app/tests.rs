@@ -93,7 +93,6 @@ impl House {
                 _ => Err(Problem::usage(format!("there is no report format {format}"))),
             }),
             list_plugins: Arc::new(|| json!([{"id": "kl"}])),
-            engine: Value::Null,
         }
     }
 }

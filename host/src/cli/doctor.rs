@@ -10,6 +10,7 @@ use crate::app::Parts;
 use crate::app::config::{self, Config, Overrides};
 use crate::domain::Problem;
 use crate::domain::size::ByteSize;
+use crate::engine::{EngineInfo, llama};
 use crate::governor::machine::{Disk, disk};
 use crate::governor::{Machine, resident_bytes};
 
@@ -44,7 +45,7 @@ struct Report {
     state: PathBuf,
     models: Vec<PathBuf>,
     disks: Vec<Disk>,
-    engine: Value,
+    engine: Option<EngineInfo>,
     plugins: Value,
     /// Memory of this very process.
     resident_bytes: Option<u64>,
@@ -89,7 +90,8 @@ fn report(config: &Config, parts: &Parts) -> Report {
     let folders = std::iter::once(&config.state).chain(&config.models);
     let disks: Vec<Disk> = folders.filter_map(|folder| disk(folder)).collect();
     let plugins = (parts.list_plugins)();
-    let findings = findings(&machine, &disks, &plugins);
+    let engine = engine();
+    let findings = findings(&machine, engine.as_ref(), &disks, &plugins);
     Report {
         assayd_version: env!("CARGO_PKG_VERSION"),
         enforcement: machine.enforcement(),
@@ -97,7 +99,7 @@ fn report(config: &Config, parts: &Parts) -> Report {
         state: config.state.clone(),
         models: config.models.clone(),
         disks,
-        engine: parts.engine.clone(),
+        engine,
         plugins,
         resident_bytes: resident_bytes(),
         findings,
@@ -105,7 +107,12 @@ fn report(config: &Config, parts: &Parts) -> Report {
     }
 }
 
-fn findings(machine: &Machine, disks: &[Disk], plugins: &Value) -> Vec<Finding> {
+/// Null where it cannot start; a finding says so.
+fn engine() -> Option<EngineInfo> {
+    llama::describe().ok()
+}
+
+fn findings(machine: &Machine, engine: Option<&EngineInfo>, disks: &[Disk], plugins: &Value) -> Vec<Finding> {
     let mut list = Vec::new();
     let mut add = |level, what: String, remedy: Option<&str>| {
         list.push(Finding { level, what, remedy: remedy.map(str::to_owned) });
@@ -155,6 +162,9 @@ fn findings(machine: &Machine, disks: &[Disk], plugins: &Value) -> Vec<Finding> 
     for disk in disks.iter().filter(|disk| disk.free_bytes < LITTLE_DISK) {
         let free = ByteSize(disk.free_bytes);
         add("lack", format!("only {free} free for {}", disk.path.display()), Some("free some disk space"));
+    }
+    if engine.is_none() {
+        add("lack", "the engine llama.cpp cannot start, so no model can be run".to_owned(), None);
     }
     if plugins.as_array().is_none_or(Vec::is_empty) {
         add("lack", "there are no plugins, so nothing can be judged".to_owned(), None);
@@ -229,7 +239,10 @@ fn table(report: &Report) -> String {
         let name = gpu.name.as_deref().unwrap_or("unnamed");
         rows.push(("graphics card", format!("{} {name}, memory {}", gpu.vendor, size(gpu.memory_bytes))));
     }
-    rows.push(("engine", named(&report.engine, "name", "version")));
+    rows.push(match &report.engine {
+        None => ("engine", "none".to_owned()),
+        Some(engine) => ("engine", format!("{} {}, {}", engine.name, engine.version, engine.device)),
+    });
     for plugin in report.plugins.as_array().into_iter().flatten() {
         rows.push((
             "plugin",

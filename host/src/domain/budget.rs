@@ -158,7 +158,7 @@ pub const LIST_ROWS: i64 = 500;
 /// Times an assay is started again after the daemon died under it.
 pub const ASSAY_ATTEMPTS: i64 = 3;
 /// Bytes of one report.
-pub const REPORT_BYTES: usize = 64 << 20;
+pub const STORED_REPORT_BYTES: usize = 64 << 20;
 
 /// Open HTTP connections; further ones wait in the kernel's queue.
 pub const HTTP_CONNECTIONS: usize = 256;
