@@ -3,17 +3,21 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod completions;
 pub mod decide;
+pub mod demo;
+pub mod doctor;
 pub mod inspect;
 pub mod logprobs;
 pub mod modes;
 pub mod plugin;
 pub mod screen;
+pub mod serve;
 pub mod verify;
 mod verify_screen;
 
@@ -32,12 +36,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Decide(decide::Args),
+    Demo(demo::Args),
+    Serve(serve::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     Logprobs(logprobs::Args),
+    Decide(decide::Args),
     Modes(modes::Args),
     Plugin(plugin::Args),
-    Verify(verify::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
     /// The guarded child process; not for people.
     #[command(name = worker::WORKER_COMMAND, hide = true)]
     Worker,
@@ -55,12 +63,16 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match &cli.command {
-        Command::Decide(args) => decide::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Decide(args) => decide::run(args),
         Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),
-        Command::Verify(args) => verify::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
         Command::Worker => {
             return match worker::serve() {
                 Ok(()) => ExitCode::SUCCESS,

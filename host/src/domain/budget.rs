@@ -157,3 +157,59 @@ pub const REPORT_LIMITS: PluginLimits = PluginLimits {
     memory_bytes: 128 << 20,
     transfer_bytes: 16 << 20,
 };
+/// Bytes of a configuration file or of a sidecar.
+pub const SETTINGS_BYTES: u64 = 256 << 10;
+/// Rules of a configuration.
+pub const CONFIG_RULES: usize = 1_000;
+/// Watched folders of a configuration.
+pub const WATCHED_FOLDERS: usize = 64;
+/// Bytes of an API key file.
+pub const API_KEY_BYTES: u64 = 4 << 10;
+/// Characters of an API key, at least: 16 random ones cannot be guessed over a network.
+pub const API_KEY_MIN_CHARS: usize = 16;
+
+/// Artifacts and ignored files remembered; further ones are reported once and left alone.
+pub const ARTIFACTS: usize = 20_000;
+/// Assays waiting to run.
+pub const QUEUED_ASSAYS: usize = 1_000;
+/// Assays kept with their reports; the oldest finished ones go first.
+pub const KEPT_ASSAYS: i64 = 100_000;
+/// Artifacts that are no more there and still on record.
+pub const KEPT_GONE: usize = 1_000;
+/// Events kept for clients that resume.
+pub const KEPT_EVENTS: i64 = 50_000;
+/// Events read from disk at once for a client that resumes.
+pub const EVENT_PAGE: i64 = 500;
+/// Live events a slow client may be behind before it reads from disk again.
+pub const EVENT_BACKLOG: usize = 1_024;
+/// Rows of one answer of a listing.
+pub const LIST_ROWS: i64 = 500;
+/// Times an assay is started again after the daemon died under it.
+pub const ASSAY_ATTEMPTS: i64 = 3;
+/// Bytes of one report.
+pub const STORED_REPORT_BYTES: usize = 64 << 20;
+
+/// Open HTTP connections; further ones wait in the kernel's queue.
+pub const HTTP_CONNECTIONS: usize = 256;
+/// Open event streams; further ones are refused, so that they cannot take every connection.
+pub const HTTP_EVENT_STREAMS: usize = 64;
+/// Time for a client to send its request head; also how long an idle connection is kept.
+pub const HTTP_HEAD: Duration = Duration::from_secs(15);
+/// Time for a client to send its request body.
+pub const HTTP_BODY: Duration = Duration::from_secs(20);
+/// Time for an answer to be made; event streams are exempt.
+pub const HTTP_ANSWER: Duration = Duration::from_secs(60);
+/// Time that a client may leave sent bytes unacknowledged before its connection is dropped.
+pub const HTTP_UNREAD: Duration = Duration::from_secs(60);
+/// Bytes of a request head and of the connection's buffer.
+pub const HTTP_HEAD_BYTES: usize = 64 << 10;
+/// Bytes of a request body.
+pub const HTTP_BODY_BYTES: usize = 1 << 20;
+/// Silence on an event stream after which a comment is sent.
+pub const HTTP_PING: Duration = Duration::from_secs(10);
+/// Commands from HTTP waiting for the daemon.
+pub const COMMANDS: usize = 64;
+/// Time that open connections and the running assay get at a graceful stop.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Pause before a write that failed (disk full) is tried again.
+pub const WRITE_RETRY: Duration = Duration::from_secs(2);

@@ -1,1 +1,0 @@
-//! The only place that constructs and wires everything for the daemon.

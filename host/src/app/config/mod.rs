@@ -1,0 +1,60 @@
+//! What the daemon is told to do: a TOML file, the command line, and what holds without either.
+//!
+//! Invariants: an unknown key is an error that names the line and the nearest known key; a
+//! relative path means relative to the file it stands in; a [`Config`] that exists is usable
+//! (folders named, address allowed). `host/docs/config.schema.json` is made from
+//! [`ConfigFile`], and a test keeps it true.
+
+mod file;
+mod resolve;
+mod rules;
+mod text;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use file::{ConfigFile, RuleEntry, Sidecar, schema};
+pub use resolve::{Overrides, load};
+pub use rules::{Chosen, Rules};
+pub use text::parse;
+
+use crate::domain::modes::ModeName;
+use crate::domain::size::ByteSize;
+
+/// Everything the daemon needs to know to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from, if any.
+    pub file: Option<PathBuf>,
+    pub models: Vec<PathBuf>,
+    pub listen: SocketAddr,
+    pub state: PathBuf,
+    pub settle: Duration,
+    pub rescan: Duration,
+    pub mode: ModeName,
+    pub threads: Option<u32>,
+    pub max_memory: Option<ByteSize>,
+    pub plugins: Option<PathBuf>,
+    pub api_key: Option<ApiKey>,
+    pub rules: Rules,
+}
+
+/// A secret that never appears in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests;

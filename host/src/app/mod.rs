@@ -1,0 +1,23 @@
+//! The only place that constructs and wires everything for the daemon.
+//!
+//! One task, the supervisor, owns all state and the store's only writer; threads (watching,
+//! inspecting, the running assay) and HTTP send it messages and are answered when the change
+//! is on disk. Invariants: one assay at a time; an assay is recorded as running before it
+//! runs; a write that fails is kept and tried again, and nothing new starts meanwhile.
+//! Deliberately absent: any judgement of models, which belongs to the assay.
+
+mod artifacts;
+pub mod config;
+mod daemon;
+mod inspector;
+mod jobs;
+mod parts;
+mod real;
+mod requests;
+mod supervisor;
+
+pub use daemon::{Ready, Running, run, spawn};
+pub use parts::{Ended, Parts};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! `assayd serve` through the real binary and real sockets.
+
+#[path = "../src/api/testing.rs"]
+mod http;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use http::{Sent, events, get, post, send, wait};
+use serde_json::{Value, json};
+
+/// A daemon that is killed when the test ends.
+struct Daemon {
+    child: Child,
+    address: SocketAddr,
+    greeting: String,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Daemon {
+    fn stop(mut self) -> i32 {
+        signal(self.child.id(), "TERM");
+        let ended = wait("the end", || self.child.try_wait().unwrap());
+        ended.code().unwrap_or(-1)
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_assayd"));
+    command.current_dir(dir).env("HOME", dir).env_remove("XDG_CONFIG_HOME").env_remove("XDG_STATE_HOME");
+    command.env_remove("XDG_DATA_HOME").env("ASSAYD_LOG", "info");
+    command
+}
+
+/// A folder with `models/` and a configuration that settles quickly.
+fn house(config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("models")).unwrap();
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nstate = \"state\"\nmodels = [\"models\"]\nsettle_seconds = 0.6\n{config}"
+    );
+    fs::write(dir.path().join("assayd.toml"), text).unwrap();
+    dir
+}
+
+fn start(dir: &Path) -> Daemon {
+    let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    let mut child = command(dir)
+        .args(["serve", "--config", "assayd.toml"])
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut greeting = String::new();
+    while let Some(Ok(line)) = lines.next() {
+        greeting.push_str(&line);
+        greeting.push('\n');
+        if line.contains("Ctrl-C") {
+            break;
+        }
+    }
+    let said = greeting.split("http://").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let Some(address) = said else { panic!("{greeting}\n{}", fs::read_to_string(dir.join("log")).unwrap()) };
+    Daemon { child, address: address.parse().unwrap(), greeting }
+}
+
+fn fails(dir: &Path, args: &[&str]) -> (i32, String) {
+    let Output { status, stderr, .. } = command(dir).args(args).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn artifact(address: SocketAddr, name: &str) -> Option<Value> {
+    let list = get(address, "/api/artifacts").json();
+    list["artifacts"].as_array().unwrap().iter().find(|artifact| artifact["name"] == name).cloned()
+}
+
+fn inspected(address: SocketAddr, name: &str) -> Value {
+    wait(name, || artifact(address, name).filter(|artifact| artifact["state"] == "inspected"))
+}
+
+/// The head of a GGUF file of version 3 that promises more than it holds.
+fn truncated_gguf() -> Vec<u8> {
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(5u64.to_le_bytes());
+    bytes.extend(7u64.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn bad_files_are_shown_as_what_they_are_and_a_growing_one_is_left_until_it_settles() {
+    let dir = house("");
+    let models = dir.path().join("models");
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    assert_eq!(get(address, "/health").json()["status"], "ok");
+    assert!(daemon.greeting.contains("watches") && daemon.greeting.contains("models"), "{}", daemon.greeting);
+
+    fs::write(models.join("cut.gguf"), truncated_gguf()).unwrap();
+    fs::write(models.join("empty.gguf"), b"").unwrap();
+    fs::write(models.join("foreign.gguf"), b"#!/bin/sh\nexit 0\n".repeat(40)).unwrap();
+    fs::write(models.join("later.gguf.part"), truncated_gguf()).unwrap();
+    fs::write(models.join("set-00002-of-00003.gguf"), truncated_gguf()).unwrap();
+    for name in ["cut.gguf", "empty.gguf", "foreign.gguf"] {
+        let found = inspected(address, name);
+        assert_eq!(found["status"], "reject", "{found}");
+        assert!(!found["inspection"]["findings"].as_array().unwrap().is_empty());
+        assert!(found["note"].is_string(), "it says why it is not compared");
+    }
+    let part = artifact(address, "later.gguf.part").unwrap();
+    assert_eq!(part["state"], "ignored", "{part}");
+    let set = artifact(address, "set-00002-of-00003.gguf").unwrap();
+    assert_eq!(set["state"], "waiting", "{set}");
+    let note = set["note"].as_str().unwrap();
+    assert!(note.contains("set-00001-of-00003.gguf") && note.contains("set-00003-of-00003.gguf"), "{note}");
+
+    // Written in pieces for longer than the settling time, with shorter pauses.
+    let path = models.join("growing.gguf");
+    let mut file = fs::File::create(&path).unwrap();
+    for _ in 0..6 {
+        file.write_all(&[7; 1000]).unwrap();
+        std::thread::sleep(Duration::from_millis(250));
+        if let Some(growing) = artifact(address, "growing.gguf") {
+            assert_eq!(growing["state"], "waiting", "{growing}");
+        }
+    }
+    drop(file);
+    let grown = inspected(address, "growing.gguf");
+    assert_eq!(grown["bytes"], 6000, "taken when it was whole");
+    fs::remove_file(&path).unwrap();
+    wait("it to go", || artifact(address, "growing.gguf").is_none().then_some(()));
+
+    let page = get(address, "/").body;
+    assert!(page.contains("cut.gguf") && page.contains("rejected"));
+    assert_eq!(get(address, "/v1/models").json()["data"], json!([]));
+    let metrics = get(address, "/metrics").body;
+    assert!(metrics.contains("assayd_job_total{kind=\"inspection\",outcome=\"reject\"} 4"), "{metrics}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn what_was_told_survives_a_kill() {
+    let dir = house("");
+    let models = dir.path().join("models");
+    fs::write(models.join("cut.gguf"), truncated_gguf()).unwrap();
+    let mut daemon = start(dir.path());
+    let first = inspected(daemon.address, "cut.gguf");
+    let queued: Vec<String> = (0..5)
+        .map(|_| {
+            let body = json!({"candidate": "cut.gguf", "reference": "cut.gguf", "mode": "quick"});
+            let answer = post(daemon.address, "/api/assays", &body);
+            assert_eq!(answer.status, 202, "{answer:?}");
+            assert!(answer.header("location").starts_with("/api/assays/"), "{answer:?}");
+            answer.json()["id"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let seen = |list: &[Sent]| list.iter().filter(|sent| sent.kind == "assay.queued").count() == 5;
+    let told: Vec<Sent> = events(daemon.address, &["Last-Event-ID: 0"], seen);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    let daemon = start(dir.path());
+    let retold = events(daemon.address, &["Last-Event-ID: 0"], |list| list.len() == told.len());
+    let stored = |list: Vec<Sent>| list.into_iter().filter(|sent| !sent.id.is_empty()).collect::<Vec<_>>();
+    assert_eq!(stored(retold), stored(told), "every event that was told is still on record");
+    for id in &queued {
+        wait("the end of an assay", || {
+            let assay = get(daemon.address, &format!("/api/assays/{id}")).json();
+            ["done", "failed"].contains(&assay["state"].as_str()?).then_some(())
+        });
+    }
+    let again = inspected(daemon.address, "cut.gguf");
+    assert_eq!(again["id"], first["id"]);
+    assert_eq!(again["inspection"], first["inspection"], "nothing had to be read again");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_port_or_a_folder_in_use_and_a_broken_configuration_are_clear_errors() {
+    let dir = house("");
+    let daemon = start(dir.path());
+    let (code, text) = fails(dir.path(), &["serve", "--config", "assayd.toml"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(
+        text.contains("in use by another assayd") && text.contains(&daemon.child.id().to_string()),
+        "{text}"
+    );
+
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap().to_string();
+    let (code, text) =
+        fails(dir.path(), &["serve", "--config", "assayd.toml", "--listen", &address, "--state", "other"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains(&address) && text.contains("--listen"), "{text}");
+
+    fs::write(dir.path().join("broken.toml"), "# mine\nlisten = \"127.0.0.1:0\"\nsetle_seconds = 3\n")
+        .unwrap();
+    let (code, text) = fails(dir.path(), &["serve", "--config", "broken.toml"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("broken.toml:3") && text.contains("did you mean `settle_seconds`"), "{text}");
+
+    let (code, text) = fails(dir.path(), &["serve", "--models", "nowhere", "--state", "s3"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("nowhere") && text.contains("mkdir"), "{text}");
+    let (code, text) =
+        fails(dir.path(), &["serve", "--config", "assayd.toml", "--state", "assayd.toml/state"]);
+    assert_ne!(code, 0);
+    assert!(text.contains("assayd.toml/state") && text.contains("--state"), "{text}");
+    let (code, text) = fails(dir.path(), &["serve", "--listen", "0.0.0.0:0", "--state", "s4"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("API key"), "{text}");
+    assert_eq!(get(daemon.address, "/health").status, 200, "the first one is not disturbed");
+}
+
+#[test]
+fn hostile_clients_are_answered_or_dropped() {
+    let dir = house("");
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    let raw = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    assert!(raw(b"\x16\x03\x01\x02\x00nonsense\r\n\r\n").contains("400"));
+    assert!(raw(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").contains("400"), "no Host");
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(200_000));
+    assert!(!raw(long.as_bytes()).contains("200 OK"));
+    // Half a head, then silence: dropped, and meanwhile everybody else is served.
+    let began = Instant::now();
+    let slow = std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        stream.write_all(b"GET / HTT").unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+    });
+    for _ in 0..50 {
+        assert_eq!(get(address, "/health").status, 200);
+    }
+    assert!(!slow.is_finished());
+    slow.join().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    let huge = "x".repeat(3 << 20);
+    assert_eq!(send(address, "POST", "/api/assays", &[], Some(&huge)).status, 413);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn it_is_ready_at_once_and_small_when_idle() {
+    let dir = house("");
+    let began = Instant::now();
+    let daemon = start(dir.path());
+    assert_eq!(get(daemon.address, "/health").status, 200);
+    let ready = began.elapsed();
+    // All plugins are listed, which is what an idle daemon with a page open does.
+    assert!(!get(daemon.address, "/api/plugins").json()["plugins"].as_array().unwrap().is_empty());
+    get(daemon.address, "/");
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    println!("ready after {ready:?}, {kib} KiB resident");
+    assert!(kib < 80 << 10, "{kib} KiB resident");
+    assert!(ready < Duration::from_secs(5), "ready after {ready:?}; on an idle machine it is well below 1 s");
+    signal(daemon.child.id(), "INT");
+    let mut daemon = daemon;
+    assert!(wait("the end", || daemon.child.try_wait().unwrap()).success(), "Ctrl-C is a graceful stop");
+}
+
+#[test]
+fn doctor_says_what_there_is() {
+    let dir = house("");
+    let output = command(dir.path()).args(["doctor", "--json", "--config", "assayd.toml"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["cpu"]["usable_cores"].as_u64().unwrap() >= 1);
+    assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 0);
+    assert!(["cgroup v2", "cgroup v1", "rlimit+watchdog"].contains(&report["enforcement"].as_str().unwrap()));
+    assert_eq!(report["engine"]["name"], "llama.cpp");
+    let plugins = report["plugins"].as_array().unwrap();
+    assert!(plugins.iter().any(|plugin| plugin["id"] == "kl"), "{plugins:?}");
+    assert!(!report["findings"].as_array().unwrap().is_empty());
+    let text = command(dir.path()).args(["doctor", "--config", "assayd.toml"]).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    for word in ["processor", "memory", "Landlock ABI", "enforcement", "disk", "engine", "kl"] {
+        assert!(text.contains(word), "{word} is not in {text}");
+    }
+}
+
+#[test]
+fn completions_for_every_shell() {
+    let dir = house("");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = command(dir.path()).args(["completions", shell]).output().unwrap();
+        assert!(output.status.success());
+        assert!(String::from_utf8(output.stdout).unwrap().contains("serve"), "{shell}");
+    }
+}
