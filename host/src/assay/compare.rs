@@ -37,6 +37,10 @@ pub struct Halt {
 }
 
 impl Halt {
+    pub fn not_run(error: impl Into<String>) -> Self {
+        Self { statistics: Statistics::NotRun, error: error.into() }
+    }
+
     pub fn failed(error: impl Into<String>) -> Self {
         Self { statistics: Statistics::Failed, error: error.into() }
     }
@@ -52,9 +56,10 @@ impl From<Problem> for Halt {
     fn from(problem: Problem) -> Self {
         let statistics = match problem.kind {
             ProblemKind::Plugin => Statistics::PluginFault,
-            _ => Statistics::Failed,
+            _ => Statistics::NotRun,
         };
-        Self { statistics, error: problem.message }
+        let hint = problem.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Self { statistics, error: format!("{}{hint}", problem.message) }
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Statistics {
     NotComparable,
     /// Not run because no reference was given.
     NoReference,
+    /// Not run because something it needs is not there or not usable.
+    NotRun,
     /// A worker failed, or too many challenges did.
     Failed,
     /// A plugin failed.
@@ -112,6 +114,8 @@ pub fn decide(findings: &Findings) -> Final {
         (Error, "a file does not have the digest that its manifest promises")
     } else if findings.statistics == Statistics::PluginFault {
         (Error, "a plugin failed; that is never a pass")
+    } else if findings.statistics == Statistics::NotRun {
+        (Error, "the comparison could not begin")
     } else if findings.statistics == Statistics::Failed {
         (Error, "a model could not answer enough challenges")
     } else if findings.reference_structure.is_none() && findings.statistics != Statistics::NoReference {
@@ -275,6 +279,11 @@ mod tests {
     }
 
     #[test]
+    fn could_not_begin() {
+        row(|f| f.statistics = Statistics::NotRun, [Error; 3]);
+    }
+
+    #[test]
     fn cancelled() {
         row(|f| f.statistics = Statistics::Cancelled, [Error; 3]);
     }
@@ -309,6 +318,7 @@ mod tests {
             Statistics::Decided(Decision::Undecided),
             Statistics::NotComparable,
             Statistics::NoReference,
+            Statistics::NotRun,
             Statistics::Failed,
             Statistics::PluginFault,
             Statistics::Cancelled,

@@ -1,5 +1,6 @@
 //! The way of one assay: inspect, check, commit to challenges, compare, close, decide.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ const RAW_VOCAB: u32 = 256;
 pub fn run(request: &AssayRequest, context: &AssayContext<'_>) -> Report {
     let limits = WorkerLimits {
         memory_bytes: request.max_memory_bytes,
-        cancel: Some(std::sync::Arc::clone(&context.cancel)),
+        cancel: Some(Arc::clone(&context.cancel)),
         ..WorkerLimits::default()
     };
     run_with(request, context, &WorkerRunner { limits })
@@ -64,7 +65,7 @@ pub fn judge(
     let checked = request.check(&context.plugins);
     let params = *checked.as_ref().unwrap_or(&request.mode.mode().params);
     let mut findings = Findings {
-        statistics: Statistics::Failed,
+        statistics: Statistics::NotRun,
         reference_structure: None,
         candidate_structure: Status::Accept,
         hash_checks: HashChecks::NotApplicable,
@@ -74,15 +75,12 @@ pub fn judge(
     };
     let mut draft = Draft::new(request, &params);
     let outcome = match checked {
-        Ok(params) => std::thread::scope(|scope| {
-            // Compiling plugins takes a moment; it overlaps with reading the files. What fails
-            // here fails again where the plugin is used, and is reported there.
-            let plugins: &PluginSet = &context.plugins;
-            scope.spawn(move || prepare(request, plugins));
+        Ok(params) => {
+            prepare(request, &context.plugins);
             Assay { request, context, runner, params, draft: &mut draft, findings: &mut findings }
                 .stages(inspected)
-        }),
-        Err(problem) => Err(Halt::failed(with_hint(&problem))),
+        }
+        Err(problem) => Err(Halt::from(problem)),
     };
     let error = match outcome {
         Ok(statistics) => {
@@ -98,13 +96,19 @@ pub fn judge(
     draft.finish(&findings, error)
 }
 
-fn prepare(request: &AssayRequest, plugins: &PluginSet) {
-    let list = plugins.list();
-    let wanted: Vec<(PluginKind, &str)> =
-        list.iter().filter(|r| takes_part(request, r.kind, &r.id)).map(|r| (r.kind, r.id.as_str())).collect();
-    if let Err(problem) = plugins.prepare(&wanted) {
-        tracing::debug!(%problem, "a plugin is not ready");
-    }
+/// Compiles the plugins in the background while files are read. What fails here fails again
+/// where the plugin is used, and is reported there.
+fn prepare(request: &AssayRequest, plugins: &Arc<PluginSet>) {
+    let (request, plugins) = (request.clone(), Arc::clone(plugins));
+    std::thread::spawn(move || {
+        let list = plugins.list();
+        let wanted = list.iter().filter(|record| takes_part(&request, record.kind, &record.id));
+        let wanted: Vec<(PluginKind, &str)> =
+            wanted.map(|record| (record.kind, record.id.as_str())).collect();
+        if let Err(problem) = plugins.prepare(&wanted) {
+            tracing::debug!(%problem, "a plugin is not ready");
+        }
+    });
 }
 
 /// Whether a plugin can influence this assay's verdict or its report's numbers.
@@ -115,10 +119,6 @@ fn takes_part(request: &AssayRequest, kind: PluginKind, id: &str) -> bool {
         PluginKind::HashCheck => true,
         PluginKind::Report => false,
     }
-}
-
-fn with_hint(problem: &Problem) -> String {
-    problem.hint.as_ref().map_or_else(|| problem.message.clone(), |hint| format!("{problem} ({hint})"))
 }
 
 struct Assay<'a> {
@@ -145,7 +145,7 @@ impl Assay<'_> {
 
         let broken = |inspection: &Inspection| inspection.status == Status::Reject;
         if broken(&candidate) || reference.as_ref().is_some_and(broken) {
-            return Err(Halt::failed(rejection(reference.as_ref(), &candidate)));
+            return Err(Halt::not_run(rejection(reference.as_ref(), &candidate)));
         }
         let Some(reference) = reference else { return Ok(Statistics::NoReference) };
         if matches!(self.findings.hash_checks, HashChecks::Failed | HashChecks::Fault) {
@@ -157,7 +157,7 @@ impl Assay<'_> {
         }
         let (Some(reference_root), true) = (artifact_root(&reference), self.findings.provenance_complete)
         else {
-            return Err(Halt::failed("a file could not be digested"));
+            return Err(Halt::not_run("a file could not be digested"));
         };
         self.compare(&reference, reference_root, &candidate)
     }
@@ -171,7 +171,7 @@ impl Assay<'_> {
         let started = Instant::now();
         let inspection = inspected(role, path);
         self.draft.add_time("inspect_seconds", started);
-        let inspection = inspection.map_err(|problem| Halt::failed(with_hint(&problem)))?;
+        let inspection = inspection.map_err(Halt::from)?;
         self.draft.inspected(role, &inspection);
         self.stop_if_cancelled()?;
         Ok(inspection)
@@ -247,7 +247,7 @@ impl Assay<'_> {
         let set = self.challenges(&key)?;
         let context = context_of(reference, candidate);
         if context <= SCORED_POSITIONS {
-            return Err(Halt::failed(format!(
+            return Err(Halt::not_run(format!(
                 "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
             )));
         }
@@ -280,7 +280,7 @@ impl Assay<'_> {
             }
         };
         let set = ChallengeSet::generate(key, plan, self.params.n_max)
-            .map_err(|exhausted| Halt::failed(exhausted.to_string()))?;
+            .map_err(|exhausted| Halt::not_run(exhausted.to_string()))?;
         self.draft.add_time("challenge_seconds", started);
         self.draft.report.challenges = Some(Challenges {
             commitment: set.commitment,

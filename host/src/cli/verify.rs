@@ -68,7 +68,7 @@ pub struct Args {
     /// Go on although the memory does not suffice by estimate
     #[arg(long)]
     pub force: bool,
-    /// Threads of a worker; all cores if not given
+    /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
     /// Write the report; FORMAT is json or a report plugin such as html or markdown

@@ -1,6 +1,7 @@
 //! What `assayd verify` shows: progress on a terminal, and the result as a person reads it.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -11,6 +12,8 @@ use crate::assay::report::{Report, Role};
 use crate::assay::{AssayEvent, Stage};
 use crate::domain::score::FinalDecision;
 
+/// Columns of the table where no terminal says how many there are.
+const PLAIN_WIDTH: u16 = 110;
 /// Remarks shown on the screen at most.
 const SHOWN_NOTES: usize = 8;
 
@@ -53,6 +56,9 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
     let diff = &report.enhanced_diff;
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(PLAIN_WIDTH);
+    }
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), printable(&value)]);
     };

@@ -1,0 +1,313 @@
+//! `assayd verify`, `decide` and `modes` through the real binary, on the example models and,
+//! where they are there, on the family of small real models with known truth.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use assayd::challenge::{Key, Plan, commitment};
+use serde_json::Value;
+
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn example(name: &str) -> PathBuf {
+    root().join("examples/models").join(name)
+}
+
+/// A folder of its own for cache and outputs, and the program in it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_assayd"))
+            .args(arguments)
+            .env("ASSAYD_CACHE", self.path("cache"))
+            .current_dir(self.0.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Exit code and report of `verify --json`.
+    fn verify(&self, candidate: &Path, reference: &Path, more: &[&str]) -> (i32, Value) {
+        let mut arguments = vec!["verify", candidate.to_str().unwrap(), "--json", "--reference"];
+        arguments.push(reference.to_str().unwrap());
+        arguments.extend(more);
+        let output = self.run(&arguments);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let report = serde_json::from_str(&text).unwrap_or_else(|error| {
+            panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+        });
+        (output.status.code().unwrap(), report)
+    }
+
+    /// Exit code and standard error of a command that must not print a document.
+    fn refused(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn scores(report: &Value) -> Vec<f64> {
+    report["records"].as_array().unwrap().iter().filter_map(|record| record["score"].as_f64()).collect()
+}
+
+#[test]
+fn the_example_models_get_the_verdicts_they_deserve() {
+    let place = Place::new();
+    for (name, verdict, code) in [
+        ("copy.gguf", "SAME", 0),
+        ("reference-f16.gguf", "SAME", 0),
+        ("reference-q8_0.gguf", "SAME", 0),
+        ("finetuned.gguf", "DIFFERENT", 1),
+        ("truncated.gguf", "ERROR", 4),
+    ] {
+        let (exit, report) = place.verify(&example(name), &example("reference.gguf"), &["--key", KEY]);
+        assert_eq!(report["final_decision"], verdict, "{name}: {}", report["error"]);
+        assert_eq!(exit, code, "{name}");
+        assert_eq!(report["schema"], "assayd.report/1");
+        assert_eq!(report["success"], code != 4);
+        if code == 4 {
+            assert!(report["error"].as_str().unwrap().contains("truncated.gguf"), "{}", report["error"]);
+            assert!(report["workers"].as_array().unwrap().is_empty(), "a broken file is never loaded");
+            continue;
+        }
+        assert!(report["workers"].as_array().unwrap().iter().all(|worker| worker["ending"] == "OK"));
+        assert_eq!(report["enhanced_diff"]["n_failed"], 0);
+        assert_eq!(report["security"]["tokenizer"]["compatible"], true);
+        assert!(report["files"].as_array().unwrap().iter().all(|file| file["sha256"].is_string()));
+        // Anyone can open the commitment with the revealed key.
+        let challenges = &report["challenges"];
+        assert_eq!(challenges["key_revealed"], KEY);
+        let set = commitment::verify(
+            &challenges["commitment"].as_str().unwrap().parse().unwrap(),
+            &Key::from_hex(KEY).unwrap(),
+            Plan::Text,
+            challenges["distinct"].as_u64().unwrap(),
+        )
+        .unwrap();
+        let first = serde_json::to_value(&set.challenges[0].prompt).unwrap();
+        assert_eq!(report["records"][0]["prompt"], first);
+    }
+}
+
+#[test]
+fn a_copy_scores_exactly_zero_and_needs_the_fewest_challenges() {
+    let place = Place::new();
+    for (mode, n) in [("quick", 16), ("audit", 24), ("extended", 73)] {
+        let (_, report) = place.verify(&example("copy.gguf"), &example("reference.gguf"), &["--mode", mode]);
+        assert_eq!(report["final_decision"], "SAME", "{mode}");
+        assert_eq!(report["enhanced_diff"]["n_effective"], n, "{mode}");
+        assert!(scores(&report).iter().all(|score| score.to_bits() == 0), "{mode}: {:?}", scores(&report));
+    }
+}
+
+/// The same key gives the same numbers, and the second run does not need the reference.
+#[test]
+fn a_key_reproduces_a_run_from_the_cache() {
+    let place = Place::new();
+    let run = || place.verify(&example("reference-q8_0.gguf"), &example("reference.gguf"), &["--key", KEY]).1;
+    let (first, second) = (run(), run());
+    assert_eq!(first["records"], second["records"]);
+    assert_eq!(first["provenance"], second["provenance"]);
+    let roles = |report: &Value| -> Vec<String> {
+        let workers = report["workers"].as_array().unwrap();
+        workers.iter().map(|worker| worker["role"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(roles(&first), ["reference", "candidate"]);
+    assert_eq!(roles(&second), ["candidate"]);
+}
+
+/// Names and places are no evidence.
+#[test]
+fn renaming_changes_nothing() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("elsewhere")).unwrap();
+    let moved = place.path("elsewhere/reference.gguf");
+    std::fs::copy(example("finetuned.gguf"), &moved).unwrap();
+    let reference = example("reference.gguf");
+    let key = ["--key", KEY];
+    let (code, original) = place.verify(&example("finetuned.gguf"), &reference, &key);
+    let (renamed_code, renamed) = place.verify(&moved, &reference, &key);
+    assert_eq!((code, renamed_code), (1, 1));
+    for part in ["records", "provenance", "enhanced_diff", "security"] {
+        assert_eq!(original[part], renamed[part], "{part}");
+    }
+}
+
+#[test]
+fn a_manifest_that_contradicts_the_file_ends_in_an_error() {
+    let place = Place::new();
+    std::fs::copy(example("copy.gguf"), place.path("copy.gguf")).unwrap();
+    std::fs::write(place.path("SHA256SUMS"), format!("{}  copy.gguf\n", "0".repeat(64))).unwrap();
+    let (code, report) = place.verify(&place.path("copy.gguf"), &example("reference.gguf"), &[]);
+    assert_eq!((code, report["final_decision"].as_str().unwrap()), (4, "ERROR"), "{}", report["error"]);
+    let digest = report["files"][0]["sha256"].as_str().unwrap().to_owned();
+    std::fs::write(place.path("SHA256SUMS"), format!("{digest}  copy.gguf\n")).unwrap();
+    let (code, report) = place.verify(&place.path("copy.gguf"), &example("reference.gguf"), &[]);
+    assert_eq!((code, report["final_decision"].as_str().unwrap()), (0, "SAME"), "{}", report["error"]);
+}
+
+#[test]
+fn wrong_requests_are_refused_before_anything_is_read() {
+    let place = Place::new();
+    let (copy, reference) = (example("copy.gguf"), example("reference.gguf"));
+    let base = ["verify", copy.to_str().unwrap(), "--reference", reference.to_str().unwrap()];
+    for (more, named) in [
+        (&["--n-max", "32", "--confidence", "0.999", "--delta", "0.05"][..], "0.194"),
+        (&["--gamma", "0.3", "--delta", "0.2"], "gamma"),
+        (&["--confidence", "99"], "confidence"),
+        (&["--scorer", "none-such"], "none-such"),
+        (&["--decider", "none-such"], "none-such"),
+        (&["--key", "xyz"], "hexadecimal"),
+        (&["--key", "@missing.key"], "missing.key"),
+        (&["--report", "html"], "FORMAT=PATH"),
+        (&["--report", "none-such=x"], "none-such"),
+        (&["--threads", "0"], "threads"),
+        (&["--mode", "fast"], "quick"),
+        (&["--max-memory", "much"], "much"),
+    ] {
+        let (code, stderr) = place.refused(&[&base[..], more].concat());
+        assert_eq!(code, 2, "{more:?}: {stderr}");
+        assert!(stderr.contains(named), "{more:?}: {stderr}");
+    }
+    assert!(!place.path("cache").exists(), "nothing was run");
+    // A missing file is not a usage error: it could not be judged.
+    let (code, report) = place.verify(&place.path("missing.gguf"), &reference, &[]);
+    assert_eq!(code, 4);
+    assert!(report["error"].as_str().unwrap().contains("missing.gguf"));
+}
+
+#[test]
+fn reports_are_written_in_every_format() {
+    let place = Place::new();
+    let (copy, reference) = (example("copy.gguf"), example("reference.gguf"));
+    let output = place.run(&[
+        "verify",
+        copy.to_str().unwrap(),
+        "--reference",
+        reference.to_str().unwrap(),
+        "--mode",
+        "quick",
+        "--report",
+        "json=r.json",
+        "--report",
+        "markdown=r.md",
+        "--report",
+        "html=r.html",
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let screen = String::from_utf8(output.stdout).unwrap();
+    for part in ["SAME: copy.gguf", "claim", "mean divergence", "16 of at most 64", "r.html"] {
+        assert!(screen.contains(part), "{part}: {screen}");
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(place.path("r.json")).unwrap()).unwrap();
+    assert_eq!(report["final_decision"], "SAME");
+    for name in ["r.md", "r.html"] {
+        let text = std::fs::read_to_string(place.path(name)).unwrap();
+        assert!(text.contains("SAME") && text.contains("copy.gguf"), "{name}");
+    }
+}
+
+#[test]
+fn decide_stops_where_the_formulas_say() {
+    let place = Place::new();
+    let decide = |scores: &str, more: &[&str]| -> (i32, Value) {
+        std::fs::write(place.path("scores.json"), scores).unwrap();
+        let output = place.run(&[&["decide", "scores.json", "--json"], more].concat());
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+    };
+    let zeros = serde_json::to_string(&vec![0.0; 40]).unwrap();
+    let (code, document) = decide(&zeros, &[]);
+    assert_eq!((code, document["decision"].as_str(), document["n"].as_u64()), (0, Some("SAME"), Some(24)));
+    assert_eq!(document["steps"].as_array().unwrap().len(), 40, "also the steps after the decision");
+    let ones = serde_json::to_string(&vec![1.0; 5]).unwrap();
+    let (code, document) = decide(&ones, &["--gamma", "0.1", "--delta", "0.1"]);
+    assert_eq!(
+        (code, document["decision"].as_str(), document["n"].as_u64()),
+        (1, Some("DIFFERENT"), Some(3))
+    );
+    let (code, document) = decide("[]", &[]);
+    assert_eq!(
+        (code, document["decision"].as_str(), document["n"].as_u64()),
+        (3, Some("UNDECIDED"), Some(0))
+    );
+    // A decision beyond --n-max does not count.
+    let (code, document) = decide(&zeros, &["--n-max", "22"]);
+    assert_eq!((code, document["decision"].as_str()), (3, Some("UNDECIDED")));
+
+    for bad in ["[0, 1.5]", "[-0.1]", "[null]", "{}", "[0", "[\"NaN\"]"] {
+        std::fs::write(place.path("scores.json"), bad).unwrap();
+        let (code, stderr) = place.refused(&["decide", "scores.json", "--json"]);
+        assert_eq!(code, 4, "{bad}: {stderr}");
+        assert!(stderr.contains("scores.json"), "{stderr}");
+    }
+    let impossible = ["decide", "scores.json", "--n-max", "32", "--confidence", "0.999", "--delta", "0.05"];
+    let (code, stderr) = place.refused(&impossible);
+    assert!(code == 2 && stderr.contains("0.194"), "{stderr}");
+}
+
+#[test]
+fn modes_print_one_proven_table() {
+    let place = Place::new();
+    let document: Value = serde_json::from_slice(&place.run(&["modes", "--json"]).stdout).unwrap();
+    let modes = document["modes"].as_array().unwrap();
+    assert_eq!(modes.len(), 3);
+    for (mode, (name, alpha, gamma, delta, n_max)) in modes.iter().zip([
+        ("quick", 0.025, 0.05, 0.25, 64),
+        ("audit", 0.01, 0.05, 0.20, 200),
+        ("extended", 0.001, 0.02, 0.10, 400),
+    ]) {
+        assert_eq!(mode["name"], name);
+        assert_eq!(
+            (&mode["alpha"], &mode["gamma"], &mode["delta"]),
+            (&alpha.into(), &gamma.into(), &delta.into())
+        );
+        assert_eq!((&mode["n_max"], &mode["feasible"]), (&n_max.into(), &true.into()));
+    }
+    // The table's digest is in every report.
+    let (_, report) = place.verify(&example("copy.gguf"), &example("reference.gguf"), &["--mode", "quick"]);
+    assert_eq!(report["constants_digest"], document["constants_digest"]);
+    let screen = String::from_utf8(place.run(&["modes"]).stdout).unwrap();
+    assert!(screen.contains("audit (default)") && screen.contains("99.9 %"), "{screen}");
+}
+
+/// Real small models with known truth, beside the repository where there are any.
+#[test]
+fn real_models_get_the_verdicts_they_deserve() {
+    let models = root().join("../shared/models/gguf");
+    if !models.is_dir() {
+        eprintln!("skipped: no real models beside the repository");
+        return;
+    }
+    let place = Place::new();
+    let reference = models.join("base-f32.gguf");
+    for (name, verdict) in [
+        ("exact-copy-official", "SAME"),
+        ("base-f16", "SAME"),
+        ("equiv-ffn-permuted", "SAME"),
+        ("chat-template-added", "SAME"),
+        ("ft-python-300", "DIFFERENT"),
+        ("unrelated-llama2xs", "DIFFERENT"),
+        ("layers-swapped-1-2", "DIFFERENT"),
+        ("rope-theta-500000", "DIFFERENT"),
+        ("tok-permuted", "DIFFERENT"),
+    ] {
+        let (_, report) =
+            place.verify(&models.join(name).with_extension("gguf"), &reference, &["--key", KEY]);
+        assert_eq!(report["final_decision"], verdict, "{name}: {}", report["error"]);
+        assert!(report["seconds"].as_f64().unwrap() < 30.0, "{name}");
+    }
+}
