@@ -16,6 +16,7 @@ use crate::store::{Artifact, ArtifactState, Change, Stamp};
 use crate::watch::{FileStamp, Settled, WatchEvent};
 
 const NO_REFERENCE: &str = "inspected only: no rule and no sidecar names a reference for it";
+const REFERENCE: &str = "the reference that a rule compares others with";
 const REJECTED: &str = "not compared: it was rejected by its inspection";
 
 /// What is to be done with an inspected artifact.
@@ -161,6 +162,7 @@ impl Supervisor {
         let sidecar = self.sidecars.get(&artifact.path).map(PathBuf::as_path);
         let chosen = match self.config.rules.choose(&artifact.path, &self.config.models, sidecar) {
             Ok(Some(chosen)) => chosen,
+            Ok(None) if self.is_reference(&artifact.path) => return Choice::Leave(REFERENCE.to_owned()),
             Ok(None) => return Choice::Leave(NO_REFERENCE.to_owned()),
             Err(problem) => return Choice::Leave(with_hint(&problem)),
         };
@@ -173,7 +175,7 @@ impl Supervisor {
             return Choice::Wait(format!("waits for its reference {missing}, which {} names", chosen.by));
         };
         if reference == artifact.path {
-            return Choice::Leave("it is the reference of others".to_owned());
+            return Choice::Leave(REFERENCE.to_owned());
         }
         // A reference in a watched folder must have settled and passed itself.
         if let Some(watched) = self.artifacts.get(&reference) {
@@ -192,6 +194,10 @@ impl Supervisor {
             }
         }
         Choice::Compare(Chosen { reference, ..chosen })
+    }
+
+    fn is_reference(&self, path: &Path) -> bool {
+        self.config.rules.references().any(|named| named.canonicalize().is_ok_and(|named| named == path))
     }
 
     /// False if just this was queued before; true if the artifact and its assay were written.

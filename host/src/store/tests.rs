@@ -58,7 +58,7 @@ async fn what_was_told_is_there_after_a_sudden_end() {
     drop(store);
 
     let store = open(dir.path()).await;
-    assert_eq!(store.reader.artifacts().await.unwrap(), [found.clone()]);
+    assert_eq!(store.reader.artifacts().await.unwrap(), std::slice::from_ref(&found));
     assert_eq!(store.reader.artifact(found.id).await.unwrap(), Some(found));
     assert_eq!(store.reader.assay(job.id).await.unwrap(), Some(job.clone()));
     assert_eq!(store.reader.report(job.id).await.unwrap().as_deref(), Some("{\"final_decision\":\"SAME\"}"));
