@@ -6,6 +6,8 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+
 #[path = "../src/api/testing.rs"]
 mod http;
 
@@ -92,11 +94,12 @@ fn fails(dir: &Path, args: &[&str]) -> (i32, String) {
 
 fn artifact(address: SocketAddr, name: &str) -> Option<Value> {
     let list = get(address, "/api/artifacts").json();
-    list["artifacts"].as_array().unwrap().iter().find(|artifact| artifact["name"] == name).cloned()
+    let list = list.get("artifacts").unwrap().as_array().unwrap();
+    list.iter().find(|artifact| artifact.get("name").unwrap() == name).cloned()
 }
 
 fn inspected(address: SocketAddr, name: &str) -> Value {
-    wait(name, || artifact(address, name).filter(|artifact| artifact["state"] == "inspected"))
+    wait(name, || artifact(address, name).filter(|artifact| artifact.get("state").unwrap() == "inspected"))
 }
 
 /// The head of a GGUF file of version 3 that promises more than it holds.

@@ -129,7 +129,11 @@ fn row(artifact: &Artifact, assays: &[Assay]) -> Row {
         path: artifact.path.display().to_string(),
         about: about.join(" · "),
         badge: badge(artifact),
-        note: artifact.note.clone().unwrap_or_default(),
+        // The verdict says itself what it was compared with.
+        note: match latest {
+            Some(_) if artifact.reference.is_some() && artifact.assayed_for.is_some() => String::new(),
+            _ => artifact.note.clone().unwrap_or_default(),
+        },
         findings: findings
             .iter()
             .take(FINDINGS)

@@ -16,6 +16,7 @@ use crate::store::{Artifact, ArtifactState, Change, Stamp};
 use crate::watch::{FileStamp, Settled, WatchEvent};
 
 const NO_REFERENCE: &str = "inspected only: no rule and no sidecar names a reference for it";
+const REFERENCE: &str = "the reference that a rule compares others with";
 const REJECTED: &str = "not compared: it was rejected by its inspection";
 
 /// What is to be done with an inspected artifact.
@@ -66,7 +67,7 @@ impl Supervisor {
         let now = stamps(settled.files);
         let known = self.artifacts.get(&path);
         if known.is_some_and(|known| known.state == ArtifactState::Inspected && known.stamps == now) {
-            return self.decide(&path).await;
+            return self.decide(&path, false).await;
         }
         let artifact = Artifact {
             state: ArtifactState::Inspecting,
@@ -112,22 +113,25 @@ impl Supervisor {
                 artifact.note = Some(problem.message);
             }
         }
-        let read = artifact.state == ArtifactState::Inspected;
-        self.record(artifact).await;
-        if read {
-            self.decide(&order.path).await;
+        if artifact.state == ArtifactState::Inspected {
+            // What becomes of it is written together with what was found.
+            self.artifacts.insert(order.path.clone(), artifact);
+            self.decide(&order.path, true).await;
+        } else {
+            self.record(artifact).await;
         }
     }
 
     /// Looks again at those that wait for their reference or for a place in the queue.
     pub(super) async fn decide_waiting(&mut self) {
         for path in std::mem::take(&mut self.undecided) {
-            self.decide(&path).await;
+            self.decide(&path, false).await;
         }
     }
 
     /// Queues the assay that a rule or the sidecar asks for, once; or says why there is none.
-    async fn decide(&mut self, path: &Path) {
+    /// A `fresh` artifact is not on record yet, and is written in any case.
+    async fn decide(&mut self, path: &Path, fresh: bool) {
         self.undecided.remove(path);
         let Some(artifact) = self.artifacts.get(path).cloned() else { return };
         if artifact.state != ArtifactState::Inspected {
@@ -140,15 +144,16 @@ impl Supervisor {
                 (None, Some(why))
             }
             Choice::Compare(chosen) => match self.queue_for(&artifact, &chosen).await {
-                // The record was written together with the assay, or it had one already.
-                Ok(()) => return,
+                Ok(true) => return,
+                // It had this assay already.
+                Ok(false) => (artifact.reference.clone(), artifact.note.clone()),
                 Err(problem) => {
                     self.undecided.insert(path.to_owned());
                     (Some(chosen.reference), Some(format!("not queued yet: {problem}")))
                 }
             },
         };
-        if artifact.note != note || artifact.reference != reference {
+        if fresh || artifact.note != note || artifact.reference != reference {
             self.record(Artifact { reference, note, updated_at: Timestamp::now(), ..artifact }).await;
         }
     }
@@ -157,6 +162,7 @@ impl Supervisor {
         let sidecar = self.sidecars.get(&artifact.path).map(PathBuf::as_path);
         let chosen = match self.config.rules.choose(&artifact.path, &self.config.models, sidecar) {
             Ok(Some(chosen)) => chosen,
+            Ok(None) if self.is_reference(&artifact.path) => return Choice::Leave(REFERENCE.to_owned()),
             Ok(None) => return Choice::Leave(NO_REFERENCE.to_owned()),
             Err(problem) => return Choice::Leave(with_hint(&problem)),
         };
@@ -169,7 +175,7 @@ impl Supervisor {
             return Choice::Wait(format!("waits for its reference {missing}, which {} names", chosen.by));
         };
         if reference == artifact.path {
-            return Choice::Leave("it is the reference of others".to_owned());
+            return Choice::Leave(REFERENCE.to_owned());
         }
         // A reference in a watched folder must have settled and passed itself.
         if let Some(watched) = self.artifacts.get(&reference) {
@@ -190,7 +196,12 @@ impl Supervisor {
         Choice::Compare(Chosen { reference, ..chosen })
     }
 
-    async fn queue_for(&mut self, artifact: &Artifact, chosen: &Chosen) -> Result<(), Problem> {
+    fn is_reference(&self, path: &Path) -> bool {
+        self.config.rules.references().any(|named| named.canonicalize().is_ok_and(|named| named == path))
+    }
+
+    /// False if just this was queued before; true if the artifact and its assay were written.
+    async fn queue_for(&mut self, artifact: &Artifact, chosen: &Chosen) -> Result<bool, Problem> {
         let mode = chosen.mode.unwrap_or(self.config.mode);
         let meta = std::fs::metadata(&chosen.reference)
             .map_err(|error| Problem::io("look at the reference", &chosen.reference, &error))?;
@@ -204,7 +215,7 @@ impl Supervisor {
             mode.as_str()
         );
         if artifact.assayed_for.as_ref() == Some(&key) {
-            return Ok(());
+            return Ok(false);
         }
         let assay = self.automatic(&artifact.path, &chosen.reference, mode, artifact.id)?;
         let artifact = Artifact {
@@ -218,7 +229,7 @@ impl Supervisor {
         self.write(&[Change::Assay(&assay, None), Change::Artifact(&artifact)]).await?;
         self.artifacts.insert(artifact.path.clone(), artifact);
         self.queue.push_back(assay);
-        Ok(())
+        Ok(true)
     }
 
     async fn gone(&mut self, path: PathBuf) {

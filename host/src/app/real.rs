@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::config::Config;
-use super::parts::Parts;
-use crate::api::Rendered;
+use super::parts::{Ended, Parts};
+use crate::api::{Progress, Rendered};
+use crate::assay::{self, AssayContext, AssayEvent, AssayRequest, Stage};
 use crate::domain::Problem;
 use crate::model::{self, InspectOptions};
 use crate::plugin::PluginSet;
@@ -23,16 +25,24 @@ impl Parts {
         for skipped in plugins.skipped() {
             tracing::warn!(path = %skipped.path.display(), why = skipped.why, "a plugin file is not used");
         }
-        let (listed, rendering) = (plugins.clone(), plugins.clone());
-        let absent = |what: &str| Problem::internal(format!("{what} is not part of this build"));
+        let (listed, rendering, checking) = (plugins.clone(), plugins.clone(), plugins.clone());
+        let cache = config.state.join("traces");
         Ok(Self {
             discover: Arc::new(discover),
             inspect: Arc::new(|path, progress| {
                 // Every byte: a file that is dropped in has not been read by anybody yet.
                 model::inspect(path, &InspectOptions { full: true }, progress)
             }),
-            check: Arc::new(Ok),
-            assay: Arc::new(move |_, _, _| Err(absent("the assay"))),
+            check: Arc::new(move |request| check(&checking, request)),
+            assay: Arc::new(move |request, cancel, tell| {
+                let (plugins, cache_dir) = (plugins.clone(), cache.clone());
+                let on_event = |event| {
+                    if let Some(progress) = shown(event) {
+                        tell(progress);
+                    }
+                };
+                judge(request, &AssayContext { plugins, cache_dir, cancel, on_event: &on_event })
+            }),
             render: Arc::new(move |format, report| render(&rendering, format, report)),
             list_plugins: Arc::new(move || serde_json::to_value(listed.list()).unwrap_or(Value::Null)),
         })
@@ -54,6 +64,45 @@ fn discover(folder: &Path) -> Result<Listing, Problem> {
         .filter(|ignored| !ignored.path.to_string_lossy().ends_with(SIDECAR_SUFFIX))
         .map(|ignored| (ignored.path, ignored.reason.explanation().to_owned()));
     Ok(Listing { found: found.collect(), ignored: ignored.collect() })
+}
+
+/// Everything that can be said to be wrong before it is queued; defaults are filled in, so
+/// that a later change of them does not change what was asked for.
+fn check(plugins: &PluginSet, request: Value) -> Result<Value, Problem> {
+    let request = understood(&request)?;
+    request.check(plugins)?;
+    serde_json::to_value(&request).map_err(|error| Problem::internal(error.to_string()))
+}
+
+fn understood(request: &Value) -> Result<AssayRequest, Problem> {
+    AssayRequest::deserialize(request).map_err(|error| Problem::usage(format!("in the request: {error}")))
+}
+
+fn judge(request: &Value, context: &AssayContext<'_>) -> Result<Ended, Problem> {
+    let report = assay::run(&understood(request)?, context);
+    let text = serde_json::to_string(&report).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(Ended { report: text, decision: report.final_decision.as_str().to_owned(), error: report.error })
+}
+
+/// An event as progress, if it is one.
+fn shown(event: AssayEvent) -> Option<Progress> {
+    let (stage, done, total) = match event {
+        AssayEvent::Stage { stage } => (stage, 0, 0),
+        AssayEvent::Progress { stage, done, total } => (stage, done, total),
+        AssayEvent::Committed { .. } | AssayEvent::Scored { .. } | AssayEvent::Failed { .. } => return None,
+    };
+    let stage = match stage {
+        Stage::InspectingReference => "reading the reference",
+        Stage::InspectingCandidate => "reading the candidate",
+        Stage::HashChecks => "checking digests",
+        Stage::Challenges => "making challenges",
+        Stage::LoadingReference => "loading the reference",
+        Stage::Reference => "asking the reference",
+        Stage::LoadingCandidate => "loading the candidate",
+        Stage::Candidate => "asking the candidate",
+        Stage::Closing => "writing the report",
+    };
+    Some(Progress { stage: stage.to_owned(), done, total, message: None })
 }
 
 /// The first file of a report; a page that is served is one file.

@@ -35,8 +35,9 @@ pub fn load(overrides: &Overrides, env: Env<'_>) -> Result<Config, Problem> {
             _ => (ConfigFile::default(), None),
         },
     };
-    let base = match path.as_deref().and_then(Path::parent) {
-        Some(dir) => absolute(dir)?,
+    let base = match &path {
+        // Absolute first: a plain file name has no parent to speak of.
+        Some(path) => absolute(path)?.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned),
         None => absolute(Path::new("."))?,
     };
     if file.rules.len() > budget::CONFIG_RULES {
