@@ -83,7 +83,18 @@ fn every_builtin_plugin_loads_and_is_what_its_section_says() {
     let has = |kind, id: &str| listed.iter().any(|plugin| plugin.kind == kind && plugin.id == id);
     for (kind, id) in [
         (PluginKind::Scorer, "kl"),
+        (PluginKind::Scorer, "delta-ce"),
+        (PluginKind::Scorer, "symmetric-kl"),
+        (PluginKind::Scorer, "js"),
+        (PluginKind::Scorer, "tv"),
+        (PluginKind::Scorer, "top1"),
+        (PluginKind::Scorer, "exact-text"),
         (PluginKind::Decider, "grid5"),
+        (PluginKind::Decider, "hedged"),
+        (PluginKind::Decider, "prpl-eb"),
+        (PluginKind::Decider, "stitched"),
+        (PluginKind::Decider, "binomial"),
+        (PluginKind::Decider, "fixed-eb"),
         (PluginKind::HashCheck, "sha256-manifest"),
         (PluginKind::Report, "markdown"),
         (PluginKind::Report, "html"),
@@ -132,6 +143,39 @@ fn kl_through_the_sandbox_is_the_definition_bit_for_bit_on_every_thread() {
     });
     let identical = Evidence { candidate: Arc::clone(&evidence.reference), ..evidence };
     assert_eq!(scorer.score(&identical, "").unwrap().value.to_bits(), 0);
+}
+
+/// Scorers answer to the definition of what they measure, and none is another in disguise.
+#[test]
+fn every_scorer_is_zero_on_itself_and_grows_with_the_difference() {
+    let set = PluginSet::builtin().unwrap();
+    let mut values = Vec::new();
+    for plugin in set.list().iter().filter(|plugin| plugin.kind == PluginKind::Scorer) {
+        let scorer = set.scorer(&plugin.id).unwrap();
+        let value = |tilt| scorer.score(&evidence(tilt), "").unwrap().value;
+        assert_eq!(value(0.0).to_bits(), 0, "{}", plugin.id);
+        let (small, large) = (value(0.02), value(1.5));
+        assert!(small <= large && large > 0.05, "{}: {small} and {large}", plugin.id);
+        // A small difference moves every divergence; preferences may stay as they are.
+        if !["top1", "exact-text"].contains(&plugin.id.as_str()) {
+            values.push((plugin.id.clone(), value(0.05)));
+        }
+    }
+    for (i, (one, a)) in values.iter().enumerate() {
+        for (other, b) in values.iter().skip(i + 1) {
+            assert!((a - b).abs() > 1e-9, "{one} and {other} give the same");
+        }
+    }
+    let between = |id: &str, evidence: &Evidence| set.scorer(id).unwrap().score(evidence, "").unwrap().value;
+    let turned = |evidence: Evidence| Evidence {
+        reference: evidence.candidate,
+        candidate: evidence.reference,
+        ..evidence
+    };
+    for id in ["symmetric-kl", "js", "tv", "top1"] {
+        let (one, other) = (between(id, &evidence(0.3)), between(id, &turned(evidence(0.3))));
+        assert!((one - other).abs() < 1e-12, "{id}: {one} and {other}");
+    }
 }
 
 #[test]
@@ -184,6 +228,39 @@ fn a_decider_is_a_fold_whatever_the_grouping() {
     }
     assert!(decider.step(b"nonsense", &[0.5]).is_err());
     assert!(decider.start(&DecisionParams { gamma: 0.5, ..PARAMS }).is_err());
+}
+
+#[test]
+fn every_decider_tells_identical_from_opposite_in_every_mode() {
+    let set = PluginSet::builtin().unwrap();
+    for plugin in set.list().iter().filter(|plugin| plugin.kind == PluginKind::Decider) {
+        let decider = set.decider(&plugin.id).unwrap();
+        for mode in assayd::domain::modes::MODES {
+            let start = decider.start(&mode.params).unwrap();
+            for (score, verdict) in [(0.0, Decision::Same), (1.0, Decision::Different)] {
+                let scores = vec![score; usize::try_from(mode.params.n_max).unwrap()];
+                let (state, steps) = decider.step(&start, &scores).unwrap();
+                assert_eq!(steps.last().unwrap().decision, verdict, "{} {mode:?}", plugin.id);
+                let decided = steps.iter().position(|step| step.decision == verdict).unwrap();
+                assert!(steps[..decided].iter().all(|step| step.decision == Decision::Undecided));
+                assert!(state.len() <= 4096, "{} bytes of state", state.len());
+            }
+        }
+    }
+}
+
+/// All that `hedged` can hold goes through the limits of a call.
+#[test]
+fn the_longest_run_of_the_hedged_decider_stays_within_its_limits() {
+    let set = PluginSet::builtin().unwrap();
+    let decider = set.decider("hedged").unwrap();
+    let params = DecisionParams { n_max: 4096, ..PARAMS };
+    let scores: Vec<f64> = (0..4096_u32).map(|i| f64::from(i * 7919 % 101) / 1000.0).collect();
+    let (state, steps) = decider.step(&decider.start(&params).unwrap(), &scores).unwrap();
+    assert_eq!(steps.len(), 4096);
+    assert!(steps.iter().all(|step| step.lower < step.upper));
+    let fault = decider.step(&state, &[0.5]).unwrap_err();
+    assert!(matches!(fault.class, FaultClass::Refused { kind: RefusalKind::Unsupported, .. }), "{fault}");
 }
 
 #[test]

@@ -56,6 +56,26 @@ pub enum Decision {
     Different,
 }
 
+/// A decision that stays. The first score that proves exactly one claim decides; one that
+/// proves both at once (the mean lies between) leaves it undecided for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Verdict(Option<Decision>);
+
+impl Verdict {
+    /// The decision, after hearing which claims this score proves.
+    pub fn hear(&mut self, same: bool, different: bool) -> Decision {
+        if self.0.is_none() {
+            self.0 = match (same, different) {
+                (true, true) => Some(Decision::Undecided),
+                (true, false) => Some(Decision::Same),
+                (false, true) => Some(Decision::Different),
+                (false, false) => None,
+            };
+        }
+        self.0.unwrap_or_default()
+    }
+}
+
 /// What is known after some scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {

@@ -45,12 +45,14 @@ mod info;
 pub mod layout;
 mod report;
 mod scorer;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod text;
 mod trial;
 
 #[doc(hidden)]
 pub use decider::run as run_decider;
-pub use decider::{Decider, Decision, DecisionParams, Step};
+pub use decider::{Decider, Decision, DecisionParams, Step, Verdict};
 #[doc(hidden)]
 pub use diagnostics::install_panic_hook;
 pub use diagnostics::{Level, log};

@@ -274,6 +274,23 @@ impl Trace<'_> {
         }
     }
 
+    /// The same, checked: one token of the vocabulary per row.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidEvidence`] otherwise.
+    pub fn top_tokens(&self) -> Result<Vec<u32>> {
+        let (argmax, rows, vocab) = (self.argmax(), self.rows(), self.vocab());
+        if usize::try_from(rows).ok() != Some(argmax.len()) {
+            return Err(Refusal::InvalidEvidence("there is not one most likely token per row".into()));
+        }
+        match argmax.iter().find(|token| **token >= vocab) {
+            Some(token) => Err(Refusal::InvalidEvidence(format!(
+                "the most likely token {token} is none of the {vocab} of the vocabulary"
+            ))),
+            None => Ok(argmax),
+        }
+    }
+
     /// How much of each row's distribution there is.
     pub fn distribution(&self) -> Distribution {
         match &self.0 {

@@ -13,7 +13,7 @@
 //! the mean lies between and the decision stays UNDECIDED. No variance is estimated and
 //! no score is kept: the state is ten running logarithms.
 
-use assayd_plugin_sdk::{Decider, Decision, DecisionParams, Refusal, Step, export_decider};
+use assayd_plugin_sdk::{Decider, DecisionParams, Refusal, Step, Verdict, export_decider};
 use serde::{Deserialize, Serialize};
 
 /// Bets as shares of the largest allowed one, and their weights.
@@ -25,8 +25,7 @@ pub struct Grid5 {
     params: DecisionParams,
     log_same: [f64; 5],
     log_different: [f64; 5],
-    /// Set by the first crossing, and then for good; UNDECIDED if both crossed at once.
-    verdict: Option<Decision>,
+    verdict: Verdict,
 }
 
 /// ln of the sum of `w_j exp(l_j)`.
@@ -38,7 +37,7 @@ fn log_mixture(logs: &[f64; 5]) -> f64 {
 
 impl Decider for Grid5 {
     fn start(params: &DecisionParams) -> Result<Self, Refusal> {
-        Ok(Self { params: *params, log_same: [0.0; 5], log_different: [0.0; 5], verdict: None })
+        Ok(Self { params: *params, log_same: [0.0; 5], log_different: [0.0; 5], verdict: Verdict::default() })
     }
 
     fn step(&mut self, score: f64) -> Result<Step, Refusal> {
@@ -54,20 +53,8 @@ impl Decider for Grid5 {
             return Err(Refusal::Numeric(format!("the evidence is {same} and {different}")));
         }
         let threshold = -alpha.ln();
-        if self.verdict.is_none() {
-            self.verdict = match (same >= threshold, different >= threshold) {
-                (true, true) => Some(Decision::Undecided),
-                (true, false) => Some(Decision::Same),
-                (false, true) => Some(Decision::Different),
-                (false, false) => None,
-            };
-        }
-        Ok(Step {
-            decision: self.verdict.unwrap_or_default(),
-            interval: None,
-            log_e_same: Some(same),
-            log_e_different: Some(different),
-        })
+        let decision = self.verdict.hear(same >= threshold, different >= threshold);
+        Ok(Step { decision, interval: None, log_e_same: Some(same), log_e_different: Some(different) })
     }
 }
 

@@ -1,4 +1,6 @@
+use assayd_plugin_sdk::Decision;
 use assayd_plugin_sdk::run_decider::{begin, fold};
+use assayd_plugin_sdk::testing::{allowed, rates, worst_nulls};
 
 use super::*;
 
@@ -178,4 +180,51 @@ fn published_vectors() {
         }
     }
     assert!(compared > 1000);
+}
+
+/// Runs on streams whose mean is exactly gamma or delta, looked at after every score.
+fn errors_at_the_bands(runs: u32) {
+    for params in [params(0.025, 0.05, 0.25), params(0.01, 0.05, 0.20), params(0.01, 0.10, 0.10)] {
+        let params = DecisionParams { n_max: 400, ..params };
+        let limit = allowed(params.alpha, runs);
+        for stream in worst_nulls(params.gamma) {
+            let rates = rates::<Grid5>(&params, stream, runs, 1).unwrap();
+            assert!(rates.different <= limit, "{params:?} {stream:?}: {rates:?}");
+        }
+        for stream in worst_nulls(params.delta) {
+            let rates = rates::<Grid5>(&params, stream, runs, 2).unwrap();
+            assert!(rates.same <= limit, "{params:?} {stream:?}: {rates:?}");
+        }
+    }
+}
+
+#[test]
+fn false_verdicts_are_as_rare_as_claimed() {
+    errors_at_the_bands(1_000);
+}
+
+#[test]
+#[ignore = "20,000 runs per stream take half a minute; the short test above always runs"]
+fn false_verdicts_are_as_rare_as_claimed_in_20_000_runs() {
+    errors_at_the_bands(20_000);
+}
+
+/// Expected numbers of scores to a verdict (simulated apart from this code) on clear cases.
+#[test]
+fn clear_cases_need_few_scores() {
+    use assayd_plugin_sdk::testing::Stream;
+    let params = DecisionParams { n_max: 400, ..params(0.01, 0.10, 0.10) };
+    for (stream, decision, scores) in [
+        (Stream::Bernoulli(0.0), Decision::Same, 51.5),
+        (Stream::Beta { k: 1, n: 99 }, Decision::Same, 56.5),
+        (Stream::Beta { k: 10, n: 199 }, Decision::Same, 100.5),
+        (Stream::Beta { k: 30, n: 199 }, Decision::Different, 16.5),
+        (Stream::Beta { k: 40, n: 199 }, Decision::Different, 9.5),
+        (Stream::Bernoulli(0.3), Decision::Different, 41.5),
+        (Stream::Beta { k: 10, n: 19 }, Decision::Different, 4.5),
+    ] {
+        let rates = rates::<Grid5>(&params, stream, 500, 3).unwrap();
+        let share = if decision == Decision::Same { rates.same } else { rates.different };
+        assert!(share >= 0.99 && rates.scores <= scores, "{stream:?}: {rates:?}");
+    }
 }

@@ -1,0 +1,84 @@
+use assayd_plugin_sdk::Decision;
+use assayd_plugin_sdk::testing::{COVERED, allowed, rates, steps, stop};
+
+use super::*;
+
+const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
+
+/// Scores that repeat no pattern soon.
+fn varied() -> Vec<f64> {
+    (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect()
+}
+
+#[test]
+fn grouping_of_scores_changes_no_bit_and_the_state_stays_small() {
+    let (whole, bytes) = steps::<FixedEb>(&AUDIT, &varied(), 200).unwrap();
+    assert!(bytes <= 100, "{bytes}");
+    for chunk in [1, 7, 64] {
+        assert_eq!(steps::<FixedEb>(&AUDIT, &varied(), chunk).unwrap().0, whole);
+    }
+}
+
+#[test]
+fn nothing_is_decided_before_the_last_score_nor_changed_after_it() {
+    for (score, decision) in [(0.0, Decision::Same), (1.0, Decision::Different)] {
+        let (steps, _) = steps::<FixedEb>(&AUDIT, &[score; 300], 300).unwrap();
+        let (before, after) = steps.split_at(199);
+        assert!(before.iter().all(|step| step.decision == Decision::Undecided && step.interval.is_none()));
+        assert!(after.iter().all(|step| *step == after[0] && step.decision == decision));
+    }
+    let mut late = vec![0.0; 200];
+    late.extend([1.0; 100]);
+    assert_eq!(stop::<FixedEb>(&AUDIT, &late).unwrap(), (Decision::Same, 200));
+    let one = DecisionParams { n_max: 1, ..AUDIT };
+    assert!(matches!(FixedEb::start(&one), Err(Refusal::InvalidParams(_))));
+}
+
+/// By hand: scores 0, 1/2, 1/2, 1 have mean 1/2 and variance 1/6; at alpha = 4/e^3 the
+/// logarithm is 3, so the half width is sqrt(2 / 6 * 3 / 4) + 7 * 3 / 9, above one half.
+#[test]
+fn four_scores_by_hand() {
+    assert!((half_width(1.0 / 6.0, 4.0, 2.0 * (-3.0_f64).exp()) - (0.5 + 7.0 / 3.0)).abs() < 1e-12);
+    let params = DecisionParams { alpha: 4.0 * (-3.0_f64).exp(), n_max: 4, ..AUDIT };
+    let mut decider = FixedEb::start(&params).unwrap();
+    let last = [0.0, 0.5, 0.5, 1.0].map(|score| decider.step(score).unwrap())[3];
+    assert!((decider.mean - 0.5).abs() < 1e-12 && (decider.squares - 0.5).abs() < 1e-12);
+    assert_eq!(last.interval, Some((0.0, 1.0)));
+}
+
+/// The bound holds at its one n; constants that are too small show here.
+#[test]
+fn the_interval_holds_the_mean_at_n_max() {
+    for stream in COVERED {
+        let params = DecisionParams { alpha: 0.05, n_max: 200, ..AUDIT };
+        let rates = rates::<FixedEb>(&params, stream, 1_000, 31).unwrap();
+        assert!(rates.missed <= allowed(params.alpha, 1_000), "{stream:?}: {rates:?}");
+    }
+}
+
+/// The published vectors, where they lie beside the checkout.
+#[test]
+fn published_vectors() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut compared = 0;
+    for case in vectors["cases"].as_array().unwrap() {
+        let scores: Vec<f64> = case["x"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        for expected in case["expected"].as_array().unwrap() {
+            let alpha = expected["alpha"].as_f64().unwrap();
+            for row in expected["rows"].as_array().unwrap() {
+                let Some(theirs) = row["maurer_pontil_halfwidth"].as_f64() else { continue };
+                let n = row["t"].as_u64().unwrap();
+                let mut decider = FixedEb::start(&DecisionParams { n_max: n, ..AUDIT }).unwrap();
+                for &score in scores.iter().take(usize::try_from(n).unwrap()) {
+                    decider.step(score).unwrap();
+                }
+                let ours = half_width(decider.squares / (n as f64 - 1.0), n as f64, alpha);
+                assert!((ours - theirs).abs() < 1e-6, "{} {n}", case["id"]);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 300, "{compared}");
+}

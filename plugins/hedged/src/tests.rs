@@ -1,0 +1,188 @@
+use assayd_plugin_sdk::Decision;
+use assayd_plugin_sdk::run_decider::{begin, fold};
+use assayd_plugin_sdk::testing::{COVERED, Stream, allowed, rates, steps, stop, worst_nulls};
+
+use super::*;
+
+fn params(alpha: f64, gamma: f64, delta: f64, n_max: u64) -> DecisionParams {
+    DecisionParams { alpha, gamma, delta, n_max }
+}
+
+const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
+
+fn fed(params: &DecisionParams, scores: &[f64]) -> Hedged {
+    let mut hedged = Hedged::start(params).unwrap();
+    for &score in scores {
+        hedged.scores.push(score);
+        hedged.bets.push(score, params.alpha);
+    }
+    hedged
+}
+
+/// By hand: before any score b_1 = sqrt(2 ln 200 / (ln 2 / 4)), truncated to c / m = 2 and
+/// to c / (1 - m) = 2/3, so K+(1/4) = 1 + 2 * 3/4 and K-(1/4) = 1 - 2/3 * 3/4 after a 1.
+#[test]
+fn one_score_by_hand() {
+    let hedged = fed(&AUDIT, &[1.0]);
+    let bet = (2.0 * 200.0_f64.ln() / (2.0_f64.ln() * 0.25)).sqrt();
+    assert!((hedged.bets.bets[0] - bet).abs() < 1e-12);
+    assert!((hedged.log_capital(Side::Above, 0.25) - 2.5_f64.ln()).abs() < 1e-12);
+    assert!((hedged.log_capital(Side::Below, 0.25) - 0.5_f64.ln()).abs() < 1e-12);
+    // At m = 0 nothing can be lost and the bet is not truncated.
+    assert!((hedged.log_capital(Side::Above, 0.0) - bet.ln_1p()).abs() < 1e-12);
+}
+
+#[test]
+fn ends_are_where_the_capital_is_two_over_alpha() {
+    let scores: Vec<f64> = (0..300_u32).map(|i| f64::from(i * 7919 % 101) / 250.0).collect();
+    for n in [3, 30, 300] {
+        let hedged = fed(&AUDIT, &scores[..n]);
+        for side in [Side::Above, Side::Below] {
+            let end = hedged.end(side);
+            let (outside, inside) = match side {
+                Side::Above => (end - 1e-9, end + 1e-9),
+                Side::Below => (end + 1e-9, end - 1e-9),
+            };
+            let inside = hedged.log_capital(side, inside);
+            assert!(inside <= 200.0_f64.ln(), "{n} {side:?}");
+            if (1e-6..=1.0 - 1e-6).contains(&end) {
+                assert!(hedged.log_capital(side, outside) > 200.0_f64.ln(), "{n} {side:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bracketing_finds_the_end_of_steep_flat_and_broken_functions() {
+    for (end, f) in [
+        (0.25, Box::new(|x: f64| 0.25 - x) as Box<dyn Fn(f64) -> f64>),
+        (1e-7, Box::new(|x: f64| (1e-7 / x.max(1e-300)).ln())),
+        (0.7, Box::new(|x: f64| if x < 0.7 { 1e-9 } else { -1e9 })),
+        (0.3, Box::new(|x: f64| (0.3 - x).powi(9))),
+        (0.5, Box::new(|x: f64| if x < 0.5 { f64::INFINITY } else { f64::NEG_INFINITY })),
+    ] {
+        let found = last_positive(&f);
+        assert!(found <= end && end - found <= 2.0 * TOLERANCE, "{found} for {end}");
+    }
+    assert_eq!(last_positive(|_| 0.0), 0.0);
+    assert_eq!(last_positive(|_| 1.0), 1.0);
+}
+
+/// Stopping times computed apart from this code.
+#[test]
+fn identical_and_opposite_models_are_told_apart_in_every_mode() {
+    for (params, same, different) in [
+        (params(0.025, 0.05, 0.25, 64), 29, 3),
+        (params(0.01, 0.05, 0.20, 200), 45, 3),
+        (params(0.001, 0.02, 0.10, 400), 141, 4),
+    ] {
+        let n = usize::try_from(params.n_max).unwrap();
+        assert_eq!(stop::<Hedged>(&params, &vec![0.0; n]).unwrap(), (Decision::Same, same), "{params:?}");
+        let on_ones = stop::<Hedged>(&params, &vec![1.0; n]).unwrap();
+        assert_eq!(on_ones, (Decision::Different, different), "{params:?}");
+    }
+}
+
+#[test]
+fn the_verdict_is_where_the_interval_leaves_the_bands() {
+    for mean in [0.01, 0.05, 0.1, 0.2, 0.4] {
+        let mut random = assayd_plugin_sdk::testing::Random::new(5);
+        let scores: Vec<f64> = (1..=200).map(|n| Stream::Bernoulli(mean).draw(&mut random, n, 0.0)).collect();
+        let (steps, _) = steps::<Hedged>(&AUDIT, &scores, 200).unwrap();
+        let first = steps.iter().position(|step| {
+            let (lower, upper) = step.interval.unwrap();
+            lower > AUDIT.gamma || upper < AUDIT.delta
+        });
+        let decided = steps.iter().position(|step| step.decision != Decision::Undecided);
+        assert_eq!(decided, first, "{mean}");
+        if let Some(at) = decided {
+            assert!(steps[at..].iter().all(|step| step.decision == steps[at].decision), "it stays");
+        }
+    }
+}
+
+#[test]
+fn grouping_of_scores_changes_no_bit_and_the_state_is_bounded() {
+    let scores: Vec<f64> = (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect();
+    let (whole, bytes) = steps::<Hedged>(&AUDIT, &scores, 200).unwrap();
+    assert!(bytes < 200 * 8 + 64);
+    for chunk in [1, 7, 64] {
+        assert_eq!(steps::<Hedged>(&AUDIT, &scores, chunk).unwrap().0, whole);
+    }
+    const { assert!(CAPACITY * 8 + 64 < 64 << 10) };
+    let too_many = DecisionParams { n_max: CAPACITY as u64 + 1, ..AUDIT };
+    assert!(matches!(begin::<Hedged>(&too_many), Err(Refusal::InvalidParams(_))));
+    let mut full = fed(&AUDIT, &vec![0.5; CAPACITY]);
+    assert!(matches!(full.step(0.5), Err(Refusal::Unsupported(_))));
+}
+
+#[test]
+fn what_is_not_a_score_is_an_error() {
+    let state = begin::<Hedged>(&AUDIT).unwrap();
+    for bad in [f64::NAN, -1e-12, 1.0 + 1e-12] {
+        assert!(matches!(fold::<Hedged>(&state, &[0.5, bad]), Err(Refusal::InvalidEvidence(_))), "{bad}");
+    }
+    assert!(fold::<Hedged>(&[], &[0.5]).is_err());
+}
+
+fn misses(runs: u32, n_max: u64) {
+    for stream in COVERED {
+        let params = DecisionParams { alpha: 0.05, n_max, ..AUDIT };
+        let rates = rates::<Hedged>(&params, stream, runs, 11).unwrap();
+        assert!(rates.missed <= allowed(params.alpha, runs), "{stream:?}: {rates:?}");
+    }
+}
+
+#[test]
+fn the_interval_holds_the_mean_at_every_time() {
+    misses(300, 150);
+}
+
+#[test]
+#[ignore = "10,000 streams of 400 scores take minutes; the short test above always runs"]
+fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
+    misses(10_000, 400);
+}
+
+#[test]
+fn false_verdicts_are_as_rare_as_claimed() {
+    let params = params(0.05, 0.1, 0.1, 150);
+    for stream in worst_nulls(0.1) {
+        let rates = rates::<Hedged>(&params, stream, 300, 12).unwrap();
+        assert!(rates.same.max(rates.different) <= allowed(params.alpha, 300), "{stream:?}: {rates:?}");
+    }
+}
+
+/// The published vectors, where they lie beside the checkout.
+#[test]
+fn published_vectors() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut compared = 0;
+    for case in vectors["cases"].as_array().unwrap() {
+        let scores: Vec<f64> = case["x"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        for expected in case["expected"].as_array().unwrap() {
+            let alpha = expected["alpha"].as_f64().unwrap();
+            for row in expected["rows"].as_array().unwrap() {
+                let t = usize::try_from(row["t"].as_u64().unwrap()).unwrap();
+                let hedged = fed(&params(alpha, 0.05, 0.2, 1000), &scores[..t]);
+                let [lower, upper] = [0, 1].map(|i| row["hedged_exact"][i].as_f64().unwrap());
+                let id = format!("{} {alpha} {t}", case["id"]);
+                assert!((hedged.end(Side::Above) - lower).abs() < 1e-6, "{id}");
+                assert!((hedged.end(Side::Below) - upper).abs() < 1e-6, "{id}");
+                let bet = row["lambda"].as_f64().unwrap();
+                assert!((hedged.bets.bets[t - 1] - bet).abs() < 1e-6 * bet.max(1.0), "{id}");
+                for (side, key) in [(Side::Above, "log_K_plus"), (Side::Below, "log_K_minus")] {
+                    for (m, log) in row[key].as_object().unwrap() {
+                        let (Ok(m), Some(log)) = (m.parse::<f64>(), log.as_f64()) else { continue };
+                        assert!((hedged.log_capital(side, m) - log).abs() < 1e-6, "{id} {key} {m}");
+                        compared += 1;
+                    }
+                }
+                compared += 3;
+            }
+        }
+    }
+    assert!(compared > 2000, "{compared}");
+}

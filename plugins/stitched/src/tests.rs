@@ -1,0 +1,92 @@
+use assayd_plugin_sdk::Decision;
+use assayd_plugin_sdk::testing::{COVERED, Stream, allowed, rates, steps, stop, worst_nulls};
+
+use super::*;
+
+const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
+
+/// Scores that repeat no pattern soon.
+fn varied() -> Vec<f64> {
+    (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect()
+}
+
+#[test]
+fn grouping_of_scores_changes_no_bit_and_the_state_stays_small() {
+    let (whole, bytes) = steps::<Stitched>(&AUDIT, &varied(), 200).unwrap();
+    assert!(bytes <= 100, "{bytes}");
+    for chunk in [1, 7, 64] {
+        assert_eq!(steps::<Stitched>(&AUDIT, &varied(), chunk).unwrap().0, whole);
+    }
+}
+
+/// Stopping times computed apart from this code.
+#[test]
+fn identical_and_opposite_models_are_told_apart_in_every_mode() {
+    for (params, same, different) in [
+        (DecisionParams { alpha: 0.025, gamma: 0.05, delta: 0.25, n_max: 64 }, (Decision::Same, 57), 15),
+        (AUDIT, (Decision::Same, 82), 18),
+        (DecisionParams { alpha: 0.001, gamma: 0.02, delta: 0.10, n_max: 400 }, (Decision::Same, 220), 23),
+    ] {
+        let n = usize::try_from(params.n_max).unwrap();
+        assert_eq!(stop::<Stitched>(&params, &vec![0.0; n]).unwrap(), same, "{params:?}");
+        let on_ones = stop::<Stitched>(&params, &vec![1.0; n]).unwrap();
+        assert_eq!(on_ones, (Decision::Different, different), "{params:?}");
+    }
+}
+
+/// Values of the boundary computed apart from this code.
+#[test]
+fn boundary_by_other_means() {
+    for (v, alpha, v_min, range, expected) in
+        [(1.0, 0.025, 1.0, 1.0, 12.440_254_796_854_66), (1.0, 0.025, 10.0, 3.0, 37.569_394_108_174_25)]
+    {
+        assert!((boundary(v, alpha, v_min, range) - expected).abs() < 1e-9);
+    }
+}
+
+/// Where betting intervals fail: the mean jumps to and fro.
+const DRIFT: Stream = Stream::Drifting(0.02, 0.6);
+
+fn misses(runs: u32, n_max: u64) {
+    for stream in COVERED.into_iter().chain([DRIFT]) {
+        let params = DecisionParams { alpha: 0.05, n_max, ..AUDIT };
+        let rates = rates::<Stitched>(&params, stream, runs, 21).unwrap();
+        assert!(rates.missed <= allowed(params.alpha, runs), "{stream:?}: {rates:?}");
+    }
+}
+
+#[test]
+fn the_interval_holds_the_mean_at_every_time() {
+    misses(1_000, 400);
+}
+
+#[test]
+#[ignore = "10,000 streams of 1,000 scores take a minute; the short test above always runs"]
+fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
+    misses(10_000, 1_000);
+}
+
+#[test]
+fn false_verdicts_are_as_rare_as_claimed() {
+    let params = DecisionParams { alpha: 0.05, gamma: 0.1, delta: 0.1, n_max: 400 };
+    for stream in worst_nulls(0.1) {
+        let rates = rates::<Stitched>(&params, stream, 1_000, 22).unwrap();
+        assert!(rates.same.max(rates.different) <= allowed(params.alpha, 1_000), "{stream:?}: {rates:?}");
+    }
+}
+
+/// The published vectors, where they lie beside the checkout.
+#[test]
+fn published_vectors() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
+    let Ok(text) = std::fs::read_to_string(path) else { return };
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let rows = vectors["boundaries"]["values"].as_array().unwrap();
+    assert!(rows.len() > 10);
+    for row in rows {
+        let [v, alpha, one, ten] = ["v", "alpha", "poly_stitching_vmin1_c1", "poly_stitching_vmin10_c3"]
+            .map(|key| row[key].as_f64().unwrap());
+        assert!((boundary(v, alpha, 1.0, 1.0) - one).abs() < 1e-6, "{row}");
+        assert!((boundary(v, alpha, 10.0, 3.0) - ten).abs() < 1e-6, "{row}");
+    }
+}
