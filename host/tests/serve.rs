@@ -5,7 +5,6 @@
     clippy::unwrap_used,
     reason = "a test that cannot go on must stop"
 )]
-
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 #[path = "../src/api/testing.rs"]

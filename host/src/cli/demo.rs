@@ -232,13 +232,14 @@ fn look(address: &str) -> Result<BTreeMap<String, Outcome>, Problem> {
             continue;
         }
         let id = text(assay, "/id");
-        let whole = get_json(&format!("{address}/api/assays/{id}"))?;
         let verdict = match text(assay, "/decision") {
             decision if decision.is_empty() => "ERROR".to_owned(),
             decision => decision,
         };
         let reason = match text(assay, "/error") {
-            error if error.is_empty() => reason_of(&whole),
+            error if error.is_empty() => {
+                reason_of(&get_json(&format!("{address}/api/assays/{id}/report?format=json"))?)
+            }
             error => error,
         };
         outcomes.insert(name, Outcome { verdict, reason, assay: Some(id) });
@@ -247,12 +248,11 @@ fn look(address: &str) -> Result<BTreeMap<String, Outcome>, Problem> {
 }
 
 /// The numbers behind a verdict, in a few words.
-fn reason_of(assay: &Value) -> String {
-    let number =
-        |pointer: &str| assay.pointer(&format!("/report/enhanced_diff/{pointer}")).and_then(Value::as_f64);
+fn reason_of(report: &Value) -> String {
+    let number = |pointer: &str| report.pointer(&format!("/enhanced_diff/{pointer}")).and_then(Value::as_f64);
     match (number("mean_diff"), number("n_effective"), number("clip_nats")) {
         (Some(mean), Some(n), Some(clip)) => {
-            format!("mean divergence {:.6} nats (clipped at {clip}) over {n} challenges", mean * clip)
+            format!("mean divergence {:.6} of {clip} nats over {n} challenges", mean * clip)
         }
         _ => "n/a".to_owned(),
     }
@@ -286,6 +286,10 @@ fn table(
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    // Elsewhere than on a terminal there is no width to ask for.
+    if !std::io::stdout().is_terminal() {
+        table.set_width(120);
+    }
     table.set_header(["model", "what it is", "expected", "verdict", "why", "report"]);
     for model in &expectations.model {
         let outcome = outcomes.get(&model.file);
