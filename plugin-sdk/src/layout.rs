@@ -53,6 +53,7 @@ pub fn sections(report: &Value) -> Vec<Section> {
                 ("Candidate", v("model2")),
                 ("Reference", v("model1")),
                 ("Claim", v("enhanced_diff.claim")),
+                ("Because", v("because")),
                 ("Error", v("error")),
                 ("Mode", v("mode")),
                 ("Confidence", v("enhanced_diff.confidence")),
@@ -132,13 +133,24 @@ pub fn sections(report: &Value) -> Vec<Section> {
             "plugins",
             &[("Kind", "kind"), ("Id", "id"), ("Version", "version"), ("SHA-256", "sha256")],
         ),
+        table(report, "Remarks", "remarks", &[("What", "")]),
         table(report, "Workers", "workers", &[("Role", "role"), ("Ending", "ending"), ("Detail", "detail")]),
     ]
 }
 
 /// The scores, one row per challenge.
 pub fn scores(report: &Value) -> Section {
-    table(report, "Scores", "scores", &[("Challenge", "challenge"), ("Score", "value"), ("Details", "notes")])
+    let columns = [
+        ("Challenge", "index"),
+        ("Prompt", "prompt.text"),
+        ("Score", "score"),
+        ("Lower", "lower"),
+        ("Upper", "upper"),
+        ("Counted", "counted"),
+        ("Details", "notes"),
+        ("Failure", "failure"),
+    ];
+    table(report, "Scores", "records", &columns)
 }
 
 /// Every timing the report has; the unit is in its name.

@@ -28,26 +28,32 @@ fn unit(value: Option<&Value>) -> Option<f64> {
     value.and_then(Value::as_f64).filter(|x| (0.0..=1.0).contains(x))
 }
 
+/// The number of scores up to and including this one.
+fn n_of(record: &Value) -> Option<f64> {
+    text::at(record, "n").and_then(Value::as_u64).map(|n| n as f64)
+}
+
 fn collect(report: &Value) -> Data {
-    let list =
-        |path: &str| text::at(report, path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let n = |step: &Value| text::at(step, "n").and_then(Value::as_u64).map(|n| n as f64);
-    let band = list("steps").iter().filter_map(|step| {
-        let (lower, upper) = (unit(text::at(step, "lower"))?, unit(text::at(step, "upper"))?);
-        Some((n(step)?, lower, upper))
+    let records =
+        text::at(report, "records").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    // A challenge that could not be scored has no n and is not drawn.
+    let scored = || records.iter().filter(|record| n_of(record).is_some());
+    let band = scored().filter_map(|record| {
+        let (lower, upper) = (unit(text::at(record, "lower"))?, unit(text::at(record, "upper"))?);
+        Some((n_of(record)?, lower, upper))
     });
-    let decided = |step: &&Value| {
-        matches!(text::at(step, "decision").and_then(Value::as_str), Some("SAME" | "DIFFERENT"))
+    let decided = |record: &&Value| {
+        matches!(text::at(record, "decision").and_then(Value::as_str), Some("SAME" | "DIFFERENT"))
     };
     let limits = [("gamma", "enhanced_diff.gamma"), ("delta", "enhanced_diff.delta")];
     Data {
-        scores: list("scores").iter().map(|score| unit(text::at(score, "value"))).collect(),
+        scores: scored().map(|record| unit(text::at(record, "score"))).collect(),
         band: band.collect(),
         limits: limits
             .into_iter()
             .filter_map(|(name, path)| Some((name, unit(text::at(report, path))?)))
             .collect(),
-        stop: list("steps").iter().find(decided).and_then(n),
+        stop: scored().find(decided).and_then(n_of),
     }
 }
 
@@ -131,11 +137,12 @@ mod tests {
     fn what_is_drawn_comes_from_the_report() {
         let report = serde_json::json!({
             "enhanced_diff": {"gamma": 0.05, "delta": 0.2},
-            "scores": [{"value": 0.0}, {"value": 1.0}, {"value": null}, {"value": 7.0}],
-            "steps": [
-                {"n": 1, "lower": 0.0, "upper": 1.0, "decision": "UNDECIDED"},
-                {"n": 2, "lower": 0.1, "upper": 0.9, "decision": "SAME"},
-                {"n": 3, "lower": null, "upper": 0.9, "decision": "SAME"},
+            "records": [
+                {"n": 1, "score": 0.0, "lower": 0.0, "upper": 1.0, "decision": "UNDECIDED"},
+                {"n": null, "score": null, "failure": "no answer"},
+                {"n": 2, "score": 1.0, "lower": 0.1, "upper": 0.9, "decision": "SAME"},
+                {"n": 3, "score": null, "lower": null, "upper": 0.9, "decision": "SAME"},
+                {"n": 4, "score": 7.0},
             ],
         });
         let svg = draw(&report);
@@ -148,7 +155,7 @@ mod tests {
 
     #[test]
     fn one_score_is_enough_and_none_is_said() {
-        let one = draw(&serde_json::json!({"scores": [{"value": 0.5}]}));
+        let one = draw(&serde_json::json!({"records": [{"n": 1, "score": 0.5}]}));
         assert!(one.contains("cx=\"367.0\"") && !one.contains("NaN"));
         assert!(draw(&serde_json::json!({})).starts_with("<p>n/a"));
     }

@@ -135,8 +135,8 @@ mod tests {
         let evil = "<script>alert(1)</script>\"'&";
         let page = rendered(&serde_json::json!({
             "final_decision": evil, "model1": evil, "model2": evil, "errors": [evil],
-            "enhanced_diff": {"claim": evil}, "scores": [{"challenge": evil, "value": 0.5}],
-            "steps": [{"n": 1, "lower": evil, "upper": 1.0}], "timings": {evil: 1.0},
+            "enhanced_diff": {"claim": evil}, "timings": {evil: 1.0},
+            "records": [{"n": 1, "prompt": {"text": evil}, "score": 0.5, "lower": evil, "upper": 1.0}],
         }));
         assert!(!page.contains("<script"));
         assert!(page.matches("&lt;script&gt;").count() >= 6);

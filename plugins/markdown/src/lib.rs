@@ -94,7 +94,7 @@ mod tests {
             "memory": {"peak_bytes": 3 << 20},
             "timings": {"score_seconds": 1.5},
             "errors": ["no lineage: the reference is gone"],
-            "scores": [{"challenge": "c0", "value": 0.5, "notes": null}],
+            "records": [{"index": 0, "prompt": {"text": "Why?"}, "score": 0.5, "counted": true, "notes": null}],
         }));
         for line in [
             "# SAME",
@@ -105,7 +105,7 @@ mod tests {
             "| Memory peak | 3 MiB |",
             "| score | 1.5 s |",
             "| no lineage: the reference is gone |",
-            "| c0 | 0.5 | n/a |",
+            "| 0 | Why? | 0.5 | n/a | n/a | yes | n/a | n/a |",
         ] {
             assert!(page.lines().any(|have| have == line), "{line}\n{page}");
         }
