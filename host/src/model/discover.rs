@@ -21,7 +21,7 @@ use crate::domain::{Problem, ProblemKind};
 /// One thing that can be inspected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Artifact {
-    /// What to give to [`super::inspect`]: a file, the first present part of a split set, or
+    /// What to give to [`super::inspect()`]: a file, the first present part of a split set, or
     /// a folder.
     pub path: PathBuf,
     /// By layout; an inspection may come to another.

@@ -7,7 +7,7 @@
 //! interval = { m : K+(m) / 2 <= 1 / alpha  and  K-(m) / 2 <= 1 / alpha }
 //! ```
 //!
-//! with `c = 1/2` and the bet `b_i` from the variance seen before score `i` ([`Bets`]).
+//! with `c = 1/2` and the bet `b_i` from the variance seen before score `i` (`Bets`).
 //! At the true mean both capitals are nonnegative martingales, so by Ville's inequality
 //! the interval holds it at every time at once with probability at least 1 - alpha, if all
 //! scores have the same conditional mean. K+ falls and K- rises in m, so the set is an

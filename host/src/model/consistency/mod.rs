@@ -1,7 +1,7 @@
 //! Does what the metadata declares fit what the tensors are? Works on headers alone.
 //!
 //! The rules for all architectures are few; the full inventory and the shapes are checked
-//! for the architectures in [`tensors::LLAMA_LIKE`], whose tensors are known for certain.
+//! for the architectures in `tensors::LLAMA_LIKE`, whose tensors are known for certain.
 //! An architecture that is not known is never a reason to reject.
 
 mod metadata;
