@@ -136,6 +136,7 @@ fn read(path: &Path) -> Result<Inspection, Problem> {
         tensors: None,
         files: Vec::new(),
         merkle_root: None,
+        digests: Default::default(),
         config_hash: None,
         tokenizer_hash: None,
     })

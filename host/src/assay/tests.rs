@@ -162,6 +162,7 @@ impl Bench {
             tensors: None,
             files: vec![FileRecord { path: path.to_owned(), bytes: bytes.len() as u64, sha256: digest }],
             merkle_root: None,
+            digests: Default::default(),
             config_hash: digest,
             tokenizer_hash: self.tokenizers[usize::from(role == Role::Candidate)],
         })

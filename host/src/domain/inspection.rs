@@ -61,6 +61,33 @@ pub struct FileRecord {
     pub sha256: Option<Sha256>,
 }
 
+/// SHA-256 of one tensor's bytes as they are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorDigest {
+    pub name: String,
+    /// Storage type as the file format names it.
+    pub dtype: String,
+    /// The slowest-varying dimension first, whatever the format.
+    pub shape: Vec<u64>,
+    pub bytes: u64,
+    pub sha256: Sha256,
+}
+
+/// What a full pass adds: RFC 6962 roots and the digest of every tensor. A root is null
+/// unless everything under it was read and understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// Over every byte of every file of weights, in order, a leaf per piece.
+    pub file_root: Option<Sha256>,
+    /// Over metadata and tensors: what the artifact says, however it is laid out.
+    pub content_root: Option<Sha256>,
+    /// Over tensors alone, sorted by name: name, type, shape and bytes of each.
+    pub weights_root: Option<Sha256>,
+    /// Sorted by name.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub tensor_digests: Vec<TensorDigest>,
+}
+
 /// The inspection of one artifact; `assayd inspect --json` prints a list of these.
 /// A value that is not known is null, never a guess.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +105,10 @@ pub struct Inspection {
     /// Number of tensors.
     pub tensors: Option<u64>,
     pub files: Vec<FileRecord>,
+    /// The same as `weights_root`.
     pub merkle_root: Option<Sha256>,
+    #[serde(flatten, default)]
+    pub digests: Digests,
     pub config_hash: Option<Sha256>,
     pub tokenizer_hash: Option<Sha256>,
 }

@@ -11,12 +11,13 @@ use super::consistency::{self, Model, Part};
 use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
 use super::gguf::{self, Header, ReadError, Value};
+use super::roots::Roots;
 use super::scan::{self, Weights};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
 use super::{facts, folder, parts, pickle};
-use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection, Severity, Status};
+use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
 
 /// How deep to look.
@@ -92,6 +93,7 @@ pub(super) fn blank(path: &Path, kind: ArtifactKind) -> Inspection {
         tensors: None,
         files: Vec::new(),
         merkle_root: None,
+        digests: Digests::default(),
         config_hash: None,
         tokenizer_hash: None,
     }
@@ -112,6 +114,8 @@ pub(super) struct Inspector<'a> {
     done: u64,
     /// Bytes of all files of the artifact.
     pub total: u64,
+    /// What the full pass has hashed.
+    pub roots: Roots,
 }
 
 /// One opened part: its header, unless something stops the reading.
@@ -124,7 +128,7 @@ pub(super) struct Opened {
 
 impl<'a> Inspector<'a> {
     pub fn new(options: InspectOptions, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
-        Self { options, progress, done: 0, total: 0 }
+        Self { options, progress, done: 0, total: 0, roots: Roots::default() }
     }
 
     fn file(&mut self, path: &Path) -> Result<Inspection, Problem> {
@@ -157,8 +161,23 @@ impl<'a> Inspector<'a> {
             }
             inspection.format_version = Some(header.version);
             state_facts(&mut inspection, &Model::single(header), &mut findings);
+            self.roots.gguf_metadata(0, header);
         }
+        self.state_roots(&mut inspection);
         Ok(conclude(inspection, findings))
+    }
+
+    /// Is every byte to be read?
+    pub fn full(&self) -> bool {
+        self.options.full
+    }
+
+    /// States the roots and digests of a full pass.
+    pub fn state_roots(&mut self, inspection: &mut Inspection) {
+        if self.options.full {
+            inspection.digests = std::mem::take(&mut self.roots).finish();
+            inspection.merkle_root = inspection.digests.weights_root;
+        }
     }
 
     /// A file that is not GGUF, whatever its name.
@@ -233,6 +252,13 @@ impl<'a> Inspector<'a> {
             inspection.files.push(record.map_err(|error| Problem::io("read", part_path, &error))?);
             findings.part = None;
         }
+        for (number, part) in (0..).zip(&opened) {
+            match part.as_ref().and_then(|part| part.header.as_ref()) {
+                Some(header) => self.roots.gguf_metadata(number, header),
+                None => self.roots.incomplete(),
+            }
+        }
+        self.state_roots(&mut inspection);
         let headers: Vec<(&str, &Header)> = opened
             .iter()
             .flatten()
@@ -267,12 +293,15 @@ impl<'a> Inspector<'a> {
         let size = part.source.size();
         let mut weights = Vec::new();
         let mut data_offset = size;
+        let mut tensors = None;
         if let Some(header) = &part.header {
             trailing(&part.source, header, findings)?;
             weights = scan::weights_of(header, size);
             data_offset = header.data_offset.min(size);
+            tensors = Some(header.tensors.len());
         }
-        self.pass(path, &part.source, &weights, data_offset, findings)
+        let layout = Layout { weights: &weights, data_offset, tensors };
+        self.pass(path, &part.source, &layout, findings)
     }
 
     /// The full pass over one file, if it was asked for.
@@ -280,8 +309,7 @@ impl<'a> Inspector<'a> {
         &mut self,
         path: &Path,
         source: &SourceFile,
-        weights: &[Weights],
-        data_offset: u64,
+        layout: &Layout<'_>,
         findings: &mut Findings,
     ) -> io::Result<FileRecord> {
         let size = source.size();
@@ -289,12 +317,15 @@ impl<'a> Inspector<'a> {
         if self.options.full {
             let (done, total) = (&mut self.done, self.total);
             let progress = &mut *self.progress;
-            let result = scan::scan(source, weights, data_offset, findings, &mut |bytes| {
+            let result = scan::scan(source, layout.weights, layout.data_offset, findings, &mut |bytes| {
                 *done += bytes;
                 progress(*done, total);
             });
             match result {
-                Ok(digest) => sha256 = Some(digest),
+                Ok(scanned) => {
+                    sha256 = Some(scanned.sha256);
+                    self.roots.file(size, &scanned.pieces, layout.weights, layout.tensors);
+                }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     findings.push(Code::FileChanged.finding("the file became shorter while it was read"));
                 }
@@ -305,8 +336,20 @@ impl<'a> Inspector<'a> {
             findings.push(Code::FileChanged.finding("the size of the file changed while it was read"));
             sha256 = None;
         }
+        if sha256.is_none() {
+            self.roots.spoiled();
+        }
         Ok(FileRecord { path: path.to_owned(), bytes: size, sha256 })
     }
+}
+
+/// Where the weights of a file are.
+pub(super) struct Layout<'a> {
+    /// Those that lie within the file, in file order.
+    pub weights: &'a [Weights],
+    pub data_offset: u64,
+    /// Tensors that the header declares; `None` if there is no readable header.
+    pub tensors: Option<usize>,
 }
 
 /// Reads the header of one file; everything wrong with it goes to `findings`.

@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod inspect;
 mod parts;
 mod pickle;
+mod roots;
 pub mod safetensors;
 pub mod scan;
 pub mod sniff;

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use super::canonical;
 use super::finding::{Code, Findings};
-use super::inspect::{Inspector, blank, conclude};
+use super::inspect::{Inspector, Layout, blank, conclude};
 use super::safetensors::{self, Header};
 use super::scan::Weights;
 use super::source::{ReadAt as _, SourceFile};
 use super::split::PartName;
+use crate::digest::sha256_file;
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
 use crate::domain::{Problem, Sha256, budget};
 use config::Config;
@@ -45,6 +46,7 @@ pub(super) fn file(
     let mut inspection = blank(path, ArtifactKind::Safetensors);
     let record = pass(inspector, &shard, &mut findings).map_err(|error| io(&error))?;
     inspection.files.push(record);
+    inspector.state_roots(&mut inspection);
     state_weights(&mut inspection, std::slice::from_ref(&shard));
     if inspection.kind == ArtifactKind::Safetensors && shard.header.is_some() {
         findings.push(Code::ConfigMissing.finding("a file of weights alone; its folder was not looked at"));
@@ -85,7 +87,8 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
         findings.part = None;
         inspection.files.push(record);
     }
-    side_files(path, &names, &mut inspection);
+    side_files(inspector, path, &names, &mut inspection)?;
+    inspector.state_roots(&mut inspection);
     let whole = !findings.has_errors() && shards.iter().all(|shard| shard.header.is_some());
     if whole {
         state_weights(&mut inspection, &shards);
@@ -273,11 +276,13 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
     let weights: Vec<Weights> = tensors
         .iter()
         .filter(|tensor| {
-            tensor.bytes > 0 && tensor.offset.checked_add(tensor.bytes).is_some_and(|end| end <= size)
+            tensor.offset.checked_add(tensor.bytes).is_some_and(|end| end <= size)
         })
         .map(|tensor| Weights {
             name: tensor.name.clone(),
             kind: tensor.dtype.scanned_as(),
+            dtype: tensor.dtype.name,
+            shape: tensor.shape.clone(),
             row_bytes: match tensor.shape.as_slice() {
                 [rows, _, ..] => tensor.bytes / rows.max(&1),
                 _ => tensor.bytes,
@@ -287,19 +292,35 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
         })
         .collect();
     let data_offset = header.map_or(size, |header| header.data_offset.min(size));
-    inspector.pass(&shard.path, &shard.source, &weights, data_offset, findings)
+    if let Some(header) = header {
+        inspector.roots.text_metadata(&header.metadata);
+    }
+    let layout = Layout { weights: &weights, data_offset, tensors: header.map(|_| tensors.len()) };
+    inspector.pass(&shard.path, &shard.source, &layout, findings)
 }
 
-/// Configuration and tokenizer belong to the artifact, without digests.
-fn side_files(path: &Path, names: &BTreeSet<String>, inspection: &mut Inspection) {
+/// Configuration and tokenizer belong to the artifact; a full pass digests them, too.
+fn side_files(
+    inspector: &mut Inspector<'_>,
+    path: &Path,
+    names: &BTreeSet<String>,
+    inspection: &mut Inspection,
+) -> Result<(), Problem> {
     for name in names.iter().filter(|name| name.ends_with(".json") || name.ends_with(".model")) {
         let file = path.join(name);
         if let Ok(metadata) = fs::metadata(&file)
             && metadata.is_file()
         {
-            inspection.files.push(FileRecord { path: file, bytes: metadata.len(), sha256: None });
+            let mut sha256 = None;
+            if inspector.full() {
+                let digest = sha256_file(&file, &mut |_, _| {})?;
+                inspector.roots.side_file(name, digest);
+                sha256 = Some(digest);
+            }
+            inspection.files.push(FileRecord { path: file, bytes: metadata.len(), sha256 });
         }
     }
+    Ok(())
 }
 
 /// Counts and the storage type that most weights have.

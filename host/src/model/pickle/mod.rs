@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 use super::finding::{Code, Findings};
-use super::inspect::{Inspector, blank, conclude};
+use super::inspect::{Inspector, Layout, blank, conclude};
 use super::sniff::Content;
 use super::source::{Cursor, ReadAt, SourceFile};
 use crate::domain::Problem;
@@ -52,8 +52,10 @@ pub(super) fn file(
     let mut inspection = blank(path, ArtifactKind::Pickle);
     inspector.total = source.size();
     let size = source.size();
-    let record = inspector.pass(path, &source, &[], size, &mut findings).map_err(|error| io(&error))?;
+    let layout = Layout { weights: &[], data_offset: size, tensors: None };
+    let record = inspector.pass(path, &source, &layout, &mut findings).map_err(|error| io(&error))?;
     inspection.files.push(record);
+    inspector.state_roots(&mut inspection);
     Ok(Some(conclude(inspection, findings)))
 }
 

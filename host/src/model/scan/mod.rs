@@ -1,14 +1,15 @@
-//! One pass over every byte of a file: its SHA-256, and what the weights look like.
+//! One pass over every byte of a file: its SHA-256, that of each of its pieces (a tensor is
+//! one piece), and what the weights look like.
 //!
-//! A second thread reads and scans, this one hashes; three buffers of fixed size travel
-//! between them, so memory does not depend on the file. What is found: NaN and infinite
-//! weights and block scales, absurd sizes, tensors that are zero, and holes.
+//! One thread reads and scans, a second hashes pieces, this one hashes the whole; a few
+//! buffers of fixed size are shared by them, so memory does not depend on the file. What is
+//! found: NaN and infinite weights and block scales, absurd sizes, zero tensors, and holes.
 
 mod kernels;
 mod zeros;
 
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use super::finding::{Code, Findings};
 use super::gguf::{GgmlType, Header};
@@ -20,8 +21,30 @@ use zeros::ZeroRuns;
 
 /// Bytes read at a time; blocks never straddle two reads.
 const CHUNK_BYTES: u64 = 1 << 20;
-/// Buffers on the way between the two threads.
-const CHUNKS_IN_FLIGHT: usize = 3;
+/// Buffers on the way between the threads; enough for one to run ahead of another.
+const CHUNKS_IN_FLIGHT: usize = 8;
+
+/// A hashed stretch of a file: a tensor, or at most a mebibyte of anything else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    pub offset: u64,
+    pub bytes: u64,
+    pub sha256: Sha256,
+}
+
+/// Digests of one file; the pieces are in file order, without gaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    pub sha256: Sha256,
+    pub pieces: Vec<Piece>,
+}
+
+/// A buffer on its way; `last` ends a piece.
+struct Chunk {
+    bytes: Vec<u8>,
+    offset: u64,
+    last: bool,
+}
 
 /// A stretch of the file, in file order and without gaps.
 #[derive(Debug, Clone)]
@@ -44,7 +67,12 @@ enum Content<'a> {
 #[derive(Debug, Clone)]
 pub struct Weights {
     pub name: String,
+    /// What to scan it as.
     pub kind: GgmlType,
+    /// The storage type as the format names it.
+    pub dtype: &'static str,
+    /// The slowest-varying dimension first.
+    pub shape: Vec<u64>,
     /// Bytes of one row.
     pub row_bytes: u64,
     pub offset: u64,
@@ -60,6 +88,8 @@ pub fn weights_of(header: &Header, size: u64) -> Vec<Weights> {
         .map(|tensor| Weights {
             name: tensor.name.clone(),
             kind: tensor.kind,
+            dtype: tensor.kind.name(),
+            shape: tensor.shape.iter().rev().copied().collect(),
             row_bytes: tensor.kind.bytes(tensor.columns()).unwrap_or(tensor.bytes),
             offset: tensor.offset,
             bytes: tensor.bytes,
@@ -73,9 +103,12 @@ pub fn weights_of(header: &Header, size: u64) -> Vec<Weights> {
 fn stretches<'a>(weights: &'a [Weights], data_offset: u64, size: u64) -> Vec<Stretch<'a>> {
     let mut out = Vec::new();
     let mut at = 0;
-    let mut push = |offset: u64, end: u64, content: Content<'a>| {
-        if end > offset {
-            out.push(Stretch { offset, bytes: end - offset, content });
+    let mut push = |mut offset: u64, end: u64, content: Content<'a>| {
+        let most = if matches!(content, Content::Tensor(_)) { u64::MAX } else { CHUNK_BYTES };
+        while end > offset {
+            let bytes = most.min(end - offset);
+            out.push(Stretch { offset, bytes, content: content.clone() });
+            offset += bytes;
         }
     };
     let first = weights.first().map_or(size, |weights| weights.offset.min(data_offset));
@@ -103,14 +136,16 @@ pub fn scan(
     data_offset: u64,
     findings: &mut Findings,
     progress: &mut dyn FnMut(u64),
-) -> io::Result<Sha256> {
+) -> io::Result<Scanned> {
     let plan = stretches(weights, data_offset, source.size());
-    let (full_sender, full) = mpsc::sync_channel::<Vec<u8>>(CHUNKS_IN_FLIGHT);
+    let (whole_sender, whole) = mpsc::sync_channel::<Arc<Chunk>>(CHUNKS_IN_FLIGHT);
+    let (piece_sender, piecewise) = mpsc::sync_channel::<Arc<Chunk>>(CHUNKS_IN_FLIGHT);
     let (empty_sender, empty) = mpsc::channel::<Vec<u8>>();
     for _ in 0..CHUNKS_IN_FLIGHT {
         // The receiver is alive: it is in this function.
         let _ = empty_sender.send(Vec::new());
     }
+    let give_back = empty_sender.clone();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || -> io::Result<Vec<Finding>> {
             let mut scanner = Scanner::new(weights);
@@ -122,14 +157,16 @@ pub fn scan(
                 };
                 let mut done = 0;
                 while done < stretch.bytes {
-                    // Both channels close only if the hashing side has gone.
-                    let Ok(mut buffer) = empty.recv() else { return Ok(Vec::new()) };
+                    // The channels close only if the hashing sides have gone.
+                    let Ok(mut bytes) = empty.recv() else { return Ok(Vec::new()) };
+                    let offset = stretch.offset + done;
                     let length = step.min(stretch.bytes - done);
-                    buffer.resize(usize::try_from(length).unwrap_or(0), 0);
-                    source.read_at(&mut buffer, stretch.offset + done)?;
-                    scanner.see(stretch, stretch.offset + done, &buffer);
+                    bytes.resize(usize::try_from(length).unwrap_or(0), 0);
+                    source.read_at(&mut bytes, offset)?;
+                    scanner.see(stretch, offset, &bytes);
                     done += length;
-                    if full_sender.send(buffer).is_err() {
+                    let chunk = Arc::new(Chunk { bytes, offset, last: done == stretch.bytes });
+                    if piece_sender.send(Arc::clone(&chunk)).is_err() || whole_sender.send(chunk).is_err() {
                         return Ok(Vec::new());
                     }
                 }
@@ -137,16 +174,43 @@ pub fn scan(
             }
             Ok(scanner.finish())
         });
+        let pieces = scope.spawn(move || hash_pieces(piecewise, &give_back));
         let mut stream = Sha256Stream::new();
-        for buffer in full {
-            stream.update(&buffer);
-            progress(buffer.len() as u64);
-            let _ = empty_sender.send(buffer);
+        for chunk in whole {
+            stream.update(&chunk.bytes);
+            progress(chunk.bytes.len() as u64);
+            recycle(chunk, &empty_sender);
         }
         let found = reader.join().map_err(|_| io::Error::other("the scanning thread failed"))??;
+        let pieces = pieces.join().map_err(|_| io::Error::other("the hashing thread failed"))?;
         found.into_iter().for_each(|finding| findings.push(finding));
-        Ok(stream.finish())
+        Ok(Scanned { sha256: stream.finish(), pieces })
     })
+}
+
+fn hash_pieces(chunks: mpsc::Receiver<Arc<Chunk>>, empty: &mpsc::Sender<Vec<u8>>) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut stream = Sha256Stream::new();
+    let mut start = 0;
+    for chunk in chunks {
+        stream.update(&chunk.bytes);
+        if chunk.last {
+            let end = chunk.offset + chunk.bytes.len() as u64;
+            let sha256 = std::mem::take(&mut stream).finish();
+            pieces.push(Piece { offset: start, bytes: end - start, sha256 });
+            start = end;
+        }
+        recycle(chunk, empty);
+    }
+    pieces
+}
+
+/// The last user of a buffer sends it back to the reader.
+fn recycle(chunk: Arc<Chunk>, empty: &mpsc::Sender<Vec<u8>>) {
+    if let Some(chunk) = Arc::into_inner(chunk) {
+        // A reader that is done needs no buffers.
+        let _ = empty.send(chunk.bytes);
+    }
 }
 
 /// What was seen so far.

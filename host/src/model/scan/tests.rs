@@ -52,12 +52,24 @@ impl Sample {
         let mut done = 0;
         let size = self.bytes.len() as u64;
         let weights = weights_of(&self.header, size);
-        let digest =
+        let scanned =
             scan(&self.bytes.as_slice(), &weights, self.header.data_offset, &mut findings, &mut |n| {
                 done += n
             })
             .unwrap();
-        assert_eq!(digest, sha256(&self.bytes));
+        assert_eq!(scanned.sha256, sha256(&self.bytes));
+        let mut at = 0;
+        for piece in &scanned.pieces {
+            assert_eq!(piece.offset, at);
+            let start = usize::try_from(at).unwrap();
+            let end = start + usize::try_from(piece.bytes).unwrap();
+            assert_eq!(piece.sha256, sha256(&self.bytes[start..end]), "piece at {at}");
+            at += piece.bytes;
+        }
+        assert_eq!(at, size, "pieces cover the file");
+        for tensor in &self.header.tensors {
+            assert!(scanned.pieces.iter().any(|p| (p.offset, p.bytes) == (tensor.offset, tensor.bytes)));
+        }
         assert_eq!(done, size);
         let list = findings.finish().into_iter();
         list.map(|finding| {
