@@ -20,6 +20,7 @@ use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
 use crate::domain::score::{Decision, DecisionParams};
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
+use crate::governor::Machine;
 use crate::model::{InspectOptions, inspect};
 use crate::plugin::{PluginKind, PluginSet};
 use crate::worker::WorkerLimits;
@@ -251,6 +252,7 @@ impl Assay<'_> {
                 "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
             )));
         }
+        self.check_memory(reference, candidate)?;
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
         let reference = self.load_spec(reference, context, threads)?;
@@ -294,6 +296,24 @@ impl Assay<'_> {
         (self.context.on_event)(AssayEvent::Committed { commitment: set.commitment, challenges });
         self.stop_if_cancelled()?;
         Ok(set)
+    }
+
+    /// Refuses a load that would leave less memory than asked to stay free. The files' bytes
+    /// are what a model takes at least; working memory comes on top.
+    fn check_memory(&self, reference: &Inspection, candidate: &Inspection) -> Result<(), Halt> {
+        let Some(min_free) = self.request.min_free_bytes.filter(|_| !self.request.force) else {
+            return Ok(());
+        };
+        let bytes = |inspection: &Inspection| inspection.files.iter().map(|file| file.bytes).sum::<u64>();
+        let needed = bytes(reference).max(bytes(candidate));
+        let usable = Machine::read().usable_memory_bytes();
+        if usable >= needed.saturating_add(min_free) {
+            return Ok(());
+        }
+        Err(Halt::not_run(format!(
+            "not loaded: of {usable} usable bytes of memory the larger model takes at least {needed}, which \
+             would leave less than the {min_free} that are to stay free (--force loads it all the same)"
+        )))
     }
 
     fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {

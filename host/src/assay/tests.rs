@@ -116,6 +116,7 @@ struct Bench {
     runner: InProcess,
     request: AssayRequest,
     tokenizers: [Option<Sha256>; 2],
+    context_length: Option<u64>,
     cancel: Arc<AtomicBool>,
     events: RefCell<Vec<AssayEvent>>,
 }
@@ -141,6 +142,7 @@ impl Bench {
             runner: InProcess::default(),
             request,
             tokenizers: [tokenizer; 2],
+            context_length: None,
             cancel: Arc::default(),
             events: RefCell::default(),
         }
@@ -158,7 +160,7 @@ impl Bench {
             architecture: None,
             parameters: None,
             quantization: None,
-            context_length: None,
+            context_length: self.context_length,
             tensors: None,
             files: vec![FileRecord { path: path.to_owned(), bytes: bytes.len() as u64, sha256: digest }],
             merkle_root: None,
@@ -312,6 +314,21 @@ fn one_failed_challenge_reduces_n_and_many_end_the_assay() {
     assert_eq!(report.challenges.unwrap().key_revealed, None);
 }
 
+/// In a context so small that prompts are cut to the same beginning, no prompt counts twice.
+#[test]
+fn prompts_that_became_equal_are_not_independent_evidence() {
+    let mut bench = Bench::new("");
+    bench.context_length = Some(64 + 12);
+    let report = bench.run();
+    assert_eq!(report.final_decision, FinalDecision::Error);
+    let scored: Vec<_> = report.records.iter().filter(|r| r.score.is_some()).map(|r| &r.tokens).collect();
+    let distinct: std::collections::HashSet<_> = scored.iter().collect();
+    assert!(!scored.is_empty() && distinct.len() == scored.len());
+    assert!(report.errors.iter().any(|error| error.contains("repeats an earlier one")));
+    bench.context_length = Some(64);
+    assert!(bench.run().error.unwrap().contains("no room"));
+}
+
 #[test]
 fn tokenizers_decide_before_any_model_runs() {
     let mut bench = Bench::new("");
@@ -355,6 +372,21 @@ fn what_cannot_be_judged_is_an_error_with_its_reason() {
     bench.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(error_of(&bench).contains("cancelled"));
     assert!(bench.log().is_empty());
+}
+
+#[test]
+fn memory_that_must_stay_free_is_respected_unless_forced() {
+    let mut bench = Bench::new("");
+    bench.request.min_free_bytes = Some(1);
+    assert_eq!(bench.run().final_decision, FinalDecision::Same);
+    bench.log();
+    bench.request.min_free_bytes = Some(1 << 60);
+    let report = bench.run();
+    assert_eq!(report.final_decision, FinalDecision::Error);
+    assert!(report.error.unwrap().contains("1152921504606846976 that are to stay free"));
+    assert_eq!(bench.log(), ["commit"], "nothing is loaded");
+    bench.request.force = true;
+    assert_eq!(bench.run().final_decision, FinalDecision::Same);
 }
 
 #[test]

@@ -211,6 +211,11 @@ mod tests {
         let set = ChallengeSet::generate(&key(6), Plan::Tokens { vocab: 1 }, 1).unwrap();
         assert_eq!(set.challenges[0].prompt, Prompt::Tokens(vec![0; RAW_TOKENS]));
         assert!(ChallengeSet::generate(&key(6), Plan::Tokens { vocab: 1 }, 2).is_err());
+        // 20,000 draws out of 2^24 repeat about a dozen times.
+        let crowded = ChallengeSet::generate(&key(6), Plan::Tokens { vocab: 2 }, 20_000).unwrap();
+        let distinct: HashSet<_> = crowded.challenges.iter().map(|challenge| &challenge.prompt).collect();
+        assert_eq!(distinct.len(), 20_000);
+        assert!((1..60).contains(&crowded.redraws), "{}", crowded.redraws);
         let many = ChallengeSet::generate(&key(6), Plan::Tokens { vocab: 512 }, 300).unwrap();
         assert!(many.challenges.iter().all(|challenge| match &challenge.prompt {
             Prompt::Tokens(ids) => ids.len() == RAW_TOKENS && ids.iter().all(|&id| id < 512),
