@@ -8,7 +8,7 @@ use serde_json::Value;
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 44.0;
-const RIGHT: f64 = 70.0;
+const RIGHT: f64 = 90.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 34.0;
 
