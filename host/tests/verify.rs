@@ -1,11 +1,7 @@
 //! `assayd verify`, `decide` and `modes` through the real binary, on the example models and,
 //! where they are there, on the family of small real models with known truth.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on must stop"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
