@@ -1,10 +1,4 @@
 //! `assayd serve` through the real binary and real sockets.
-#![expect(
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test that cannot go on must stop"
-)]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 #[path = "../src/api/testing.rs"]
