@@ -222,6 +222,7 @@ impl Worker {
 
     /// Frees the model and ends the worker.
     pub fn finish(mut self) -> WorkerSummary {
+        self.process.sample();
         self.ask(Request::Exit);
         let done = loop {
             match self.next() {

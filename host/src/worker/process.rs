@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Problem, ProblemKind, budget};
-use crate::governor::memory::process_memory;
+use crate::governor::memory::{ProcessMemory, process_memory};
 
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,16 @@ pub(super) struct Watch {
     stop: AtomicBool,
 }
 
+impl Watch {
+    /// Raises the peaks to `memory` and returns its anonymous part; 0 when there is none to see.
+    fn note(&self, memory: Option<ProcessMemory>) -> u64 {
+        let memory = memory.unwrap_or_default();
+        self.peak_anon.fetch_max(memory.rss_anon_bytes, Ordering::Relaxed);
+        self.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
+        memory.rss_anon_bytes
+    }
+}
+
 /// A running worker process. Dropping it kills its whole group and reaps it.
 #[derive(Debug)]
 pub(super) struct Guarded {
@@ -168,8 +178,14 @@ impl Guarded {
         Some((self.child.stdin.take()?, self.child.stdout.take()?))
     }
 
+    /// Takes note of the memory in use now, for peaks that come and go between two looks.
+    pub(super) fn sample(&self) {
+        self.watch.note(process_memory(self.child.id()));
+    }
+
     /// From here on memory grows slowly, and the watchdog may look less often.
     pub(super) fn loaded(&self) {
+        self.sample();
         self.watch.loaded.store(true, Ordering::Relaxed);
     }
 
@@ -294,14 +310,11 @@ fn keep_tail(mut stderr: ChildStderr, log: &Mutex<Vec<u8>>) {
 /// Follows a worker's memory until told to stop, and kills its group when it goes over `limit`.
 fn watch_memory(id: u32, leader: Pid, limit: Option<u64>, watch: &Watch) {
     while !watch.stop.load(Ordering::Relaxed) {
-        if let Some(memory) = process_memory(id) {
-            watch.peak_anon.fetch_max(memory.rss_anon_bytes, Ordering::Relaxed);
-            watch.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
-            if limit.is_some_and(|limit| memory.rss_anon_bytes > limit) {
-                watch.over_limit.store(true, Ordering::Relaxed);
-                kill_group(leader);
-                return;
-            }
+        let used = watch.note(process_memory(id));
+        if limit.is_some_and(|limit| used > limit) {
+            watch.over_limit.store(true, Ordering::Relaxed);
+            kill_group(leader);
+            return;
         }
         let loaded = watch.loaded.load(Ordering::Relaxed);
         std::thread::sleep(if loaded { WATCH_RUNNING } else { WATCH_LOADING });

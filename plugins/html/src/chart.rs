@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(svg.matches("class=\"limit\"").count(), 2);
         let data = collect(&report);
         assert_eq!((data.band.len(), data.stop), (2, Some(2.0)));
-        assert!(svg.contains("points=\"44.0,266.0 259.3,139.0\""), "mean 0 then 0.5: {svg}");
+        assert!(svg.contains("points=\"44.0,266.0 252.7,139.0\""), "mean 0 then 0.5: {svg}");
     }
 
     #[test]
