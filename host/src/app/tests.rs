@@ -58,12 +58,16 @@ impl House {
     }
 
     fn parts(&self) -> Parts {
-        let (go, runs) = (self.go.clone(), self.runs.clone());
+        let (go, runs, finish) = (self.go.clone(), self.runs.clone(), self.go.clone());
         Parts {
             discover: Arc::new(list),
-            inspect: Arc::new(|path, progress| {
+            inspect: Arc::new(move |path, progress| {
                 progress(1, 2);
-                read(path)
+                let inspection = read(path);
+                while path.ends_with("slow.gguf") && !finish.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                inspection
             }),
             check: Arc::new(|request: Value| match request["scorer"].as_str() {
                 Some("nonsense") => Err(Problem::usage("there is no scorer called nonsense")),
@@ -235,6 +239,28 @@ fn a_sidecar_that_comes_later_starts_an_assay_and_a_broken_one_is_shown() {
     house.drop_in("m.gguf.assay.toml", "reference = \"../trusted.gguf\"");
     let assay = wait("an assay", || assays(address).pop());
     assert_eq!(assay["reference"], house.path("trusted.gguf").to_str().unwrap());
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn what_was_read_of_former_bytes_is_not_taken_for_the_present_ones() {
+    let house = House::new();
+    house.go.store(false, Ordering::SeqCst);
+    house.drop_in("slow.gguf", "GOOD");
+    let daemon = house.start("");
+    let address = daemon.ready.address;
+    let state = |state: &str| {
+        wait(state, || artifact(address, "slow.gguf").filter(|artifact| artifact["state"] == state))
+    };
+    state("inspecting");
+    house.drop_in("slow.gguf", "BAD, and longer");
+    state("waiting");
+    house.go.store(true, Ordering::SeqCst);
+    // The result of the good bytes comes now, while the bad ones are there.
+    assert_eq!(state("inspected")["status"], "reject");
+    let told =
+        events(address, &["Last-Event-ID: 0"], |list| list.last().unwrap().kind == "artifact.inspected");
+    assert_eq!(told.last().unwrap().data["data"]["status"], "reject", "it was never said to be accepted");
     daemon.stop().unwrap();
 }
 
