@@ -22,6 +22,9 @@ fn requests_that_are_wrong_say_what_is_wrong() {
         ("GET", "/api/artifacts?state=asleep", None, 400, "asleep"),
         ("GET", "/api/artifacts/no-id", None, 404, "no such id"),
         ("GET", "/api/assays?limit=0", None, 400, "limit"),
+        ("GET", "/api/assays?page=2", None, 400, "`page`"),
+        ("GET", "/api/events?since=1", None, 400, "`since`"),
+        ("GET", "/api/assays/00000000-0000-7000-8000-000000000000/report?fmt=json", None, 400, "`fmt`"),
         ("GET", "/api/assays?limit=many", None, 400, "invalid digit"),
         ("GET", "/api/events?after=x", None, 400, "invalid digit"),
         ("GET", one, None, 404, "assay"),
@@ -101,6 +104,13 @@ fn events_are_resumed_without_loss() {
     // A number from another life: start anew.
     let reset = events(address, &["Last-Event-ID: 999"], |list| !list.is_empty());
     assert_eq!((reset[0].kind.as_str(), reset[0].id.as_str()), ("reset", "6"));
+    // So do numbers whose events are no more on record.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(crate::store::forget_events(&house.path("state"), 3));
+    let reset = events(address, &["Last-Event-ID: 2"], |list| !list.is_empty());
+    assert_eq!(reset.first().unwrap().kind, "reset");
+    let rest = events(address, &["Last-Event-ID: 3"], is_done);
+    assert_eq!(rest, all[3..]);
     // And live.
     let live = std::thread::spawn(move || events(address, &[], is_done));
     std::thread::sleep(Duration::from_millis(300));
