@@ -58,7 +58,7 @@ fn house(config: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("models")).unwrap();
     let text = format!(
-        "listen = \"127.0.0.1:0\"\nstate = \"state\"\nmodels = [\"models\"]\nsettle_seconds = 0.6\n{config}"
+        "listen = \"127.0.0.1:0\"\nstate = \"state\"\nmodels = [\"models\"]\nsettle_seconds = 1.5\n{config}"
     );
     fs::write(dir.path().join("assayd.toml"), text).unwrap();
     dir
@@ -139,16 +139,16 @@ fn bad_files_are_shown_as_what_they_are_and_a_growing_one_is_left_until_it_settl
     // Written in pieces for longer than the settling time, with shorter pauses.
     let path = models.join("growing.gguf");
     let mut file = fs::File::create(&path).unwrap();
-    for _ in 0..6 {
+    for _ in 0..8 {
         file.write_all(&[7; 1000]).unwrap();
-        std::thread::sleep(Duration::from_millis(250));
+        std::thread::sleep(Duration::from_millis(300));
         if let Some(growing) = artifact(address, "growing.gguf") {
             assert_eq!(growing["state"], "waiting", "{growing}");
         }
     }
     drop(file);
     let grown = inspected(address, "growing.gguf");
-    assert_eq!(grown["bytes"], 6000, "taken when it was whole");
+    assert_eq!(grown["bytes"], 8000, "taken when it was whole");
     fs::remove_file(&path).unwrap();
     wait("it to go", || artifact(address, "growing.gguf").is_none().then_some(()));
 
