@@ -52,20 +52,19 @@ fn house(config: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("models")).unwrap();
     let text = format!(
-        "listen = \"127.0.0.1:0\"\nstate = \"state\"\nmodels = [\"models\"]\nsettle_seconds = 0.6\n{config}"
+        "listen = \"127.0.0.1:0\"\nstate = \"state\"\nmodels = [\"models\"]\nsettle_seconds = 1.5\n{config}"
     );
     fs::write(dir.path().join("assayd.toml"), text).unwrap();
     dir
 }
 
 fn start(dir: &Path) -> Daemon {
+    start_as(dir, command(dir).args(["serve", "--config", "assayd.toml"]))
+}
+
+fn start_as(dir: &Path, command: &mut Command) -> Daemon {
     let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-    let mut child = command(dir)
-        .args(["serve", "--config", "assayd.toml"])
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut greeting = String::new();
     while let Some(Ok(line)) = lines.next() {
@@ -134,16 +133,16 @@ fn bad_files_are_shown_as_what_they_are_and_a_growing_one_is_left_until_it_settl
     // Written in pieces for longer than the settling time, with shorter pauses.
     let path = models.join("growing.gguf");
     let mut file = fs::File::create(&path).unwrap();
-    for _ in 0..6 {
+    for _ in 0..8 {
         file.write_all(&[7; 1000]).unwrap();
-        std::thread::sleep(Duration::from_millis(250));
+        std::thread::sleep(Duration::from_millis(300));
         if let Some(growing) = artifact(address, "growing.gguf") {
             assert_eq!(growing["state"], "waiting", "{growing}");
         }
     }
     drop(file);
     let grown = inspected(address, "growing.gguf");
-    assert_eq!(grown["bytes"], 6000, "taken when it was whole");
+    assert_eq!(grown["bytes"], 8000, "taken when it was whole");
     fs::remove_file(&path).unwrap();
     wait("it to go", || artifact(address, "growing.gguf").is_none().then_some(()));
 
@@ -189,6 +188,47 @@ fn what_was_told_survives_a_kill() {
     assert_eq!(again["id"], first["id"]);
     assert_eq!(again["inspection"], first["inspection"], "nothing had to be read again");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// A limit on the size of files stands for the full disk: writes fail at the same place, and
+/// it can be lifted from outside.
+#[test]
+fn a_full_disk_loses_nothing_and_is_told() {
+    let dir = house("");
+    let models = dir.path().join("models");
+    let mut limited = Command::new("sh");
+    let limit = "trap '' XFSZ; ulimit -S -f 256; exec \"$0\" serve --config assayd.toml";
+    limited.current_dir(dir.path()).args(["-c", limit, env!("CARGO_BIN_EXE_assayd")]);
+    let mut daemon = start_as(dir.path(), &mut limited);
+    let address = daemon.address;
+    for number in 0..40 {
+        fs::write(models.join(format!("cut-{number}.gguf")), truncated_gguf()).unwrap();
+    }
+    let ill =
+        wait("the disk to be full", || Some(get(address, "/health")).filter(|health| health.status == 503));
+    assert_eq!(ill.json()["status"], "degraded", "{ill:?}");
+    assert!(get(address, "/").body.contains("cannot be written"));
+    let body = json!({"candidate": "cut-1.gguf"});
+    let refused = post(address, "/api/assays", &body);
+    assert_eq!(refused.status, 503, "nothing is promised that cannot be kept: {refused:?}");
+    let told = get(address, "/api/artifacts").json();
+    let lift = ["--pid", &daemon.child.id().to_string(), "--fsize=unlimited"];
+    assert!(Command::new("prlimit").args(lift).status().unwrap().success());
+    wait("it to be well again", || (get(address, "/health").status == 200).then_some(()));
+    for number in 0..40 {
+        inspected(address, &format!("cut-{number}.gguf"));
+    }
+    assert!(told["artifacts"].as_array().unwrap().len() < 40, "the disk was full in the middle of it");
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    assert_eq!(on_record(dir.path()), 40, "what was told is on disk");
+}
+
+/// Artifacts that a new daemon finds on record before it has looked at a file.
+fn on_record(dir: &Path) -> usize {
+    let daemon = start(dir);
+    let line = daemon.greeting.lines().find(|line| line.contains("on record")).unwrap();
+    line.split_whitespace().nth(2).unwrap().parse().unwrap()
 }
 
 #[test]

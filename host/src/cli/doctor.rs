@@ -223,7 +223,7 @@ fn table(report: &Report) -> String {
             },
         ),
         ("usable memory", ByteSize(report.usable_memory_bytes).to_string()),
-        ("enforcement", report.enforcement.to_owned()),
+        ("strongest enforcement", report.enforcement.to_owned()),
         ("memory pressure (PSI)", yes(machine.psi)),
         ("Landlock ABI", machine.landlock_abi.map_or_else(|| "none".to_owned(), |abi| abi.to_string())),
         ("system call filter", yes(machine.seccomp_filter)),

@@ -50,5 +50,14 @@ impl Store {
     }
 }
 
+/// Removes the events up to number `upto` behind the daemon's back, as time does.
+#[cfg(test)]
+pub async fn forget_events(dir: &Path, upto: i64) {
+    use sqlx::ConnectOptions as _;
+    let file = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join("assayd.db"));
+    let mut db = file.connect().await.unwrap();
+    sqlx::query("DELETE FROM events WHERE seq <= ?").bind(upto).execute(&mut db).await.unwrap();
+}
+
 #[cfg(test)]
 mod tests;

@@ -92,7 +92,7 @@ async fn a_full_disk_changes_nothing_and_says_so() {
     let mut store = open(dir.path()).await;
     let kept = assay("/m/kept.gguf");
     store.writer.put(&[Change::Assay(&kept, None)]).await.unwrap();
-    store.writer.limit_pages(16).await;
+    store.writer.pragma("PRAGMA max_page_count = 16").await;
     let mut heard = store.reader.listen();
     let mut lost = assay("/m/lost.gguf");
     lost.error = Some("x".repeat(200_000));
@@ -101,9 +101,12 @@ async fn a_full_disk_changes_nothing_and_says_so() {
     assert!(error.at(Path::new("f.db")).hint.unwrap().contains("free some disk space"));
     assert!(heard.try_recv().is_err(), "nothing is told that did not happen");
     assert_eq!(store.reader.assays(10, None, None).await.unwrap(), [kept]);
-    // Room again: the same write goes through.
-    store.writer.limit_pages(10_000).await;
+    // Room again (the limit went with the connection that failed): the same write goes through.
     store.writer.put(&[Change::Assay(&lost, None)]).await.unwrap();
+    assert_eq!(heard.try_recv().unwrap().subject, lost.id);
+    drop(store);
+    let store = open(dir.path()).await;
+    assert_eq!(store.reader.assay(lost.id).await.unwrap(), Some(lost), "what was told is on disk");
 }
 
 #[tokio::test]
@@ -140,7 +143,7 @@ async fn foreign_damaged_and_newer_files_are_named() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).await;
-    store.writer.set_version(99).await;
+    store.writer.pragma("PRAGMA user_version = 99").await;
     drop(store);
     let problem = Store::open(dir.path()).await.unwrap_err();
     assert!(problem.message.contains("schema 99"), "{problem}");

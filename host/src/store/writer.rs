@@ -1,6 +1,6 @@
 //! The one writer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -29,7 +29,9 @@ pub enum Change<'a> {
 /// nothing changed.
 #[derive(Debug)]
 pub struct Writer {
-    db: SqliteConnection,
+    file: PathBuf,
+    /// None after a failed write, until the next one.
+    db: Option<SqliteConnection>,
     events: broadcast::Sender<Event>,
     /// Writes since old rows were last pruned.
     unpruned: u32,
@@ -40,32 +42,20 @@ const PRUNE_EVERY: u32 = 256;
 
 impl Writer {
     pub(super) async fn open(file: &Path, events: broadcast::Sender<Event>) -> Result<Self, StoreError> {
-        let mut db = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // FULL: a commit returns only after the log is on the disk itself.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5))
-            .connect()
-            .await?;
-        schema::migrate(&mut db).await?;
-        Ok(Self { db, events, unpruned: PRUNE_EVERY })
+        let db = connect(file).await?;
+        Ok(Self { file: file.to_owned(), db: Some(db), events, unpruned: PRUNE_EVERY })
     }
 
     /// Makes all changes, or none of them.
     pub async fn put(&mut self, changes: &[Change<'_>]) -> Result<(), StoreError> {
-        let mut all = self.db.begin().await?;
-        let mut events = Vec::with_capacity(changes.len());
-        for change in changes {
-            events.push(match change {
-                Change::Artifact(artifact) => put_artifact(&mut all, artifact).await?,
-                Change::Assay(assay, report) => put_assay(&mut all, assay, *report).await?,
-                Change::Forget(artifact) => forget(&mut all, artifact).await?,
-            });
-        }
-        all.commit().await?;
+        let mut db = match self.db.take() {
+            Some(db) => db,
+            None => connect(&self.file).await?,
+        };
+        // After a failed COMMIT (a full disk) the transaction may be open or not, and what
+        // comes later would be told and never committed. A connection that failed is
+        // therefore dropped, which rolls back, and never used again.
+        let events = write(&mut db, changes).await?;
         for event in events {
             // No listener is no error.
             let _ = self.events.send(event);
@@ -74,10 +64,12 @@ impl Writer {
         if self.unpruned >= PRUNE_EVERY {
             self.unpruned = 0;
             // The changes stand; a failed pruning is only tried again later.
-            if let Err(error) = self.prune().await {
+            if let Err(error) = prune(&mut db).await {
                 tracing::warn!(%error, "old rows could not be pruned");
+                return Ok(());
             }
         }
+        self.db = Some(db);
         Ok(())
     }
 
@@ -87,45 +79,68 @@ impl Writer {
         let _ = self.events.send(event);
     }
 
-    async fn prune(&mut self) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM events WHERE seq <= (SELECT MAX(seq) FROM events) - ?")
-            .bind(budget::KEPT_EVENTS)
-            .execute(&mut self.db)
-            .await?;
-        // Ids are in order of time (uuid v7), so the smallest are the oldest.
-        sqlx::query(
-            "DELETE FROM assays WHERE state IN ('done', 'failed', 'cancelled') AND id NOT IN
-             (SELECT id FROM assays ORDER BY id DESC LIMIT ?)",
-        )
-        .bind(budget::KEPT_ASSAYS)
-        .execute(&mut self.db)
-        .await?;
-        Ok(())
-    }
-
     /// Writes the log back into the main file and closes.
-    pub async fn close(mut self) -> Result<(), StoreError> {
-        sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut self.db).await?;
-        self.db.close().await?;
+    pub async fn close(self) -> Result<(), StoreError> {
+        if let Some(mut db) = self.db {
+            sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut db).await?;
+            db.close().await?;
+        }
         Ok(())
     }
 
-    /// Limits the file to `pages` pages, to see what a full disk does.
+    /// Runs a statement on this connection, to see what a full disk or a newer file does.
     #[cfg(test)]
-    pub(super) async fn limit_pages(&mut self, pages: u32) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")))
-            .execute(&mut self.db)
-            .await
-            .unwrap();
+    pub(super) async fn pragma(&mut self, text: &str) {
+        let db = self.db.as_mut().unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(text.to_owned())).execute(db).await.unwrap();
     }
+}
 
-    #[cfg(test)]
-    pub(super) async fn set_version(&mut self, version: u32) {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {version}")))
-            .execute(&mut self.db)
-            .await
-            .unwrap();
+async fn connect(file: &Path) -> Result<SqliteConnection, StoreError> {
+    let mut db = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // FULL: a commit returns only after the log is on the disk itself.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .connect()
+        .await?;
+    schema::migrate(&mut db).await?;
+    Ok(db)
+}
+
+/// One transaction, in plain statements: its end is what SQLite says, not what a counter
+/// beside it believes.
+async fn write(db: &mut SqliteConnection, changes: &[Change<'_>]) -> Result<Vec<Event>, StoreError> {
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *db).await?;
+    let mut events = Vec::with_capacity(changes.len());
+    for change in changes {
+        events.push(match change {
+            Change::Artifact(artifact) => put_artifact(db, artifact).await?,
+            Change::Assay(assay, report) => put_assay(db, assay, *report).await?,
+            Change::Forget(artifact) => forget(db, artifact).await?,
+        });
     }
+    sqlx::raw_sql("COMMIT").execute(&mut *db).await?;
+    Ok(events)
+}
+
+async fn prune(db: &mut SqliteConnection) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM events WHERE seq <= (SELECT MAX(seq) FROM events) - ?")
+        .bind(budget::KEPT_EVENTS)
+        .execute(&mut *db)
+        .await?;
+    // Ids are in order of time (uuid v7), so the smallest are the oldest.
+    sqlx::query(
+        "DELETE FROM assays WHERE state IN ('done', 'failed', 'cancelled') AND id NOT IN
+         (SELECT id FROM assays ORDER BY id DESC LIMIT ?)",
+    )
+    .bind(budget::KEPT_ASSAYS)
+    .execute(&mut *db)
+    .await?;
+    Ok(())
 }
 
 async fn put_artifact(db: &mut SqliteConnection, artifact: &Artifact) -> Result<Event, StoreError> {

@@ -117,8 +117,9 @@ impl Settler {
         }
     }
 
-    /// Takes a look made at `now`, and returns what it changed.
-    pub fn look(&mut self, now: Instant, look: Look) -> Vec<WatchEvent> {
+    /// Takes a look made from `began` to `ended`, and returns what it changed. Whatever was
+    /// seen may have been written as late as `ended`, and is known only up to `began`.
+    pub fn look(&mut self, began: Instant, ended: Instant, look: Look) -> Vec<WatchEvent> {
         let mut events = Vec::new();
         let mut seen = BTreeSet::new();
         let mut ignored = BTreeMap::new();
@@ -131,7 +132,7 @@ impl Settler {
                 ignored.insert(sight.path, UNFINISHED.to_owned());
             } else if self.tracked.len() < budget::ARTIFACTS || self.tracked.contains_key(&sight.path) {
                 seen.insert(sight.path.clone());
-                events.extend(self.see(now, sight));
+                events.extend(self.see(began, ended, sight));
             } else if !self.overflow {
                 self.overflow = true;
                 let why = format!("more than {} artifacts; further ones are left alone", budget::ARTIFACTS);
@@ -154,21 +155,21 @@ impl Settler {
         events
     }
 
-    fn see(&mut self, now: Instant, sight: Sight) -> Option<WatchEvent> {
+    fn see(&mut self, began: Instant, ended: Instant, sight: Sight) -> Option<WatchEvent> {
         let tracked = self.tracked.entry(sight.path.clone()).or_insert_with(|| Tracked {
             sight: sight.clone(),
-            quiet_since: now,
+            quiet_since: ended,
             said: Said::Nothing,
         });
         if tracked.sight != sight {
             tracked.sight = sight;
-            tracked.quiet_since = now;
+            tracked.quiet_since = ended;
             // Whatever was said of the former bytes does not hold for these.
             if tracked.said == Said::Settled {
                 tracked.said = Said::Nothing;
             }
         }
-        let quiet = now.saturating_duration_since(tracked.quiet_since) >= self.settle;
+        let quiet = began.saturating_duration_since(tracked.quiet_since) >= self.settle;
         let sight = &tracked.sight;
         let next = if !sight.missing.is_empty() {
             Said::Waiting(missing(&sight.missing))
@@ -296,7 +297,8 @@ mod tests {
         let start = Instant::now();
         let mut settler = Settler::new(SETTLE);
         for (at, look, expected) in steps {
-            let mut said = words(&settler.look(start + Duration::from_secs_f64(at), look));
+            let now = start + Duration::from_secs_f64(at);
+            let mut said = words(&settler.look(now, now, look));
             let looked = said.pop_if(|last| last.starts_with("looked"));
             assert_eq!(looked.is_some(), at == 0.0, "said once, at the end of the first look");
             let matches = said.len() == expected.len()
@@ -361,10 +363,23 @@ mod tests {
         let start = Instant::now();
         let mut settler = Settler::new(SETTLE);
         assert_eq!(settler.next_due(), None);
-        settler.look(start, look(vec![sight("a", 1)]));
+        settler.look(start, start, look(vec![sight("a", 1)]));
         assert_eq!(settler.next_due(), Some(start + SETTLE));
-        settler.look(start + SETTLE, look(vec![sight("a", 1)]));
+        settler.look(start + SETTLE, start + SETTLE, look(vec![sight("a", 1)]));
         assert_eq!(settler.next_due(), None);
+    }
+
+    #[test]
+    fn a_slow_look_does_not_shorten_the_wait() {
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let mut settler = Settler::new(SETTLE);
+        let start = at(10);
+        settler.look(start, start + SETTLE, look(vec![sight("a", 1)]));
+        // The file may have been written at the end of that look, two seconds before this one's.
+        let said = settler.look(start + SETTLE, start + 2 * SETTLE, look(vec![sight("a", 1)]));
+        assert_eq!(words(&said), [] as [&str; 0]);
+        let said = settler.look(start + 2 * SETTLE, start + 2 * SETTLE, look(vec![sight("a", 1)]));
+        assert_eq!(words(&said), ["settled a 1"]);
     }
 
     #[test]
