@@ -3,7 +3,8 @@
 //!
 //! A nested cargo compiles every crate under `plugins/` for wasm32-unknown-unknown in a
 //! target folder of its own (sharing one would wait for ever on cargo's lock), each core
-//! module is packed as a component, and `OUT_DIR/builtin.rs` embeds the bytes.
+//! module is packed as a component, and `OUT_DIR/builtin.rs` embeds the bytes. The SDK's
+//! sources are embedded too (`OUT_DIR/sdk.rs`), for `assayd plugin new`.
 
 use std::env;
 use std::error::Error;
@@ -31,6 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
+    fs::write(out.join("sdk.rs"), sdk(&root)?)?;
+
     let names = plugin_names(&root.join("plugins"))?;
     let target_dir = out.join("plugins");
     build(&root, &names, &target_dir)?;
@@ -46,6 +49,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     table.push_str("];\n");
     fs::write(out.join("builtin.rs"), table)?;
     Ok(())
+}
+
+/// The plugin SDK and the interfaces as a table of paths and texts, for new plugins: they
+/// build against what this binary serves, wherever it runs.
+fn sdk(root: &Path) -> Result<String, Box<dyn Error>> {
+    let (mut folders, mut files) =
+        (vec![root.join("plugin-sdk"), root.join("wit/deps/plugin-0.1.0")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let wanted = path.extension().is_some_and(|end| end == "rs" || end == "wit" || end == "toml");
+            if path.is_dir() {
+                folders.push(path);
+            } else if wanted {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut table = String::from("pub(crate) const SDK: &[(&str, &str)] = &[\n");
+    for file in files {
+        writeln!(table, "    ({:?}, include_str!({file:?})),", file.strip_prefix(root)?)?;
+    }
+    table.push_str("];\n");
+    Ok(table)
 }
 
 /// Names of the crates under `plugins/`, sorted.

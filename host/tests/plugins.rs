@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use assayd::domain::score::{Decision, DecisionParams};
 use assayd::domain::trace::{Distribution, Trace};
 use assayd::plugin::{
-    Evidence, FaultClass, HashTarget, Outcome, PluginFault, PluginKind, PluginSet, RefusalKind, TargetFile,
-    TargetManifest,
+    Evidence, FaultClass, HashTarget, Origin, Outcome, PluginFault, PluginKind, PluginSet, RefusalKind,
+    TargetFile, TargetManifest, Trusted, trust,
 };
 
 const PARAMS: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
@@ -354,10 +354,18 @@ fn case(kind: &str, name: &str) -> Vec<u8> {
     component(&format!("{kind}-plugin"), &text)
 }
 
+/// Trusts these bytes in a folder.
+fn pin(folder: &Path, bytes: &[u8]) {
+    let sha256 = assayd::digest::sha256(bytes);
+    let id = sha256.to_string().chars().take(8).collect();
+    trust(folder, Trusted { id, kind: PluginKind::Scorer, sha256 }).unwrap();
+}
+
 /// A set with one more plugin called `hostile`.
 fn set_with(bytes: &[u8]) -> (PluginSet, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("hostile.wasm"), bytes).unwrap();
+    pin(folder.path(), bytes);
     (PluginSet::with_folder(Some(folder.path())).unwrap(), folder)
 }
 
@@ -497,11 +505,28 @@ fn a_folder_adds_and_replaces_and_must_exist() {
     std::fs::write(folder.path().join("Bad Name.wasm"), case("decider", "panic")).unwrap();
     std::fs::write(folder.path().join("readme.txt"), "not looked at").unwrap();
     let set = PluginSet::with_folder(Some(folder.path())).unwrap();
+    assert_eq!((set.list().len(), set.skipped().len()), (count, 2));
+    let grid5 = |set: &PluginSet| set.record(PluginKind::Decider, "grid5").unwrap().origin;
+    assert_eq!(grid5(&set), Origin::Builtin, "nobody trusted the file yet");
+    let quarantined = set.skipped().iter().find(|file| file.path.ends_with("grid5.wasm")).unwrap();
+    assert!(quarantined.why.contains("nobody trusted"), "{quarantined:?}");
+    assert!(quarantined.hint.as_ref().unwrap().contains("assayd plugin trust"));
+    pin(folder.path(), &case("decider", "panic"));
+    let set = set.again(Some(folder.path())).unwrap();
     assert_eq!((set.list().len(), set.skipped().len()), (count, 1));
+    assert!(matches!(grid5(&set), Origin::File(_)));
     let error = set.decider("grid5").unwrap_err();
     assert!(error.message.contains("\"hostile\""), "it calls itself something else: {error}");
     assert!(PluginSet::with_folder(Some(&folder.path().join("none"))).is_err());
     assert!(PluginSet::builtin().unwrap().decider("grid5").is_ok());
+    // One changed byte is another file, and a lock that cannot be read trusts nothing.
+    let mut changed = case("decider", "panic");
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(folder.path().join("grid5.wasm"), changed).unwrap();
+    let set = set.again(Some(folder.path())).unwrap();
+    assert_eq!(grid5(&set), Origin::Builtin);
+    std::fs::write(folder.path().join("plugins.lock"), "[[plugin").unwrap();
+    assert!(set.again(Some(folder.path())).is_err());
 }
 
 /// A released interface never changes: a new one is a new folder.

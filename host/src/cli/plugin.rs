@@ -8,7 +8,13 @@ use comfy_table::{Table, presets};
 
 use super::screen;
 use crate::domain::Problem;
-use crate::plugin::{Origin, PluginRecord, PluginSet, Skipped};
+use crate::plugin::{LoadError, Origin, PluginRecord, PluginSet, Skipped};
+
+mod check;
+mod new;
+mod pack;
+mod run;
+mod trust;
 
 /// Makes, checks, lists and trusts plugins: what scores, decides, checks digests and renders reports
 #[derive(Debug, clap::Args)]
@@ -19,13 +25,18 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    New(new::Args),
+    Pack(pack::Args),
+    Check(check::Args),
+    Run(run::Args),
+    Trust(trust::Args),
     /// Lists the plugins that may be used
     #[command(after_help = "\
 Examples:
   assayd plugin list                            the plugins of this binary
-  assayd plugin list --plugins ./my-plugins     and those of a folder, which may replace them")]
+  assayd plugin list --plugins ./my-plugins     and the trusted ones of a folder, which may replace them")]
     List {
-        /// A folder whose *.wasm files add to the built-in plugins or replace them
+        /// A folder whose trusted *.wasm files add to the built-in plugins or replace them
         #[arg(long, value_name = "DIR")]
         plugins: Option<PathBuf>,
         /// Print one JSON document
@@ -40,8 +51,19 @@ Examples:
 /// What a person has to know.
 pub fn run(args: &Args) -> Result<u8, Problem> {
     match &args.command {
+        Command::New(args) => new::run(args),
+        Command::Pack(args) => pack::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Trust(args) => trust::run(args),
         Command::List { plugins, json } => list(plugins.as_deref(), *json),
     }
+}
+
+/// Says why a file is refused, and what to do; the exit code of "rejected".
+fn refuse(path: &Path, error: &LoadError) -> u8 {
+    screen::complain(&format!("{}: {error}", path.display()), error.hint());
+    1
 }
 
 fn list(folder: Option<&Path>, json: bool) -> Result<u8, Problem> {

@@ -28,6 +28,12 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Problem> {
     print(&text)
 }
 
+/// A refusal and what to do about it, on standard error.
+pub fn complain(what: &str, hint: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = writeln!(stderr, "rejected: {what}\nhint: {hint}");
+}
+
 /// A progress bar on standard error, from 0 to 1; silent where nobody watches.
 #[derive(Debug)]
 pub struct Bar(ProgressBar);

@@ -70,6 +70,9 @@ pub const TOKEN_FILE_BYTES: u64 = 256 << 20;
 
 /// Plugin files in one folder; further ones are ignored with a warning.
 pub const PLUGIN_FOLDER_FILES: usize = 256;
+/// Bytes of the lock of a plugin folder, and of the evidence file of `plugin run`.
+pub const PLUGIN_LOCK_BYTES: u64 = 1 << 20;
+pub const PLUGIN_EVIDENCE_BYTES: u64 = 256 << 20;
 /// Plugin calls that may wait for a thread; one more is refused.
 pub const PLUGIN_QUEUE: usize = 64;
 /// Threads that run plugin code.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bindings::exports::assay::plugin::decider::{Decision as WitDecision, Look};
-use super::engine::Exports;
+use super::engine::{Exports, Usage};
 use super::fault::{FaultClass, PluginFault};
 use super::scorer::{refused, wrong_kind};
 use super::set::Ready;
@@ -15,6 +15,11 @@ use crate::domain::score::{Decision, DecisionParams, Step};
 pub struct Decider(pub(super) Arc<Ready>);
 
 impl Decider {
+    /// What the calls through this handle took: fuel in all, most memory, the last log.
+    pub fn used(&self) -> Usage {
+        self.0.used()
+    }
+
     /// The state before the first score.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ pub enum LoadError {
     ProbeFailed(Box<PluginFault>),
     #[error("it calls itself {described:?} but its file says {expected:?}")]
     NameMismatch { described: String, expected: String },
+    #[error("it cannot be packed: {0}")]
+    NotPacked(String),
     #[error("its sha256 is {0}, which nobody trusted yet")]
     NotPinned(Sha256),
 }
@@ -64,6 +66,10 @@ impl LoadError {
             Self::Compile(_) => "check the file with wasm-tools validate",
             Self::ProbeFailed(_) => "describe must answer at once without touching anything",
             Self::NameMismatch { .. } => "rename the file to ID.wasm or give the plugin the id of its file",
+            Self::NotPacked(_) => {
+                "give the .wasm that cargo build --target wasm32-unknown-unknown wrote for a cdylib crate that \
+                 uses the plugin SDK"
+            }
             Self::NotPinned(_) => "look at it, then trust it: assayd plugin trust FILE",
         }
     }
@@ -136,7 +142,7 @@ impl PluginFault {
         match &self.class {
             FaultClass::NotLoadable(error) => Some(error.hint()),
             FaultClass::Refused { kind: RefusalKind::InvalidParams, .. } => {
-                Some("see the plugin's parameters: assayd plugin list --json")
+                Some("see the plugin's README, or its params_schema in assayd plugin check FILE")
             }
             FaultClass::Busy => Some("try again in a moment"),
             FaultClass::Panic { .. } | FaultClass::Trap(_) | FaultClass::BadOutput(_) => {

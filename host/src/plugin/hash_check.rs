@@ -6,7 +6,7 @@ use wasmtime::component::Resource;
 
 use super::artifact::{HashTarget, Model};
 use super::bindings::exports::assay::plugin::hash_check as wit;
-use super::engine::Exports;
+use super::engine::{Exports, Usage};
 use super::fault::{FaultClass, PluginFault};
 use super::scorer::{refused, wrong_kind};
 use super::set::Ready;
@@ -55,6 +55,11 @@ pub struct CheckFinding {
 pub struct HashCheck(pub(super) Arc<Ready>);
 
 impl HashCheck {
+    /// What the calls through this handle took: fuel in all, most memory, the last log.
+    pub fn used(&self) -> Usage {
+        self.0.used()
+    }
+
     /// Checks a target. `digest` is called on this thread for each request, in order, and
     /// streams the file.
     ///

@@ -11,9 +11,12 @@ use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::component::Component;
 
 use super::bindings::assay::plugin::types::PluginInfo;
-use super::engine::{Exports, Loaded, Runtime};
+use super::engine::{Exports, Loaded, Runtime, Usage};
 use super::fault::{FaultClass, LoadError};
-use crate::domain::budget::{PLUGIN_FILE_BYTES, PROBE_LIMITS};
+use crate::domain::budget::{
+    DECIDER_LIMITS, HASH_CHECK_LIMITS, PLUGIN_FILE_BYTES, PROBE_LIMITS, PluginLimits, REPORT_LIMITS,
+    SCORER_LIMITS,
+};
 
 /// The interface version that this host serves.
 pub const INTERFACE_VERSION: &str = "0.1.0";
@@ -45,6 +48,16 @@ impl PluginKind {
             Self::Decider => "decider",
             Self::HashCheck => "hash-check",
             Self::Report => "report",
+        }
+    }
+
+    /// What one call to a plugin of this kind may take; a scorer gets more fuel for more evidence.
+    pub fn limits(self) -> PluginLimits {
+        match self {
+            Self::Scorer => SCORER_LIMITS,
+            Self::Decider => DECIDER_LIMITS,
+            Self::HashCheck => HASH_CHECK_LIMITS,
+            Self::Report => REPORT_LIMITS,
         }
     }
 
@@ -176,7 +189,7 @@ pub(super) fn load(
     kind: PluginKind,
     id: &str,
     bytes: &[u8],
-) -> Result<(Arc<Loaded>, PluginInfo), LoadError> {
+) -> Result<(Arc<Loaded>, PluginInfo, Usage), LoadError> {
     let component =
         Component::new(&runtime.engine, bytes).map_err(|error| LoadError::Compile(format!("{error:#}")))?;
     let mismatch = |error: wasmtime::Error| LoadError::ShapeMismatch(format!("{error:#}"));
@@ -206,7 +219,7 @@ pub(super) fn load(
             },
         }))
     });
-    let (info, _) = probe.map_err(|fault| match fault.class {
+    let (info, usage) = probe.map_err(|fault| match fault.class {
         FaultClass::NotLoadable(error) => error,
         // Instantiation fails without a trap if a type does not fit.
         FaultClass::Trap(text) if text.contains("type mismatch") => LoadError::ShapeMismatch(text),
@@ -215,7 +228,7 @@ pub(super) fn load(
     if info.name != id {
         return Err(LoadError::NameMismatch { described: info.name, expected: id.into() });
     }
-    Ok((loaded, info))
+    Ok((loaded, info, usage))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::engine::Exports;
+use super::engine::{Exports, Usage};
 use super::fault::{FaultClass, PluginFault};
 use super::scorer::{refused, wrong_kind};
 use super::set::Ready;
@@ -22,6 +22,11 @@ pub struct Rendered {
 pub struct Report(pub(super) Arc<Ready>);
 
 impl Report {
+    /// What the calls through this handle took: fuel in all, most memory, the last log.
+    pub fn used(&self) -> Usage {
+        self.0.used()
+    }
+
     /// Renders the report document, JSON of schema `assayd.report/1`.
     ///
     /// # Errors

@@ -17,6 +17,11 @@ use crate::domain::score::Score;
 pub struct Scorer(pub(super) Arc<Ready>);
 
 impl Scorer {
+    /// What the calls through this handle took: fuel in all, most memory, the last log.
+    pub fn used(&self) -> Usage {
+        self.0.used()
+    }
+
     /// Scores one challenge. `params` is JSON text, empty for the plugin's defaults.
     ///
     /// # Errors

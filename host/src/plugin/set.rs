@@ -9,18 +9,20 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
 use wasmtime::Store;
 use wasmtime::component::Instance;
 
+use super::bindings::assay::plugin::types::PluginInfo;
 use super::decider::Decider;
 use super::engine::{CallState, Exports, Loaded, Runtime, Usage};
 use super::fault::{FaultClass, LoadError, PluginFault};
 use super::hash_check::HashCheck;
 use super::load::{PluginKind, SectionInfo, inspect, is_id, load};
+use super::lock::Lock;
 use super::report::Report;
 use super::scorer::Scorer;
 use crate::digest::sha256;
@@ -82,6 +84,18 @@ struct Known {
     loaded: Arc<Loaded>,
     version: String,
     summary: String,
+    params_schema: String,
+    probe: Usage,
+}
+
+/// What a plugin said when it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    pub record: PluginRecord,
+    /// JSON Schema of its parameters as text; empty if it takes none.
+    pub params_schema: String,
+    /// What its first call took.
+    pub probe: Usage,
 }
 
 impl Slot {
@@ -106,8 +120,9 @@ impl Slot {
 
     fn known(&self, runtime: &Arc<Runtime>) -> Result<&Known, PluginFault> {
         let known = self.loaded.get_or_init(|| {
-            let (loaded, info) = load(runtime, self.kind, &self.id, &self.bytes)?;
-            Ok(Known { loaded, version: info.version, summary: info.summary })
+            let (loaded, info, probe) = load(runtime, self.kind, &self.id, &self.bytes)?;
+            let PluginInfo { version, summary, params_schema, .. } = info;
+            Ok(Known { loaded, version, summary, params_schema, probe })
         });
         known.as_ref().map_err(|error| PluginFault {
             plugin: self.label(),
@@ -143,6 +158,7 @@ pub(super) struct Ready {
     runtime: Arc<Runtime>,
     loaded: Arc<Loaded>,
     label: String,
+    used: Mutex<Usage>,
 }
 
 impl Ready {
@@ -154,7 +170,19 @@ impl Ready {
         + Send
         + 'static,
     ) -> Result<(R, Usage), PluginFault> {
-        self.runtime.call(&self.loaded, &self.label, call, limits, body)
+        let answer = self.runtime.call(&self.loaded, &self.label, call, limits, body);
+        if let Ok((_, usage)) = &answer {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.fuel = used.fuel.saturating_add(usage.fuel);
+            used.memory_bytes = used.memory_bytes.max(usage.memory_bytes);
+            used.log.clone_from(&usage.log);
+        }
+        answer
+    }
+
+    /// Fuel of all answered calls, most memory of one, and the log of the last.
+    pub(super) fn used(&self) -> Usage {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn fault(&self, call: &'static str, class: FaultClass) -> PluginFault {
@@ -181,7 +209,8 @@ impl PluginSet {
     }
 
     /// The plugins of this binary and of a folder, where a file `*.wasm` adds to them or
-    /// replaces the one of the same kind and id. Unusable files are in [`Self::skipped`].
+    /// replaces the one of the same kind and id. Only files that the folder's lock trusts are
+    /// used; the others and unusable ones are in [`Self::skipped`].
     ///
     /// # Errors
     /// The folder cannot be read, or as [`Self::builtin`].
@@ -209,6 +238,24 @@ impl PluginSet {
         Ok(set)
     }
 
+    /// This set with one more plugin, loaded at once: the file of a user who means just it,
+    /// so no lock is asked.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub fn and_file(mut self, path: &Path, bytes: Vec<u8>) -> Result<(Self, Described), LoadError> {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let slot = Slot::new(Cow::Owned(bytes), Origin::File(path.to_owned()), stem)?;
+        let known = slot.known(&self.runtime).map_err(|fault| match fault.class {
+            FaultClass::NotLoadable(error) => error,
+            _ => LoadError::ProbeFailed(Box::new(fault)),
+        })?;
+        let (params_schema, probe) = (known.params_schema.clone(), known.probe.clone());
+        let described = Described { record: slot.record(&self.runtime), params_schema, probe };
+        self.insert(slot);
+        Ok((self, described))
+    }
+
     fn insert(&mut self, slot: Slot) {
         let slot = Arc::new(slot);
         match self.slots.binary_search_by(|other| (other.kind, &other.id).cmp(&(slot.kind, &slot.id))) {
@@ -230,6 +277,7 @@ impl PluginSet {
                 paths.push(path);
             }
         }
+        let lock = Lock::of(folder)?;
         paths.sort();
         for path in paths.split_off(paths.len().min(PLUGIN_FOLDER_FILES)) {
             let why = format!("only the first {PLUGIN_FOLDER_FILES} files of a plugin folder are read");
@@ -241,13 +289,13 @@ impl PluginSet {
                     let why = error.to_string();
                     self.skipped.push(Skipped { path, sha256: None, why, hint: None });
                 }
-                Ok(bytes) => self.take(path, bytes),
+                Ok(bytes) => self.take(path, bytes, &lock),
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, path: PathBuf, bytes: Vec<u8>) {
+    fn take(&mut self, path: PathBuf, bytes: Vec<u8>, lock: &Lock) {
         let digest = sha256(&bytes);
         let stem = path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_id(stem));
         let Some(stem) = stem.map(str::to_owned) else {
@@ -255,7 +303,12 @@ impl PluginSet {
             self.skipped.push(Skipped { path, sha256: Some(digest), why, hint: None });
             return;
         };
-        match Slot::new(Cow::Owned(bytes), Origin::File(path.clone()), &stem) {
+        let slot = if lock.trusts(&digest) {
+            Slot::new(Cow::Owned(bytes), Origin::File(path.clone()), &stem)
+        } else {
+            Err(LoadError::NotPinned(digest))
+        };
+        match slot {
             Ok(slot) => self.insert(slot),
             Err(error) => {
                 let hint = Some(error.hint().to_owned());
@@ -344,11 +397,19 @@ impl PluginSet {
     fn ready(&self, kind: PluginKind, id: &str) -> Result<Arc<Ready>, Problem> {
         let slot = self.slot(kind, id)?;
         let loaded = Arc::clone(&slot.known(&self.runtime)?.loaded);
-        Ok(Arc::new(Ready { runtime: Arc::clone(&self.runtime), loaded, label: slot.label() }))
+        let (runtime, label) = (Arc::clone(&self.runtime), slot.label());
+        Ok(Arc::new(Ready { runtime, loaded, label, used: Mutex::default() }))
     }
 }
 
 /// A whole regular file, refused if it is larger than a plugin may be.
+///
+/// # Errors
+/// It cannot be read or is no file that a plugin could be.
+pub fn read_plugin(path: &Path) -> Result<Vec<u8>, Problem> {
+    read_bounded(path).map_err(|error| Problem::io("read", path, &error))
+}
+
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let metadata = path.metadata()?;
     if !metadata.is_file() {
