@@ -345,24 +345,24 @@ fn headers_of_a_file_of_40_gigabytes_take_under_a_second() {
 #[test]
 fn disguises_and_failed_downloads_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&str, &[u8], &str); 9] = [
-        ("a.gguf", b"", "empty"),
-        ("b.gguf", &[0; 4096], "zeroed-header"),
-        ("c.gguf", b"\x80\x04\x95\x1d\0\0\0\0\0\0\0\x8c\x05posix", "disguised-format"),
-        ("d.gguf", b"PK\x03\x04xxxxxxxxxxxxxxxxxxxx", "disguised-format"),
-        ("e.gguf", b"<!DOCTYPE html><html><body>403</body></html>", "html-page"),
-        ("f.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "lfs-pointer"),
-        ("g.gguf", b"GGUX\x03\0\0\0rest of it", "bad-magic"),
-        ("h.gguf", b"\x7fELF\x02\x01\x01", "disguised-format"),
-        ("i.safetensors", b"PK\x03\x04xxxxxxxxxxxxxxxxxxxx", "disguised-format"),
+    let cases: [(&str, &[u8], &[&str]); 9] = [
+        ("a.gguf", b"", &["empty"]),
+        ("b.gguf", &[0; 4096], &["zeroed-header"]),
+        ("c.gguf", b"\x80\x04\x95\x1d\0\0\0\0\0\0\0\x8c\x05posix", &["disguised-format", "pickle-broken"]),
+        ("d.gguf", b"PK\x03\x04xxxxxxxxxxxxxxxxxxxx", &["disguised-format"]),
+        ("e.gguf", b"<!DOCTYPE html><html><body>403</body></html>", &["html-page"]),
+        ("f.gguf", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", &["lfs-pointer"]),
+        ("g.gguf", b"GGUX\x03\0\0\0rest of it", &["bad-magic"]),
+        ("h.gguf", b"\x7fELF\x02\x01\x01", &["disguised-format"]),
+        ("i.safetensors", b"PK\x03\x04xxxxxxxxxxxxxxxxxxxx", &["disguised-format"]),
     ];
-    for (name, bytes, code) in cases {
+    for (name, bytes, expected) in cases {
         let path = folder.path().join(name);
         fs::write(&path, bytes).unwrap();
         for full in [false, true] {
             let inspection = look(&path, full);
             assert_eq!(inspection.status, Status::Reject, "{name}");
-            assert_eq!(codes(&inspection), BTreeSet::from([code]), "{name}");
+            assert_eq!(codes(&inspection), expected.iter().copied().collect(), "{name}");
         }
     }
     let inspect = |path: &Path| inspect(path, &InspectOptions::default(), &mut |_, _| {});
