@@ -95,6 +95,7 @@ fn shown(event: AssayEvent) -> Option<Progress> {
         Stage::InspectingReference => "reading the reference",
         Stage::InspectingCandidate => "reading the candidate",
         Stage::HashChecks => "checking digests",
+        Stage::Lineage => "comparing weights",
         Stage::Challenges => "making challenges",
         Stage::LoadingReference => "loading the reference",
         Stage::Reference => "asking the reference",

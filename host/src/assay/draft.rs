@@ -193,7 +193,8 @@ impl Draft {
                 reasons.push(reason.to_owned());
             }
         };
-        explain(report.lineage.is_none(), "lineage: the weights were not compared in this run");
+        let noted = report.errors.iter().any(|error| error.starts_with("lineage: "));
+        explain(report.lineage.is_none() && !noted, "lineage: the weights were not compared");
         explain(
             report.security.fuzzy_hash.distance.is_none(),
             "security.fuzzy_hash: no fuzzy hash was computed in this run",

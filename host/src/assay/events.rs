@@ -14,6 +14,8 @@ pub enum Stage {
     /// Reading and digesting the files of the candidate, in bytes.
     InspectingCandidate,
     HashChecks,
+    /// Comparing weights, in bytes of the candidate.
+    Lineage,
     /// Deriving and committing to the challenges.
     Challenges,
     /// Loading, in thousandths.

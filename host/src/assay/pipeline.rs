@@ -10,7 +10,7 @@ use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
 use super::judge::{INTERVAL_DECIDER, Judge};
-use super::report::{Challenges, Report, ReportPlugin, Role};
+use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
 use super::{claim, hash_checks};
@@ -21,7 +21,7 @@ use crate::domain::score::{Decision, DecisionParams};
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
 use crate::governor::Machine;
-use crate::model::{InspectOptions, inspect};
+use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
 use crate::worker::WorkerLimits;
 
@@ -149,6 +149,7 @@ impl Assay<'_> {
             return Err(Halt::not_run(rejection(reference.as_ref(), &candidate)));
         }
         let Some(reference) = reference else { return Ok(Statistics::NoReference) };
+        self.lineage(&reference, &candidate)?;
         if matches!(self.findings.hash_checks, HashChecks::Failed | HashChecks::Fault) {
             return Ok(Statistics::NotComparable);
         }
@@ -236,6 +237,32 @@ impl Assay<'_> {
         self.draft.report.remarks.extend(notes);
         self.draft.add_time("hash_check_seconds", started);
         outcome
+    }
+
+    /// Says how the weights relate, tensor by tensor. Advisory: it never changes the verdict,
+    /// and what cannot be said is a note.
+    fn lineage(&mut self, reference: &Inspection, candidate: &Inspection) -> Result<(), Halt> {
+        self.stop_if_cancelled()?;
+        let started = Instant::now();
+        let stage = Stage::Lineage;
+        (self.context.on_event)(AssayEvent::Stage { stage });
+        let mut progress =
+            |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
+        match lineage::compare(&candidate.path, &reference.path, &mut progress) {
+            Ok(found) => {
+                self.draft.report.lineage = Some(Lineage {
+                    relation: found.relation,
+                    reasons: found.reasons,
+                    tensors_compared: found.tensors_compared,
+                    tensors_identical: found.tensors_identical,
+                    max_excess_error: found.max_excess_error,
+                    worst_tensor: found.worst_tensor,
+                });
+            }
+            Err(problem) => self.draft.note(format!("lineage: {problem}")),
+        }
+        self.draft.add_time("lineage_seconds", started);
+        Ok(())
     }
 
     fn compare(

@@ -135,7 +135,9 @@ pub struct Tokenizer {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lineage {
-    pub relation: String,
+    pub relation: crate::model::lineage::Relation,
+    /// Why, in words, the strongest reason first.
+    pub reasons: Vec<String>,
     pub tensors_compared: u64,
     pub tensors_identical: u64,
     pub max_excess_error: Option<f64>,

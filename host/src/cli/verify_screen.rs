@@ -41,6 +41,7 @@ fn label(stage: Stage) -> &'static str {
         Stage::InspectingReference => "reading the reference",
         Stage::InspectingCandidate => "reading the candidate",
         Stage::HashChecks => "checking digests",
+        Stage::Lineage => "comparing weights",
         Stage::Challenges => "deriving challenges",
         Stage::LoadingReference => "loading the reference",
         Stage::Reference => "the reference answers",
