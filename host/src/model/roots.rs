@@ -149,7 +149,15 @@ mod tests {
 
     fn weights(name: &str, offset: u64, bytes: u64) -> Weights {
         let shape = vec![bytes / 4];
-        Weights { name: name.into(), kind: GgmlType::F32, dtype: "F32", shape, row_bytes: bytes, offset, bytes }
+        Weights {
+            name: name.into(),
+            kind: GgmlType::F32,
+            dtype: "F32",
+            shape,
+            row_bytes: bytes,
+            offset,
+            bytes,
+        }
     }
 
     fn piece(offset: u64, bytes: u64, content: &str) -> Piece {
@@ -176,10 +184,21 @@ mod tests {
             ("bytes", |pieces, _, _| pieces[1] = piece(64, 32, "x"), [true, true, true]),
             ("header bytes", |pieces, _, _| pieces[0] = piece(0, 64, "x"), [true, false, false]),
             ("name", |_, list, _| list[0].name = "c".into(), [false, true, true]),
-            ("swapped names", |_, list, _| { list[0].name = "b".into(); list[1].name = "a".into() }, [false, true, true]),
+            (
+                "swapped names",
+                |_, list, _| {
+                    list[0].name = "b".into();
+                    list[1].name = "a".into()
+                },
+                [false, true, true],
+            ),
             ("type", |_, list, _| list[0].dtype = "I32", [false, true, true]),
             ("shape", |_, list, _| list[0].shape = vec![2, 4], [false, true, true]),
-            ("metadata", |_, _, roots| roots.text_metadata(&[("k".into(), "v".into())].into()), [false, true, false]),
+            (
+                "metadata",
+                |_, _, roots| roots.text_metadata(&[("k".into(), "v".into())].into()),
+                [false, true, false],
+            ),
             ("side file", |_, _, roots| roots.side_file("config.json", sha256(b"{}")), [false, true, false]),
         ];
         for (what, edit, changes) in cases {

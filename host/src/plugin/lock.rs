@@ -117,7 +117,7 @@ mod tests {
         let half = "[[plugin]]\nid = \"a\"\nkind = \"scorer\"\nsha256 = \"00\"";
         for text in ["[[plugin]", half, "[[plugins]]", long.as_str()] {
             fs::write(&path, text).unwrap();
-            assert!(Lock::of(folder.path()).is_err(), "{:.40}", text);
+            assert!(Lock::of(folder.path()).is_err(), "{text:.40}");
             assert!(trust(folder.path(), entry("a", 1)).is_err());
         }
     }

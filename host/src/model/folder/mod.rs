@@ -275,9 +275,7 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
     let tensors = header.map(|header| header.tensors.as_slice()).unwrap_or_default();
     let weights: Vec<Weights> = tensors
         .iter()
-        .filter(|tensor| {
-            tensor.offset.checked_add(tensor.bytes).is_some_and(|end| end <= size)
-        })
+        .filter(|tensor| tensor.offset.checked_add(tensor.bytes).is_some_and(|end| end <= size))
         .map(|tensor| Weights {
             name: tensor.name.clone(),
             kind: tensor.dtype.scanned_as(),
