@@ -30,6 +30,8 @@ fn nothing_is_decided_before_the_last_score_nor_changed_after_it() {
     let mut late = vec![0.0; 200];
     late.extend([1.0; 100]);
     assert_eq!(stop::<FixedEb>(&AUDIT, &late).unwrap(), (Decision::Same, 200));
+    let (steps, _) = steps::<FixedEb>(&AUDIT, &late, 300).unwrap();
+    assert!(steps[199..].iter().all(|step| step.interval == steps[199].interval));
     let one = DecisionParams { n_max: 1, ..AUDIT };
     assert!(matches!(FixedEb::start(&one), Err(Refusal::InvalidParams(_))));
 }

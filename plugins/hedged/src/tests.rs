@@ -28,6 +28,9 @@ fn one_score_by_hand() {
     assert!((hedged.bets.bets[0] - bet).abs() < 1e-12);
     assert!((hedged.log_capital(Side::Above, 0.25) - 2.5_f64.ln()).abs() < 1e-12);
     assert!((hedged.log_capital(Side::Below, 0.25) - 0.5_f64.ln()).abs() < 1e-12);
+    // The mean after it is 3/4, so s_1 = (1/4 + 1/16) / 2.
+    let next = fed(&AUDIT, &[1.0, 0.0]).bets.bets[1];
+    assert!((next - (2.0 * 200.0_f64.ln() / (2.0 * 3.0_f64.ln() * 5.0 / 32.0)).sqrt()).abs() < 1e-12);
     // At m = 0 nothing can be lost and the bet is not truncated.
     assert!((hedged.log_capital(Side::Above, 0.0) - bet.ln_1p()).abs() < 1e-12);
 }

@@ -34,6 +34,17 @@ fn identical_and_opposite_models_are_told_apart_in_every_mode() {
     }
 }
 
+/// By hand: the scores 1, 0, 1 are predicted as 1/2, 3/4, 1/2, each before it is seen, so
+/// V = 1/4 + 9/16 + 1/4.
+#[test]
+fn predictions_come_before_the_scores() {
+    let mut decider = Stitched::start(&AUDIT).unwrap();
+    for score in [1.0, 0.0, 1.0] {
+        decider.step(score).unwrap();
+    }
+    assert!((decider.squares - 17.0 / 16.0).abs() < 1e-12, "{decider:?}");
+}
+
 /// Values of the boundary computed apart from this code.
 #[test]
 fn boundary_by_other_means() {
