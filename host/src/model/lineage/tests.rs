@@ -124,15 +124,43 @@ fn honest_rounding_is_quantization_and_a_change_before_it_is_not() {
     }
 }
 
+/// Every weight is a near tie: how products are rounded decides its code.
 #[test]
 fn compilers_that_fuse_are_honest_too() {
     let folder = Folder::new();
-    let base = model(3);
-    let reference = folder.write("base.gguf", &base, GgmlType::F32);
-    for (kind, how) in BLOCK_TYPES.into_iter().flat_map(|kind| ARITHMETICS.map(|how| (kind, how))) {
-        let path = folder.write_with("q.gguf", &base, |_, values| (kind, encoded(kind, values, how)));
-        assert_eq!(relate(&path, &reference).relation, Relation::Quantization, "{kind:?} {how:?}");
+    let ties = |steps: f32| -> Model {
+        let weight = |i: usize| match i % BLOCK {
+            0 => 0.7 + (i / BLOCK) as f32 * 1e-3,
+            // Between two codes of the block.
+            place => (place as f32 % steps - 0.5) * (0.7 + (i / BLOCK) as f32 * 1e-3) / steps,
+        };
+        (0..4).map(|t| (0..if t == 3 { COLUMNS } else { COLUMNS * ROWS }).map(weight).collect()).collect()
+    };
+    for (kind, steps) in [(GgmlType::Q4_0, 8.0), (GgmlType::Q5_0, 16.0), (GgmlType::Q8_0, 127.0)] {
+        let base = ties(steps);
+        let reference = folder.write("base.gguf", &base, GgmlType::F32);
+        for how in ARITHMETICS {
+            let path = folder.write_with("q.gguf", &base, |_, values| (kind, encoded(kind, values, how)));
+            let lineage = relate(&path, &reference);
+            assert_eq!(lineage.relation, Relation::Quantization, "{kind:?} {how:?}");
+            let exact = |tensor: &TensorLineage| tensor.relation == TensorRelation::Requantized;
+            assert!(lineage.tensors.iter().all(exact), "{kind:?} {how:?} {lineage:?}");
+        }
     }
+}
+
+/// A change so small that no weight leaves the room that rounding gives it: but a few blocks
+/// are no longer what rounding the reference gives, while most are.
+#[test]
+fn blocks_of_two_origins_are_a_change() {
+    let folder = Folder::new();
+    let base = model(8);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let tiny = changed(&base, |t, i, x| if t == 2 { x + 1e-5 * ((i % 3) as f32 - 1.0) } else { x });
+    let lineage = relate(&folder.write("q4.gguf", &tiny, GgmlType::Q4_0), &reference);
+    assert_eq!(lineage.relation, Relation::Derived, "{lineage:?}");
+    let differing = lineage.tensors.iter().find(|tensor| tensor.relation == TensorRelation::Differs).unwrap();
+    assert_eq!((differing.name.as_str(), differing.weights_beyond), ("blk.0.attn_v.weight", 0));
 }
 
 /// As quantisers that weigh errors do: try scales around the usual one, round with the best,
