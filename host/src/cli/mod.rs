@@ -12,7 +12,9 @@ pub mod completions;
 pub mod decide;
 pub mod demo;
 pub mod doctor;
+pub mod hash;
 pub mod inspect;
+pub mod lineage;
 pub mod logprobs;
 pub mod modes;
 pub mod plugin;
@@ -39,6 +41,8 @@ enum Command {
     Demo(demo::Args),
     Serve(serve::Args),
     Inspect(inspect::Args),
+    Hash(hash::Args),
+    Lineage(lineage::Args),
     Verify(verify::Args),
     Logprobs(logprobs::Args),
     Decide(decide::Args),
@@ -66,6 +70,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Hash(args) => hash::run(args),
+        Command::Lineage(args) => lineage::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Logprobs(args) => logprobs::run(args),
         Command::Decide(args) => decide::run(args),

@@ -61,7 +61,7 @@ fn missing_part_or(path: &Path, error: &io::Error) -> Problem {
 }
 
 /// The one artifact of a folder: itself, if it is laid out as one, else the only one in it.
-fn the_artifact(folder: &Path) -> Result<Artifact, Problem> {
+pub(super) fn the_artifact(folder: &Path) -> Result<Artifact, Problem> {
     let mut artifacts = discover(folder)?.artifacts;
     if let Some(own) = artifacts.iter().position(|artifact| artifact.path == folder) {
         return Ok(artifacts.swap_remove(own));

@@ -9,6 +9,8 @@ pub mod finding;
 mod folder;
 pub mod gguf;
 pub mod inspect;
+pub mod lineage;
+pub mod manifest;
 mod parts;
 mod pickle;
 mod roots;

@@ -180,9 +180,10 @@ mod tests {
         let plain = digests(|_, _, _| {});
         assert!(plain.file_root.is_some() && plain.content_root.is_some() && plain.weights_root.is_some());
         type Edit = fn(&mut Vec<Piece>, &mut Vec<Weights>, &mut Roots);
-        let cases: [(&str, Edit, [bool; 3]); 8] = [
+        let cases: [(&str, Edit, [bool; 3]); 9] = [
             ("bytes", |pieces, _, _| pieces[1] = piece(64, 32, "x"), [true, true, true]),
             ("header bytes", |pieces, _, _| pieces[0] = piece(0, 64, "x"), [true, false, false]),
+            ("name, in the same order", |_, list, _| list[0].name = "aa".into(), [false, true, true]),
             ("name", |_, list, _| list[0].name = "c".into(), [false, true, true]),
             (
                 "swapped names",

@@ -1,0 +1,122 @@
+//! `assayd lineage`: how the weights of two artifacts relate, without running a model.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::screen;
+use crate::domain::Problem;
+use crate::model::lineage::{self, Lineage, Relation, TensorLineage, TensorRelation};
+
+/// Says how the weights of two models relate, tensor by tensor, without running them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  assayd lineage model-Q8_0.gguf --reference model-F32.gguf   is it a quantisation of it, and nothing else?
+  assayd lineage model.gguf --reference ~/hf/model            against a Hugging Face folder
+  assayd lineage a.gguf --reference b.gguf --json             for programs
+
+Exit codes: 0 identical, same weights or a quantisation; 1 derived or unrelated;
+3 the evidence does not suffice; 4 something could not be read.")]
+pub struct Args {
+    /// The model in question: a GGUF file, any part of a split set, a safetensors file or a folder
+    #[arg(value_name = "CANDIDATE")]
+    pub candidate: PathBuf,
+    /// The model it is compared with
+    #[arg(long, value_name = "REF")]
+    pub reference: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Tensors listed for people; JSON has them all.
+const LISTED: usize = 12;
+
+/// Runs the command.
+///
+/// # Errors
+/// A model cannot be read, or the output cannot be written.
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    let bar = screen::Bar::new("comparing tensors");
+    let lineage = lineage::compare(&args.candidate, &args.reference, &mut |done, total| {
+        bar.set(done as f64 / total.max(1) as f64);
+    })?;
+    drop(bar);
+    if args.json {
+        screen::print_json(&lineage)?;
+    } else {
+        screen::print(&human(&lineage))?;
+    }
+    Ok(match lineage.relation {
+        Relation::Identical | Relation::SameWeights | Relation::Quantization => 0,
+        Relation::Derived | Relation::Unrelated => 1,
+        Relation::Unknown => 3,
+    })
+}
+
+fn human(lineage: &Lineage) -> String {
+    let relation = match lineage.relation {
+        Relation::Identical => "IDENTICAL: every byte of the weights and of the headers is equal",
+        Relation::SameWeights => "SAME WEIGHTS: every weight is equal",
+        Relation::Quantization => "QUANTIZATION: the reference's weights, rounded, and nothing else",
+        Relation::Derived => "DERIVED: the reference's weights were changed",
+        Relation::Unrelated => "UNRELATED: the weights have nothing in common",
+        Relation::Unknown => "UNKNOWN: the evidence does not suffice",
+    };
+    let mut out = format!("{relation}\n");
+    for reason in &lineage.reasons {
+        let _ = writeln!(out, "  {}", screen_safe(reason));
+    }
+    let _ = writeln!(
+        out,
+        "  {} tensors compared, {} with equal weights",
+        lineage.tensors_compared, lineage.tensors_identical
+    );
+    if let (Some(excess), Some(worst)) = (lineage.max_excess_error, &lineage.worst_tensor) {
+        let worst = screen_safe(worst);
+        let _ =
+            writeln!(out, "  largest error beyond rounding {excess:.3e}, relatively worst tensor {worst}");
+    }
+    let blamed: Vec<&TensorLineage> = lineage
+        .tensors
+        .iter()
+        .filter(|tensor| {
+            use TensorRelation::{Differs, Extra, Missing, Permuted, ShapeDiffers, Unknown};
+            matches!(tensor.relation, Differs | Extra | Missing | Permuted | ShapeDiffers | Unknown)
+        })
+        .collect();
+    for tensor in blamed.iter().take(LISTED) {
+        let _ = writeln!(out, "  {}", line(tensor));
+    }
+    if blamed.len() > LISTED {
+        let _ = writeln!(out, "  … and {} more; --json lists them all", blamed.len() - LISTED);
+    }
+    out
+}
+
+fn line(tensor: &TensorLineage) -> String {
+    let relation = serde_json::to_value(tensor.relation).unwrap_or_default();
+    let relation = relation.as_str().unwrap_or_default();
+    let of = |kind: &Option<String>| kind.clone().unwrap_or_else(|| "-".to_owned());
+    let mut out = format!(
+        "{}  {} -> {}  {relation}",
+        screen_safe(&tensor.name),
+        of(&tensor.reference_type),
+        of(&tensor.candidate_type)
+    );
+    if let (Some(error), Some(allowed)) = (tensor.max_abs_error, tensor.allowed_error) {
+        let _ = write!(out, ", error {error:.3e} where {allowed:.3e} is allowed");
+    }
+    if tensor.weights_beyond > 0 {
+        let _ = write!(out, ", {} weights beyond", tensor.weights_beyond);
+    }
+    if let Some(share) = tensor.exact_blocks.filter(|_| tensor.relation == TensorRelation::Differs) {
+        let _ = write!(out, ", {:.1} % of the blocks as rounding gives them", 100.0 * share);
+    }
+    out
+}
+
+/// Names come from hostile files: nothing of them may steer a terminal.
+fn screen_safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

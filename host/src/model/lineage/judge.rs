@@ -1,0 +1,273 @@
+//! From pairs of tensors to one relation, with its reasons.
+
+use std::collections::BTreeMap;
+
+use super::permute::Order;
+use super::side::{Entry, Side};
+use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation};
+use crate::domain::Problem;
+use crate::model::source::ReadAt as _;
+
+/// With less than this share of the weights in common, models are unrelated.
+const RELATED_SHARE: f64 = 0.05;
+/// Names listed in one reason.
+const NAMES: usize = 3;
+
+/// Tensors that are computed from the configuration, not trained.
+fn is_computed(name: &str) -> bool {
+    name.starts_with("rope_f") || name.ends_with("rotary_emb.inv_freq")
+}
+
+pub(super) fn judge(candidate: &Side, reference: &Side, pairs: &[Pair]) -> Result<Lineage, Problem> {
+    let mut tensors: Vec<TensorLineage> = pairs.iter().map(describe).collect();
+    tensors.extend(unpaired(candidate, reference));
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let (relation, reasons) = decide(candidate, reference, pairs, &tensors)?;
+    let equal =
+        |pair: &&Pair| matches!(pair.relation, TensorRelation::Identical | TensorRelation::SameValues);
+    let worst = pairs
+        .iter()
+        .filter(|pair| pair.seen.excess > 0.0 && pair.relation != TensorRelation::Permuted)
+        .max_by(|a, b| relative(a).total_cmp(&relative(b)));
+    let measured = pairs.iter().filter(|pair| pair.relation != TensorRelation::Permuted);
+    Ok(Lineage {
+        relation,
+        reasons,
+        tensors_compared: pairs.len() as u64,
+        tensors_identical: pairs.iter().filter(equal).count() as u64,
+        max_excess_error: measured.map(|pair| pair.seen.excess).reduce(f64::max),
+        worst_tensor: worst.map(|pair| pair.name.clone()),
+        tensors,
+    })
+}
+
+fn relative(pair: &Pair) -> f64 {
+    pair.seen.excess / pair.seen.scale().max(f64::MIN_POSITIVE)
+}
+
+fn describe(pair: &Pair) -> TensorLineage {
+    use TensorRelation::{Identical, Permuted, SameValues, Unknown};
+    let seen = &pair.seen;
+    // Exactly rounded tensors were not measured weight by weight: their error is not known.
+    let (error, allowed) = match pair.relation {
+        Identical | SameValues => (Some(0.0), Some(0.0)),
+        Permuted | Unknown => (None, None),
+        _ if seen.max_error > 0.0 => (Some(seen.max_error), Some(seen.allowed)),
+        _ => (None, None),
+    };
+    TensorLineage {
+        name: pair.name.clone(),
+        reference_type: Some(pair.types.1.to_owned()),
+        candidate_type: Some(pair.types.0.to_owned()),
+        max_abs_error: error,
+        allowed_error: allowed,
+        relation: pair.relation,
+        excess_error: (!matches!(pair.relation, Permuted | Unknown)).then_some(seen.excess),
+        excess_steps: (seen.excess_steps > 0.0).then_some(seen.excess_steps),
+        weights_beyond: if pair.relation == Permuted { 0 } else { seen.beyond },
+        correlation: seen.correlation(),
+        exact_blocks: seen.exact_share(),
+    }
+}
+
+/// Tensors of one side, or of different shapes.
+fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
+    let blank = |name: &str, ours: Option<&Entry>, theirs: Option<&Entry>, relation| TensorLineage {
+        name: name.to_owned(),
+        reference_type: theirs.map(|entry| entry.dtype.to_owned()),
+        candidate_type: ours.map(|entry| entry.dtype.to_owned()),
+        max_abs_error: None,
+        allowed_error: None,
+        relation,
+        excess_error: None,
+        excess_steps: None,
+        weights_beyond: 0,
+        correlation: None,
+        exact_blocks: None,
+    };
+    let mut list = Vec::new();
+    for (name, ours) in &candidate.tensors {
+        match reference.tensors.get(name) {
+            None => list.push(blank(name, Some(ours), None, TensorRelation::Extra)),
+            Some(theirs) if theirs.shape != ours.shape => {
+                list.push(blank(name, Some(ours), Some(theirs), TensorRelation::ShapeDiffers));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, theirs) in &reference.tensors {
+        if !candidate.tensors.contains_key(name) {
+            list.push(blank(name, None, Some(theirs), TensorRelation::Missing));
+        }
+    }
+    list
+}
+
+fn decide(
+    candidate: &Side,
+    reference: &Side,
+    pairs: &[Pair],
+    tensors: &[TensorLineage],
+) -> Result<(Relation, Vec<String>), Problem> {
+    use TensorRelation::*;
+    let named = |relation: TensorRelation| -> Vec<&str> {
+        let matching = tensors.iter().filter(|tensor| tensor.relation == relation);
+        matching.map(|tensor| tensor.name.as_str()).filter(|name| !is_computed(name)).collect()
+    };
+    let mut reasons = Vec::new();
+    if pairs.is_empty() {
+        let shapes = named(ShapeDiffers);
+        return Ok(if shapes.is_empty() {
+            (
+                Relation::Unknown,
+                vec!["no tensor of the candidate has the name of one of the reference".to_owned()],
+            )
+        } else {
+            (Relation::Unrelated, vec![format!("no tensor has the reference's shape: {}", names(&shapes))])
+        });
+    }
+    // Vectors of norms are alike in all models; matrices tell.
+    let matrices = || pairs.iter().filter(|pair| pair.matrix && pair.relation != Unknown);
+    let total: u64 =
+        candidate.tensors.values().filter(|entry| entry.shape.len() > 1).map(Entry::elements).sum();
+    let related: u64 = matrices()
+        .map(|pair| {
+            if pair.relation == Permuted || pair.relation == Finer {
+                pair.seen.elements
+            } else {
+                pair.seen.related()
+            }
+        })
+        .sum();
+    if matrices().next().is_some() && (related as f64) < RELATED_SHARE * total as f64 {
+        let share = 100.0 * related as f64 / total as f64;
+        return Ok((
+            Relation::Unrelated,
+            vec![format!("{share:.1} % of the weights have anything in common")],
+        ));
+    }
+    for (relation, what) in [
+        (Differs, "weights differ by more than rounding"),
+        (ShapeDiffers, "another shape"),
+        (Missing, "missing from the candidate"),
+        (Extra, "not in the reference"),
+    ] {
+        let list = named(relation);
+        if !list.is_empty() {
+            reasons.push(format!("{} of {} tensors: {what}: {}", list.len(), tensors.len(), names(&list)));
+        }
+    }
+    let permuted = named(Permuted);
+    if !permuted.is_empty() {
+        if same_function(pairs) {
+            reasons.push(format!("hidden units are numbered in another order: {}", names(&permuted)));
+        } else {
+            let list = names(&permuted);
+            reasons.insert(0, format!("rows or columns moved in a way that changes the function: {list}"));
+            return Ok((Relation::Derived, reasons));
+        }
+    }
+    let contradicted = pairs.iter().any(|pair| pair.relation == Differs)
+        || tensors.iter().any(|tensor| {
+            matches!(tensor.relation, ShapeDiffers | Missing | Extra) && !is_computed(&tensor.name)
+        });
+    if contradicted {
+        return Ok((Relation::Derived, reasons));
+    }
+    let finer = named(Finer);
+    if !finer.is_empty() {
+        reasons.push(format!(
+            "the reference is a rounding of the candidate, compare them the other way round: {}",
+            names(&finer)
+        ));
+        return Ok((Relation::Unknown, reasons));
+    }
+    let common = named(CommonOrigin);
+    if !common.is_empty() {
+        reasons.push(format!(
+            "the reference is itself rounded; both may come from one finer model, compare with that: {}",
+            names(&common)
+        ));
+        return Ok((Relation::Unknown, reasons));
+    }
+    let unknown = named(Unknown);
+    if !unknown.is_empty() {
+        reasons.push(format!("{} tensors cannot be compared: {}", unknown.len(), names(&unknown)));
+        return Ok((Relation::Unknown, reasons));
+    }
+    if pairs.iter().all(|pair| matches!(pair.relation, Identical | SameValues | Permuted)) {
+        let identical =
+            pairs.iter().all(|pair| pair.relation == Identical) && same_headers(candidate, reference)?;
+        reasons.push(if identical { "every byte is equal" } else { "every weight is equal" }.to_owned());
+        return Ok((if identical { Relation::Identical } else { Relation::SameWeights }, reasons));
+    }
+    for (relation, what) in [
+        (Requantized, "are what the reference algorithm gives, byte for byte"),
+        (Rounded, "are the reference rounded"),
+        (WithinRounding, "are within what rounding allows, weight by weight"),
+        (Identical, "are equal"),
+    ] {
+        let count = named(relation).len();
+        if count > 0 {
+            reasons.push(format!("{count} of {} tensors {what}", tensors.len()));
+        }
+    }
+    Ok((Relation::Quantization, reasons))
+}
+
+fn names(list: &[&str]) -> String {
+    let mut text = list.iter().take(NAMES).copied().collect::<Vec<_>>().join(", ");
+    if list.len() > NAMES {
+        text.push_str(", …");
+    }
+    text
+}
+
+/// Does every layer move the rows of gate and up and the columns of down in one order?
+fn same_function(pairs: &[Pair]) -> bool {
+    let mut layers: BTreeMap<&str, BTreeMap<&str, &Order>> = BTreeMap::new();
+    for pair in pairs {
+        let Some(order) = &pair.order else { continue };
+        let named = pair.name.strip_suffix(".weight").and_then(|name| name.rsplit_once('.'));
+        let Some((layer, part)) = named else { return false };
+        layers.entry(layer).or_default().insert(part, order);
+    }
+    layers.values().all(|parts| {
+        let of = |names: [&str; 2]| names.iter().find_map(|name| parts.get(name).copied());
+        let gate = of(["ffn_gate", "gate_proj"]);
+        match (gate, of(["ffn_up", "up_proj"]), of(["ffn_down", "down_proj"])) {
+            (Some(Order::Rows(gate)), Some(Order::Rows(up)), Some(Order::Columns(down))) => {
+                gate == up && up == down && parts.len() == 3
+            }
+            _ => false,
+        }
+    })
+}
+
+/// Are the files of equal size, with equal bytes before the tensors?
+fn same_headers(candidate: &Side, reference: &Side) -> Result<bool, Problem> {
+    if candidate.files.len() != reference.files.len() || candidate.data_offsets != reference.data_offsets {
+        return Ok(false);
+    }
+    let sides = candidate.files.iter().zip(&reference.files).zip(&candidate.data_offsets);
+    for (((our_path, ours), (their_path, theirs)), &end) in sides {
+        if ours.size() != theirs.size() {
+            return Ok(false);
+        }
+        let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];
+        let mut at = 0;
+        while at < end {
+            let length = usize::try_from(end - at).unwrap_or(usize::MAX).min(1 << 16);
+            let [a, b] = &mut buffers;
+            a.resize(length, 0);
+            b.resize(length, 0);
+            ours.read_at(a, at).map_err(|error| Problem::io("read", our_path, &error))?;
+            theirs.read_at(b, at).map_err(|error| Problem::io("read", their_path, &error))?;
+            if a != b {
+                return Ok(false);
+            }
+            at += length as u64;
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,253 @@
+//! How the weights of two artifacts relate, tensor by tensor, without running a model.
+//!
+//! `quantization` is claimed only when every tensor is equal to the reference's, or is
+//! what rounding the reference gives, or lies within what its type's rounding allows, and
+//! nothing contradicts it. Nothing is judged by names or digests of files alone, and a type
+//! that cannot be decoded makes the answer `unknown`, never a pass.
+//!
+//! Deliberately absent: the searches that the K and IQ types use for their scales (K types
+//! are held to the rounding under the scales they store, IQ types are not decoded).
+
+mod decode;
+mod half;
+mod judge;
+mod kquants;
+mod permute;
+mod quantize;
+mod side;
+mod tensor;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Problem;
+use permute::Order;
+use side::{Entry, Side};
+use tensor::{Buffers, Seen};
+
+/// How the candidate came about, as far as the weights tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Relation {
+    /// The same files of weights, byte for byte.
+    Identical,
+    /// Every weight is equal; type, layout, order of hidden units or metadata may differ.
+    SameWeights,
+    /// The reference's weights, rounded, and nothing else.
+    Quantization,
+    /// Weights of the reference that were changed, or some of them with others added.
+    Derived,
+    /// Nothing in common.
+    Unrelated,
+    /// The evidence does not suffice.
+    Unknown,
+}
+
+/// How one tensor relates to the reference's of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TensorRelation {
+    /// Equal type and bytes.
+    Identical,
+    /// Equal values in another type.
+    SameValues,
+    /// The same rows or columns in another order.
+    Permuted,
+    /// What rounding the reference to a float type gives.
+    Rounded,
+    /// What the reference algorithm of a block type gives, byte for byte.
+    Requantized,
+    /// Every weight is within what its type's rounding allows.
+    WithinRounding,
+    /// The reference's is what rounding the candidate's gives.
+    Finer,
+    /// Both are within what rounding one finer tensor to their types allows.
+    CommonOrigin,
+    /// Some weights are not explained by rounding.
+    Differs,
+    /// Another number of weights, or of dimensions.
+    ShapeDiffers,
+    /// Only the reference has it.
+    Missing,
+    /// Only the candidate has it.
+    Extra,
+    /// Its type cannot be decoded, or its blocks say nothing.
+    Unknown,
+}
+
+/// The comparison of one tensor. Errors are in units of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorLineage {
+    pub name: String,
+    pub reference_type: Option<String>,
+    pub candidate_type: Option<String>,
+    /// Largest difference between weights; null where none was measured.
+    pub max_abs_error: Option<f64>,
+    /// What rounding allows there.
+    pub allowed_error: Option<f64>,
+    pub relation: TensorRelation,
+    /// Largest error beyond the allowance, 0 if there is none.
+    pub excess_error: Option<f64>,
+    /// The same in quantisation steps, for block types.
+    pub excess_steps: Option<f64>,
+    /// Weights beyond the allowance.
+    pub weights_beyond: u64,
+    /// Cosine between the weights that are not exactly equal or rounded.
+    pub correlation: Option<f64>,
+    /// Share of blocks that the reference algorithm reproduces.
+    pub exact_blocks: Option<f64>,
+}
+
+/// The comparison of two artifacts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lineage {
+    pub relation: Relation,
+    /// Why, in words, the strongest reason first.
+    pub reasons: Vec<String>,
+    /// Tensors that both have in one shape.
+    pub tensors_compared: u64,
+    /// Those whose weights are all equal, whatever their type.
+    pub tensors_identical: u64,
+    /// Largest error beyond what rounding allows, in units of the weights; null if nothing
+    /// was compared.
+    pub max_excess_error: Option<f64>,
+    /// The tensor whose excess is largest for the size of its weights.
+    pub worst_tensor: Option<String>,
+    pub tensors: Vec<TensorLineage>,
+}
+
+/// Rounds weights to a type by ggml's reference algorithm; `None` for a type without one
+/// here (all but Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0) and for weights that are not whole blocks.
+pub fn quantize(kind: crate::model::gguf::GgmlType, weights: &[f32]) -> Option<Vec<u8>> {
+    let (blocks, rest) = weights.as_chunks();
+    if !rest.is_empty() || !quantize::has_reference(kind) {
+        return None;
+    }
+    let mut out = Vec::new();
+    blocks.iter().for_each(|block| quantize::block(kind, block, quantize::Arithmetic::Plain, &mut out));
+    Some(out)
+}
+
+/// A compared pair, for the judge.
+#[derive(Debug, Clone)]
+struct Pair {
+    name: String,
+    relation: TensorRelation,
+    seen: Seen,
+    matrix: bool,
+    order: Option<Order>,
+    types: (&'static str, &'static str),
+}
+
+/// Compares a candidate with a reference; either may be a GGUF file, a split set, a
+/// safetensors file or a folder. `progress` gets (bytes done, bytes in all) of the candidate.
+///
+/// # Errors
+/// A side cannot be read, is damaged, or has no weights.
+pub fn compare(
+    candidate: &Path,
+    reference: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Lineage, Problem> {
+    let mut sides = (Side::open(candidate)?, Side::open(reference)?);
+    if sides.0.gguf != sides.1.gguf {
+        let architecture = sides.0.architecture.clone().or_else(|| sides.1.architecture.clone());
+        let other = if sides.0.gguf { &mut sides.1 } else { &mut sides.0 };
+        other.speak_gguf(architecture.as_deref());
+    }
+    sides.0.untie_like(&sides.1);
+    sides.1.untie_like(&sides.0);
+    let (candidate, reference) = (&sides.0, &sides.1);
+    let common: Vec<(&str, &Entry, &Entry)> = candidate
+        .tensors
+        .iter()
+        .filter_map(|(name, entry)| Some((name.as_str(), entry, reference.tensors.get(name)?)))
+        .filter(|(_, ours, theirs)| ours.shape == theirs.shape)
+        .collect();
+    let total = common.iter().map(|(_, ours, _)| ours.bytes).sum();
+    let pairs = all_pairs((candidate, reference), &common, total, progress)?;
+    judge::judge(candidate, reference, &pairs)
+}
+
+/// Compares all pairs on a few threads; the first failure ends it.
+fn all_pairs(
+    sides: (&Side, &Side),
+    common: &[(&str, &Entry, &Entry)],
+    total: u64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<Pair>, Problem> {
+    enum News {
+        Bytes(u64),
+        Done(usize, Box<Result<Pair, Problem>>),
+    }
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let (sender, news) = mpsc::sync_channel::<News>(64);
+    let mut results: Vec<Option<Pair>> = common.iter().map(|_| None).collect();
+    let mut failure = None;
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (sender, next, stop) = (sender.clone(), &next, &stop);
+            scope.spawn(move || {
+                let mut buffers = Buffers::default();
+                while !stop.load(Ordering::Relaxed) {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = common.get(place) else { return };
+                    // The receiver lives until every sender is gone.
+                    let told = |bytes| drop(sender.send(News::Bytes(bytes)));
+                    let pair = one_pair(sides, item, &mut buffers, &told);
+                    let _ = sender.send(News::Done(place, Box::new(pair)));
+                }
+            });
+        }
+        drop(sender);
+        let mut done = 0;
+        for news in news {
+            match news {
+                News::Bytes(bytes) => {
+                    done += bytes;
+                    progress(done, total);
+                }
+                News::Done(place, pair) => match (*pair, results.get_mut(place)) {
+                    (Ok(pair), Some(slot)) => *slot = Some(pair),
+                    (Err(problem), _) => {
+                        stop.store(true, Ordering::Relaxed);
+                        failure.get_or_insert(problem);
+                    }
+                    (Ok(_), None) => {}
+                },
+            }
+        }
+    });
+    if let Some(problem) = failure {
+        return Err(problem);
+    }
+    let count = results.len();
+    let pairs: Vec<Pair> = results.into_iter().flatten().collect();
+    if pairs.len() == count { Ok(pairs) } else { Err(Problem::internal("a comparing thread ended early")) }
+}
+
+fn one_pair(
+    sides: (&Side, &Side),
+    &(name, ours, theirs): &(&str, &Entry, &Entry),
+    buffers: &mut Buffers,
+    progress: &dyn Fn(u64),
+) -> Result<Pair, Problem> {
+    let (mut relation, seen) = tensor::compare(sides, (ours, theirs), buffers, progress)?;
+    let mut order = None;
+    if relation == TensorRelation::Differs && seen.related() < seen.elements {
+        order = permute::find(sides, (ours, theirs))?;
+        if order.is_some() {
+            relation = TensorRelation::Permuted;
+        }
+    }
+    let matrix = ours.shape.len() > 1;
+    Ok(Pair { name: name.to_owned(), relation, seen, matrix, order, types: (ours.dtype, theirs.dtype) })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Whole comparisons of small files made here: honest roundings, and changes before them.
+
+use std::path::PathBuf;
+
+use super::quantize::{Arithmetic, BLOCK, block};
+use super::*;
+use crate::model::gguf::GgmlType;
+use crate::model::gguf::write::{TensorData, write_file};
+
+const NAMES: [&str; 4] =
+    ["token_embd.weight", "blk.0.ffn_up.weight", "blk.0.attn_v.weight", "blk.0.attn_norm.weight"];
+const COLUMNS: usize = 256;
+const ROWS: usize = 32;
+
+/// Weights that look trained: bell-shaped, another set for every seed.
+fn weights(seed: u64, norm: bool) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / 16_777_216.0 - 0.5
+    };
+    let count = if norm { COLUMNS } else { COLUMNS * ROWS };
+    (0..count).map(|_| (0..4).map(|_| next()).sum::<f32>() * 0.1 + if norm { 1.0 } else { 0.0 }).collect()
+}
+
+type Model = Vec<Vec<f32>>;
+
+fn model(seed: u64) -> Model {
+    (0..4).map(|i| weights(seed * 100 + i, i == 3)).collect()
+}
+
+fn changed(model: &Model, by: impl Fn(usize, usize, f32) -> f32) -> Model {
+    let tensor = |(t, list): (usize, &Vec<f32>)| list.iter().enumerate().map(|(i, &x)| by(t, i, x)).collect();
+    model.iter().enumerate().map(tensor).collect()
+}
+
+fn encoded(kind: GgmlType, values: &[f32], how: Arithmetic) -> Vec<u8> {
+    let mut out = Vec::new();
+    match kind {
+        GgmlType::F32 => out.extend(values.iter().flat_map(|x| x.to_le_bytes())),
+        GgmlType::F16 => out.extend(values.iter().flat_map(|&x| half::f32_to_f16(x).to_le_bytes())),
+        GgmlType::BF16 => out.extend(values.iter().flat_map(|&x| half::f32_to_bf16(x).to_le_bytes())),
+        _ => values.as_chunks::<BLOCK>().0.iter().for_each(|group| block(kind, group, how, &mut out)),
+    }
+    out
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Writes matrices as `kind` and the norm as F32.
+    fn write(&self, name: &str, model: &Model, kind: GgmlType) -> PathBuf {
+        self.write_with(name, model, |t, values| {
+            let kind = if t == 3 { GgmlType::F32 } else { kind };
+            (kind, encoded(kind, values, Arithmetic::Plain))
+        })
+    }
+
+    fn write_with(
+        &self,
+        name: &str,
+        model: &Model,
+        data: impl Fn(usize, &[f32]) -> (GgmlType, Vec<u8>),
+    ) -> PathBuf {
+        let path = self.0.path().join(name);
+        let data: Vec<(GgmlType, Vec<u8>)> =
+            model.iter().enumerate().map(|(t, values)| data(t, values)).collect();
+        let tensors: Vec<TensorData<'_>> = NAMES
+            .iter()
+            .zip(&data)
+            .enumerate()
+            .map(|(t, (name, (kind, data)))| TensorData {
+                name,
+                kind: *kind,
+                shape: if t == 3 { &[COLUMNS as u64] } else { &[COLUMNS as u64, ROWS as u64] },
+                data,
+            })
+            .collect();
+        write_file(&path, &[("general.name", name.into())], &tensors).unwrap();
+        path
+    }
+}
+
+fn relate(candidate: &Path, reference: &Path) -> Lineage {
+    compare(candidate, reference, &mut |_, _| {}).unwrap()
+}
+
+const BLOCK_TYPES: [GgmlType; 5] =
+    [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0];
+
+#[test]
+fn honest_rounding_is_quantization_and_a_change_before_it_is_not() {
+    let folder = Folder::new();
+    let base = model(1);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let light = changed(&base, |_, i, x| if i % 3 == 0 { x + 3e-4 * ((i % 7) as f32 - 3.0) } else { x });
+    // As a merged adapter does: one matrix, and no norm.
+    let merged = changed(&base, |t, i, x| if t == 2 { x + 2e-4 * ((i % 5) as f32 - 2.0) } else { x });
+    for kind in BLOCK_TYPES.into_iter().chain([GgmlType::F16, GgmlType::BF16]) {
+        let honest = relate(&folder.write("honest.gguf", &base, kind), &reference);
+        assert_eq!(honest.relation, Relation::Quantization, "{kind:?} {honest:?}");
+        assert_eq!((honest.tensors_compared, honest.tensors_identical), (4, 1));
+        assert_eq!((honest.max_excess_error, honest.worst_tensor), (Some(0.0), None));
+        let tuned = relate(&folder.write("tuned.gguf", &light, kind), &reference);
+        assert_eq!(tuned.relation, Relation::Derived, "{kind:?}");
+        let merged = relate(&folder.write("merged.gguf", &merged, kind), &reference);
+        assert_eq!(merged.relation, Relation::Derived, "{kind:?}");
+        let differing: Vec<&str> = merged
+            .tensors
+            .iter()
+            .filter(|tensor| tensor.relation == TensorRelation::Differs)
+            .map(|tensor| tensor.name.as_str())
+            .collect();
+        assert_eq!(differing, ["blk.0.attn_v.weight"], "{kind:?}");
+        assert!(merged.reasons[0].contains("blk.0.attn_v.weight"));
+        let other = relate(&folder.write("other.gguf", &model(2), kind), &reference);
+        assert_eq!(other.relation, Relation::Unrelated, "{kind:?}");
+    }
+}
+
+/// Every weight is a near tie: how products are rounded decides its code.
+#[test]
+fn compilers_that_fuse_are_honest_too() {
+    let folder = Folder::new();
+    let ties = |steps: f32| -> Model {
+        let weight = |i: usize| match i % BLOCK {
+            0 => 0.7 + (i / BLOCK) as f32 * 1e-3,
+            // Between two codes of the block.
+            place => (place as f32 % steps - 0.5) * (0.7 + (i / BLOCK) as f32 * 1e-3) / steps,
+        };
+        (0..4).map(|t| (0..if t == 3 { COLUMNS } else { COLUMNS * ROWS }).map(weight).collect()).collect()
+    };
+    for (kind, steps) in [(GgmlType::Q4_0, 8.0), (GgmlType::Q5_0, 16.0), (GgmlType::Q8_0, 127.0)] {
+        let base = ties(steps);
+        let reference = folder.write("base.gguf", &base, GgmlType::F32);
+        for how in [Arithmetic::Plain, Arithmetic::Fused, Arithmetic::Double] {
+            let path = folder.write_with("q.gguf", &base, |_, values| (kind, encoded(kind, values, how)));
+            let lineage = relate(&path, &reference);
+            assert_eq!(lineage.relation, Relation::Quantization, "{kind:?} {how:?}");
+            let exact = |tensor: &TensorLineage| tensor.relation == TensorRelation::Requantized;
+            assert!(lineage.tensors.iter().all(exact), "{kind:?} {how:?} {lineage:?}");
+        }
+    }
+}
+
+/// A change so small that no weight leaves the room that rounding gives it: but a few blocks
+/// are no longer what rounding the reference gives, while most are.
+#[test]
+fn blocks_of_two_origins_are_a_change() {
+    let folder = Folder::new();
+    let base = model(8);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let tiny = changed(&base, |t, i, x| if t == 2 { x + 1e-5 * ((i % 3) as f32 - 1.0) } else { x });
+    let lineage = relate(&folder.write("q4.gguf", &tiny, GgmlType::Q4_0), &reference);
+    assert_eq!(lineage.relation, Relation::Derived, "{lineage:?}");
+    let differing = lineage.tensors.iter().find(|tensor| tensor.relation == TensorRelation::Differs).unwrap();
+    assert_eq!((differing.name.as_str(), differing.weights_beyond), ("blk.0.attn_v.weight", 0));
+}
+
+/// As quantisers that weigh errors do: try scales around the usual one, round with the best,
+/// and store the one that fits the codes by least squares.
+fn weighed(values: &[f32]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, group) in values.as_chunks::<BLOCK>().0.iter().enumerate() {
+        let extreme = group.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap();
+        let importance = |i: usize| 1.0 + ((i * 31 + number * 17) % 23) as f32;
+        let mut best = (f32::MIN, 0.0, [0u8; BLOCK]);
+        for trial in -9..=9 {
+            let inverse = -(8.0 + 0.1 * trial as f32) / extreme;
+            let codes = group.map(|x| (x * inverse).round().clamp(-8.0, 7.0));
+            let sum = |f: &dyn Fn(usize, f32, f32) -> f32| -> f32 {
+                group.iter().zip(codes).enumerate().map(|(i, (&x, q))| importance(i) * f(i, x, q)).sum()
+            };
+            let (xq, qq) = (sum(&|_, x, q| x * q), sum(&|_, _, q| q * q));
+            if xq * xq / qq > best.0 {
+                best = (xq * xq / qq, xq / qq, codes.map(|q| (q + 8.0) as u8));
+            }
+        }
+        out.extend(half::f32_to_f16(best.1).to_le_bytes());
+        out.extend((0..16).map(|i| best.2[i] | best.2[i + 16] << 4));
+    }
+    out
+}
+
+#[test]
+fn a_quantiser_that_weighs_errors_is_honest_and_its_fine_tune_is_not() {
+    let folder = Folder::new();
+    let base = model(4);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let write = |name, model: &Model| {
+        folder.write_with(name, model, |t, values| {
+            if t == 3 {
+                (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain))
+            } else {
+                (GgmlType::Q4_0, weighed(values))
+            }
+        })
+    };
+    let honest = relate(&write("honest.gguf", &base), &reference);
+    assert_eq!(honest.relation, Relation::Quantization, "{:?}", honest.reasons);
+    assert!(honest.tensors.iter().any(|tensor| tensor.relation == TensorRelation::WithinRounding));
+    let tuned = changed(&base, |t, i, x| if t == 1 { x + 6e-3 * ((i % 7) as f32 - 3.0) } else { x });
+    let tuned = relate(&write("tuned.gguf", &tuned), &reference);
+    assert_eq!(tuned.relation, Relation::Derived);
+    assert_eq!(tuned.worst_tensor.as_deref(), Some("blk.0.ffn_up.weight"));
+}
+
+#[test]
+fn equal_weights_in_other_clothes() {
+    let folder = Folder::new();
+    let halves = changed(&model(5), |_, _, x| half::bf16_to_f32(half::f32_to_bf16(x)));
+    let reference = folder.write("a.gguf", &halves, GgmlType::BF16);
+    assert_eq!(relate(&reference, &reference).relation, Relation::Identical);
+    let renamed = folder.write("b.gguf", &halves, GgmlType::BF16);
+    assert_eq!(relate(&renamed, &reference).relation, Relation::SameWeights, "metadata differ");
+    let wide = folder.write("wide.gguf", &halves, GgmlType::F32);
+    let lineage = relate(&wide, &reference);
+    assert_eq!((lineage.relation, lineage.tensors_identical), (Relation::SameWeights, 4));
+    assert_eq!(relate(&reference, &wide).relation, Relation::SameWeights, "nothing was lost");
+    let mut order: Vec<usize> = (0..ROWS).collect();
+    order.swap(3, 17);
+    let moved = changed(&halves, |t, i, x| match t {
+        1 => halves[1][order[i / COLUMNS] * COLUMNS + i % COLUMNS],
+        _ => x,
+    });
+    let moved = relate(&folder.write("moved.gguf", &moved, GgmlType::BF16), &reference);
+    assert_eq!(moved.relation, Relation::Derived, "only one of three matrices was reordered");
+}
+
+#[test]
+fn a_rounded_reference_accuses_nobody() {
+    let folder = Folder::new();
+    let base = model(6);
+    let full = folder.write("full.gguf", &base, GgmlType::F32);
+    let half = folder.write("half.gguf", &base, GgmlType::BF16);
+    let quantized = folder.write("q8.gguf", &base, GgmlType::Q8_0);
+    for (candidate, reference) in [(&full, &half), (&full, &quantized), (&quantized, &half)] {
+        let lineage = relate(candidate, reference);
+        assert_eq!(lineage.relation, Relation::Unknown, "{candidate:?} {reference:?} {:?}", lineage.reasons);
+    }
+    let tuned = changed(&base, |_, i, x| x + 0.01 * ((i % 7) as f32 - 3.0));
+    assert_eq!(relate(&folder.write("t.gguf", &tuned, GgmlType::Q8_0), &half).relation, Relation::Derived);
+}
+
+#[test]
+fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
+    let folder = Folder::new();
+    let base = model(7);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let opaque = folder.write_with("iq.gguf", &base, |t, values| match t {
+        3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
+        _ => (GgmlType::IQ4_XS, vec![1; 136 * ROWS]),
+    });
+    assert_eq!(relate(&opaque, &reference).relation, Relation::Unknown);
+    // All steps are zero: everything is open, and nothing is shown.
+    let empty = folder.write_with("k.gguf", &base, |t, values| match t {
+        3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
+        _ => (GgmlType::Q4_K, vec![0; 144 * ROWS]),
+    });
+    assert!(matches!(relate(&empty, &reference).relation, Relation::Unknown | Relation::Unrelated));
+    let bytes = std::fs::read(&reference).unwrap();
+    let cut = folder.0.path().join("cut.gguf");
+    std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
+    assert_eq!(compare(&cut, &reference, &mut |_, _| {}).unwrap_err().exit_code(), 4);
+    assert!(compare(&folder.0.path().join("no.gguf"), &reference, &mut |_, _| {}).is_err());
+}
