@@ -89,7 +89,7 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Vec<Weight>) {
             let scale = half(scale);
             out.extend(codes.iter().map(|&code| {
                 let code = f32::from(code.cast_signed());
-                Weight::coded(code * scale, scale, code.abs() * f16_half_step(scale))
+                Weight::coded(code * scale, scale, (code.abs() + 0.5) * f16_half_step(scale))
             }));
         }),
         Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => super::kquants::decode(kind, bytes, out),
@@ -115,7 +115,7 @@ fn symmetric(scale: f32, codes: impl Iterator<Item = f32>, half: f32, out: &mut 
     let rounding = f16_half_step(scale);
     out.extend(codes.map(|code| {
         let code = code - half;
-        let mut weight = Weight::coded(code * scale, scale, code.abs() * rounding);
+        let mut weight = Weight::coded(code * scale, scale, (code.abs() + 0.5) * rounding);
         if code == half - 1.0 {
             // A weight as large as the extreme one and of the other sign ends here, too.
             let outward = if scale > 0.0 { &mut weight.above } else { &mut weight.below };
@@ -127,7 +127,9 @@ fn symmetric(scale: f32, codes: impl Iterator<Item = f32>, half: f32, out: &mut 
 
 fn ranged(scale: f32, least: f32, codes: impl Iterator<Item = f32>, out: &mut Vec<Weight>) {
     let (rounding, offset) = (f16_half_step(scale), f16_half_step(least));
-    out.extend(codes.map(|code| Weight::coded(code * scale + least, scale, code * rounding + offset)));
+    out.extend(
+        codes.map(|code| Weight::coded(code * scale + least, scale, (code + 0.5) * rounding + offset)),
+    );
 }
 
 /// The weight of a K type: clamped codes leave the outward side open for as many steps as
