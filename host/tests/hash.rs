@@ -1,5 +1,5 @@
 //! `assayd hash` through the real binary: digests, roots, and lists checked.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use std::fs;
 use std::path::Path;
@@ -61,7 +61,8 @@ fn tensors_and_roots() {
     assert_eq!(plain["files"][0]["sha256"], sha256(&file).to_string());
     assert_eq!(plain["merkle_root"], plain["weights_root"]);
     // What each edit changes of (file, content, weights).
-    let cases: [(&str, &str, &[(&str, &[u8])], [bool; 3]); 4] = [
+    type Tensors<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(&str, &str, Tensors<'_>, [bool; 3]); 4] = [
         ("metadata", "n", &[("first", &FIRST), ("second", &SECOND)], [true, true, false]),
         ("order", "m", &[("second", &SECOND), ("first", &FIRST)], [true, false, false]),
         ("name", "m", &[("first", &FIRST), ("Second", &SECOND)], [true, true, true]),

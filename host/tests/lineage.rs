@@ -1,6 +1,11 @@
 //! `assayd lineage` through the real binary: exit codes, JSON, and the small real models
 //! beside the project where they are present.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on must stop"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

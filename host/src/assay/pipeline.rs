@@ -246,8 +246,7 @@ impl Assay<'_> {
         let started = Instant::now();
         let stage = Stage::Lineage;
         (self.context.on_event)(AssayEvent::Stage { stage });
-        let mut progress =
-            |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
+        let mut progress = |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
         match lineage::compare(&candidate.path, &reference.path, &mut progress) {
             Ok(found) => {
                 self.draft.report.lineage = Some(Lineage {
