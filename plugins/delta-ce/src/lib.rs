@@ -134,9 +134,9 @@ mod tests {
         let first_two = with(&Params { clip_nats: 0.5, positions: Some(2) }).unwrap();
         let by_hand = (1.0 - 1.0_f64.exp().ln_1p() + 2.0_f64.ln()) / 2.0;
         assert!((note(&first_two, "delta_ce_nats").unwrap() - by_hand).abs() < 1e-12);
-        let [reference, candidate] =
+        let [ours, theirs] =
             ["reference_ce_nats", "candidate_ce_nats"].map(|name| note(&first_two, name).unwrap());
-        assert!((candidate - reference - by_hand).abs() < 1e-12, "over the same rows");
+        assert!((theirs - ours - by_hand).abs() < 1e-12, "over the same rows");
         let turned = scored(candidate(), reference()).unwrap();
         assert!((note(&turned, "delta_ce_nats").unwrap() + MEAN).abs() < 1e-12);
         assert_eq!(turned.value, 1.0, "the default clip is 0.1");
