@@ -1,6 +1,8 @@
 //! The life of a plugin through the binary: new, built, packed, checked, run, trusted, listed,
 //! used. New plugins are built as their README says, with the crates that are there already.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 
