@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn one_score_is_enough_and_none_is_said() {
         let one = draw(&serde_json::json!({"records": [{"n": 1, "score": 0.5}]}));
-        assert!(one.contains("cx=\"367.0\"") && !one.contains("NaN"));
+        assert!(one.contains("cx=\"357.0\"") && !one.contains("NaN"));
         assert!(draw(&serde_json::json!({})).starts_with("<p>n/a"));
     }
 }
