@@ -1,7 +1,5 @@
 //! `assayd demo` through the real binary: every verdict is the expected one.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
-
 use std::process::Command;
 
 #[test]
