@@ -9,7 +9,7 @@ fn measure(scorer: &str) -> (&'static str, bool) {
         "kl" => ("clipped KL divergence", true),
         "delta-ce" => ("clipped cross-entropy difference", true),
         "symmetric-kl" => ("clipped symmetric KL divergence", true),
-        "js" => ("Jensen-Shannon divergence", false),
+        "js" => ("Jensen-Shannon divergence in bits", false),
         "tv" => ("total variation distance", false),
         "top1" => ("share of positions with another top token", false),
         "exact-text" => ("share of challenges with another greedy text", false),
