@@ -7,10 +7,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # One cargo profile for everything: each further profile would compile llama.cpp again.
 CARGO_FLAGS := --release --locked
 
-.PHONY: help setup build demo test bench lint models
+.PHONY: help setup build demo test test-long bench lint models
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 setup: ## Install what a build needs and is missing
 	@bash .ci/setup
@@ -22,8 +22,11 @@ build: setup ## Build the binary
 demo: build ## Judge the example models: the main job on real input
 	@"$(CARGO_TARGET_DIR)/release/assayd" demo
 
-test: setup ## Run every test
+test: setup ## Run every test but the long Monte Carlo runs
 	cargo test $(CARGO_FLAGS) --workspace
+
+test-long: setup ## The Monte Carlo runs that take minutes and are left out of `make test`
+	cargo test $(CARGO_FLAGS) --workspace -- --ignored
 
 bench: build ## Compare scoring speed with llama-perplexity's on the same file
 	@bash .ci/bench

@@ -96,14 +96,12 @@ impl LlamaModel {
         // which of two similar sequences happens to be the longest.
         let longest = u32::try_from(longest).unwrap_or(u32::MAX);
         let context = longest.min(self.spec.context).next_multiple_of(256);
-        let rows = LOGIT_BYTES / (4 * u64::from(self.info.vocab));
-        let outputs = u32::try_from(rows).unwrap_or(u32::MAX).clamp(16.max(self.spec.parallel), BATCH);
         let params = ffi::ContextParams {
             context,
             parallel: self.spec.parallel,
             batch: BATCH.min(context.saturating_mul(self.spec.parallel)),
             micro_batch: MICRO_BATCH,
-            outputs,
+            outputs: self.rows_per_call(),
             threads: self.spec.threads,
             kv_type: self.spec.kv_type,
         };
@@ -111,10 +109,10 @@ impl LlamaModel {
             .map_err(|reason| EngineError::Compute(format!("cannot create a context: {reason}")))
     }
 
-    /// Largest number of logit rows per decode call that `context` allows.
-    fn rows_per_call(&self) -> usize {
+    /// Rows of logits that one decode call may leave in memory; contexts are made for as many.
+    fn rows_per_call(&self) -> u32 {
         let rows = LOGIT_BYTES / (4 * u64::from(self.info.vocab));
-        usize::try_from(rows).unwrap_or(usize::MAX).clamp(16.max(self.spec.parallel as usize), BATCH as usize)
+        u32::try_from(rows).unwrap_or(u32::MAX).clamp(16.max(self.spec.parallel), BATCH)
     }
 
     /// The most likely token that does not end generation.
@@ -352,10 +350,10 @@ impl Model for LlamaModel {
 }
 
 /// How many entries fit one decode call: bounded in tokens and in rows of logits.
-fn call_length(entries: &[ffi::BatchEntry], rows: usize) -> usize {
+fn call_length(entries: &[ffi::BatchEntry], rows: u32) -> usize {
     let mut outputs = 0;
     for (index, entry) in entries.iter().enumerate() {
-        outputs += usize::from(entry.output);
+        outputs += u32::from(entry.output);
         if index == BATCH as usize || outputs > rows {
             return index;
         }
