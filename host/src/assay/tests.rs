@@ -20,7 +20,7 @@ use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, ScoreItem};
 use crate::plugin::PluginSet;
-use crate::worker::{Ending, Progress, WorkerEnd, WorkerSummary};
+use crate::worker::{Ending, Progress, WorkerEnd, WorkerMemory, WorkerSummary};
 
 /// Compiled once for all tests.
 static PLUGINS: LazyLock<Arc<PluginSet>> = LazyLock::new(|| Arc::new(PluginSet::builtin().unwrap()));
@@ -106,6 +106,8 @@ impl Session for Loaded {
             load_seconds: 0.0,
             peak_rss_anon_bytes: 1,
             peak_rss_file_bytes: 1,
+            memory: WorkerMemory::default(),
+            changed: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod digest;
+pub mod footprint;
 pub mod inspection;
 pub mod modes;
 pub mod problem;

@@ -103,7 +103,8 @@ impl Machine {
     pub fn usable_memory_bytes(&self) -> u64 {
         let group = self.cgroup.memory_limit_bytes.map(|limit| {
             // Unknown use counts as none: the limit itself is still an upper bound.
-            limit.saturating_sub(self.cgroup.memory_used_bytes.unwrap_or(0))
+            let used = self.cgroup.memory_used_bytes.unwrap_or(0);
+            limit.saturating_sub(used.saturating_sub(self.cgroup.memory_cache_bytes))
         });
         self.memory.available_bytes.min(group.unwrap_or(u64::MAX))
     }

@@ -7,17 +7,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::process::{Ending, Guarded, WorkerEnd};
-use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
+use super::ending::{Ending, WorkerEnd};
+use super::guard::{Confinement, GuardOrder};
+use super::process::Guarded;
+use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
 use crate::domain::budget;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
+use super::stamp::{Stamp, difference, stamps};
 use crate::engine::{Detail, LoadSpec, ModelInfo, ScoreItem};
+use crate::governor::group::GroupRoot;
+use crate::governor::levels::{Alerts, Levels};
+use crate::governor::memory::ProcessMemory;
+use crate::governor::Enforcement;
 
 /// What a worker may take.
 #[derive(Debug, Clone)]
 pub struct WorkerLimits {
-    /// Anonymous resident memory; `None` leaves it to the machine.
+    /// Memory that only its end gives back; `None` leaves it to the machine.
     pub memory_bytes: Option<u64>,
+    /// How it is held to that.
+    pub enforcement: Enforcement,
+    /// Available memory of the machine below which the worker is ended;
+    /// [`budget::MIN_FREE_BYTES`] if `None`.
+    pub min_free_bytes: Option<u64>,
+    /// Shares of its limit and of the machine's memory at which there are alerts, and an end.
+    pub levels: Levels,
+    /// Whether files, network and system calls are taken from it. Only tests say no.
+    pub confine: bool,
+    /// The files as they were when they were judged; looked at when it starts if empty.
+    pub stamps: Vec<Stamp>,
+    /// Where control groups are; this machine's if `None`.
+    pub groups: Option<GroupRoot>,
     /// Silence after which the worker is taken for hanging.
     pub stall: Duration,
     /// Ends the worker as soon as it becomes true.
@@ -28,7 +49,18 @@ pub struct WorkerLimits {
 
 impl Default for WorkerLimits {
     fn default() -> Self {
-        Self { memory_bytes: None, stall: budget::WORKER_STALL, cancel: None, program: None }
+        Self {
+            memory_bytes: None,
+            enforcement: Enforcement::Auto,
+            min_free_bytes: None,
+            levels: Levels::default(),
+            confine: true,
+            stamps: Vec::new(),
+            groups: None,
+            stall: budget::WORKER_STALL,
+            cancel: None,
+            program: None,
+        }
     }
 }
 
@@ -54,6 +86,26 @@ pub struct WorkerSummary {
     pub load_seconds: f64,
     pub peak_rss_anon_bytes: u64,
     pub peak_rss_file_bytes: u64,
+    pub memory: WorkerMemory,
+    /// What became of a file since it was judged; `None` if nothing.
+    pub changed: Option<String>,
+}
+
+/// How a worker was held, and what it took.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WorkerMemory {
+    pub limit_bytes: Option<u64>,
+    /// The rungs in force, such as `cgroup-v1+rlimit+watchdog`.
+    pub enforcement: String,
+    /// What it was kept from, such as `landlock+seccomp`.
+    pub confinement: Confinement,
+    /// Why a rung that was wanted is not there.
+    pub missing: Vec<String>,
+    /// Most memory that only its end gave back.
+    pub peak_held_bytes: u64,
+    /// Most memory of its control group, file pages included.
+    pub peak_group_bytes: Option<u64>,
+    pub alerts: Alerts,
 }
 
 /// A worker with a loaded model. Dropping it kills it.
@@ -65,6 +117,7 @@ pub struct Worker {
     info: ModelInfo,
     limits: WorkerLimits,
     load_seconds: f64,
+    confinement: Confinement,
 }
 
 impl Worker {
@@ -75,7 +128,65 @@ impl Worker {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, WorkerEnd> {
         let started = Instant::now();
-        let mut process = Guarded::start(limits.program.clone(), spec.threads, limits.memory_bytes)?;
+        let (mut worker, spec) = Self::guarded(spec, limits)?;
+        worker.ask(Request::Load(spec));
+        loop {
+            match worker.next()? {
+                Event::Progress { fraction } => {
+                    if let Some(fraction) = fraction {
+                        progress(Progress { stage: Stage::Loading, fraction });
+                    }
+                }
+                Event::Loaded(info) if info.vocab > 0 => {
+                    worker.info = info;
+                    break;
+                }
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+        if let Some(what) = difference(&worker.process.stamps) {
+            worker.process.kill();
+            return Err(WorkerEnd::new(Ending::Refused, what));
+        }
+        worker.process.loaded();
+        worker.load_seconds = started.elapsed().as_secs_f64();
+        Ok(worker)
+    }
+
+    /// Memory by device that a load would take, without loading; and what the worker itself
+    /// held at the end of it.
+    pub(super) fn estimate(
+        spec: &LoadSpec,
+        limits: &WorkerLimits,
+    ) -> Result<(Vec<DeviceBytes>, ProcessMemory), WorkerEnd> {
+        let (mut worker, spec) = Self::guarded(spec, limits)?;
+        worker.ask(Request::Estimate(spec));
+        loop {
+            match worker.next()? {
+                Event::Progress { .. } => {}
+                Event::Estimated(devices) => {
+                    let seen = worker.process.memory();
+                    worker.finish();
+                    let seen = seen.ok_or_else(|| WorkerEnd::new(Ending::Crashed, "it was gone before it was seen"))?;
+                    return Ok((devices, seen));
+                }
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+    }
+
+    /// Starts a worker that has no model yet and is confined to the files of `spec`, whose
+    /// paths come back absolute.
+    fn guarded(spec: &LoadSpec, limits: &WorkerLimits) -> Result<(Self, LoadSpec), WorkerEnd> {
+        // The worker stands in another folder.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let paths: Vec<PathBuf> = spec.paths.iter().map(absolute).collect();
+        let stamps = if limits.stamps.is_empty() {
+            stamps(paths.iter().map(PathBuf::as_path))
+        } else {
+            limits.stamps.clone()
+        };
+        let mut process = Guarded::start(limits, spec.threads, stamps.clone())?;
         let crashed = |what: &str| WorkerEnd::new(Ending::Crashed, what);
         let (mut stdin, stdout) = process.pipes().ok_or_else(|| crashed("no pipes"))?;
         let (requests, queue) = channel::<Request>();
@@ -101,55 +212,36 @@ impl Worker {
                 }
             }
         });
-        let placeholder = crate::engine::EngineInfo {
-            name: String::new(),
-            version: String::new(),
-            build: String::new(),
-            device: String::new(),
-        };
         let mut worker = Self {
             process,
             requests,
             events,
-            info: ModelInfo {
-                vocab: 0,
-                context_train: 0,
-                bos: None,
-                eos: None,
-                adds_bos: false,
-                description: String::new(),
-                size_bytes: 0,
-                parameters: 0,
-                engine: placeholder,
-            },
+            info: no_model(),
             limits: limits.clone(),
             load_seconds: 0.0,
+            confinement: Confinement::default(),
         };
         match worker.next()? {
             Event::Hello { protocol: PROTOCOL } => {}
             _ => return Err(worker.unexpected("a worker of another version")),
         }
-        // The worker stands in another folder.
-        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let paths = spec.paths.iter().map(absolute).collect();
-        worker.ask(Request::Load(LoadSpec { paths, ..spec.clone() }));
-        loop {
-            match worker.next()? {
-                Event::Progress { fraction } => {
-                    if let Some(fraction) = fraction {
-                        progress(Progress { stage: Stage::Loading, fraction });
-                    }
+        worker.ask(Request::Guard(GuardOrder {
+            engine: spec.engine,
+            paths: paths.clone(),
+            stamps,
+            confine: limits.confine,
+            accelerator: spec.gpu_layers != 0,
+        }));
+        match worker.next()? {
+            Event::Guarded(confinement) => {
+                if confinement.forbids_forks() {
+                    worker.process.watch.alone();
                 }
-                Event::Loaded(info) if info.vocab > 0 => {
-                    worker.info = info;
-                    break;
-                }
-                other => return Err(worker.not_answered(other)),
+                worker.confinement = confinement;
             }
+            other => return Err(worker.not_answered(other)),
         }
-        worker.process.loaded();
-        worker.load_seconds = started.elapsed().as_secs_f64();
-        Ok(worker)
+        Ok((worker, LoadSpec { paths, ..spec.clone() }))
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -231,12 +323,28 @@ impl Worker {
                 Ok(_) | Err(_) => break false,
             }
         };
+        let peak_group_bytes = self.process.group_peak();
         let ended = self.process.reap().is_some_and(|status| status.success());
         WorkerSummary {
             ending: if done && ended { Ending::Ok } else { Ending::Crashed },
             load_seconds: self.load_seconds,
             peak_rss_anon_bytes: self.process.watch.peak_anon.load(Ordering::Relaxed),
             peak_rss_file_bytes: self.process.watch.peak_file.load(Ordering::Relaxed),
+            memory: WorkerMemory { peak_group_bytes, ..self.memory() },
+            changed: difference(&self.process.stamps),
+        }
+    }
+
+    /// How it is held, and what it took so far.
+    pub fn memory(&self) -> WorkerMemory {
+        WorkerMemory {
+            limit_bytes: self.limits.memory_bytes,
+            enforcement: self.process.enforcement.clone(),
+            confinement: self.confinement.clone(),
+            missing: self.process.missing.clone(),
+            peak_held_bytes: self.process.watch.peak_held(),
+            peak_group_bytes: self.process.group_peak(),
+            alerts: self.process.watch.alerts(),
         }
     }
 
@@ -305,6 +413,10 @@ impl Worker {
 
     fn not_answered(&mut self, event: Event) -> WorkerEnd {
         match event {
+            Event::Failed(error) if self.process.is_refused_memory(&error.to_string()) => {
+                self.process.kill();
+                self.process.refused_memory(&error.to_string())
+            }
             Event::Failed(error @ crate::engine::EngineError::Compute(_)) => {
                 self.process.kill();
                 WorkerEnd::new(Ending::Crashed, error.to_string())
@@ -319,8 +431,32 @@ impl Worker {
 
     /// A worker that breaks the protocol is ended and believed in nothing.
     fn unexpected(&mut self, what: &str) -> WorkerEnd {
+        // A frame cut short by a kill is no lie.
+        if self.process.watch.reason().is_some() || what == FRAME_CUT_SHORT {
+            return self.process.classify();
+        }
         self.process.kill();
         WorkerEnd::new(Ending::Crashed, format!("it broke the protocol: {what}"))
+    }
+}
+
+/// What is known of a model before there is one.
+fn no_model() -> ModelInfo {
+    ModelInfo {
+        vocab: 0,
+        context_train: 0,
+        bos: None,
+        eos: None,
+        adds_bos: false,
+        description: String::new(),
+        size_bytes: 0,
+        parameters: 0,
+        engine: crate::engine::EngineInfo {
+            name: String::new(),
+            version: String::new(),
+            build: String::new(),
+            device: String::new(),
+        },
     }
 }
 
