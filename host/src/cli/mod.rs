@@ -12,11 +12,14 @@ pub mod completions;
 pub mod decide;
 pub mod demo;
 pub mod doctor;
+pub mod estimate;
 pub mod hash;
 pub mod inspect;
 pub mod lineage;
 pub mod logprobs;
+pub mod models;
 pub mod modes;
+pub mod monitor;
 pub mod plugin;
 pub mod screen;
 pub mod serve;
@@ -46,6 +49,9 @@ enum Command {
     Verify(verify::Args),
     Logprobs(logprobs::Args),
     Decide(decide::Args),
+    Estimate(estimate::Args),
+    Models(models::Args),
+    Monitor(monitor::Args),
     Modes(modes::Args),
     Plugin(plugin::Args),
     Doctor(doctor::Args),
@@ -75,6 +81,9 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Logprobs(args) => logprobs::run(args),
         Command::Decide(args) => decide::run(args),
+        Command::Estimate(args) => estimate::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Monitor(args) => monitor::run(args),
         Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),
         Command::Doctor(args) => doctor::run(args),

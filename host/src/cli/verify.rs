@@ -12,6 +12,8 @@ use crate::assay::{AssayContext, AssayRequest, KeyText};
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName, prove_modes};
 use crate::domain::size::ByteSize;
 use crate::domain::{Problem, ProblemKind, budget};
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 
 /// Judges whether a candidate is the same model as a reference.
@@ -68,6 +70,12 @@ pub struct Args {
     /// Go on although the memory does not suffice by estimate
     #[arg(long)]
     pub force: bool,
+    /// How careful to be with the memory estimate
+    #[arg(long, value_enum, default_value = "balanced")]
+    pub guardrail: Guardrail,
+    /// How workers are held to their memory limit; a rung that is named must be there
+    #[arg(long, value_enum, default_value = "auto", env = "ASSAYD_ENFORCEMENT")]
+    pub enforcement: Enforcement,
     /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
@@ -138,6 +146,8 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
         force: args.force,
+        guardrail: args.guardrail,
+        enforcement: args.enforcement,
         ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))
     })
 }

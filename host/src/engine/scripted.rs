@@ -171,7 +171,7 @@ fn misbehave_on_load(faults: &Faults, progress: LoadProgress<'_>) {
         allocate(faults.allocate_bytes);
     }
     if faults.fork_on_load {
-        for program in [&["sleep", "600"][..], &["setsid", "sleep", "600"]] {
+        for program in [&["sleep", "6113"][..], &["setsid", "sleep", "6113"]] {
             if let [name, arguments @ ..] = program {
                 let _ = std::process::Command::new(name).args(arguments).spawn();
             }

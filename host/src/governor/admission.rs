@@ -294,6 +294,8 @@ impl Default for Admission {
     }
 }
 
+/// What other programs may take meanwhile.
+const SETTLE_SLACK_BYTES: u64 = 256 << 20;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to run one job. Dropping it gives the memory back to the desk.
@@ -325,9 +327,12 @@ impl Drop for Ticket<'_> {
         if self.loading {
             state.loading = false;
         }
-        // Three quarters of what it held: other programs take memory, too.
-        let back = self.available_before.saturating_sub(self.held / 4);
-        state.expected = Some((back, Instant::now() + budget::MEMORY_BACK));
+        // Of a small job nothing is noticed; of a large one three quarters, since other programs
+        // take memory, too.
+        if self.held >= budget::CULPRIT_BYTES {
+            let back = self.available_before.saturating_sub(self.held / 4).saturating_sub(SETTLE_SLACK_BYTES);
+            state.expected = Some((back, Instant::now() + budget::MEMORY_BACK));
+        }
         drop(state);
         self.desk.changed.notify_all();
     }

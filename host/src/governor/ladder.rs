@@ -83,6 +83,15 @@ impl Enforcement {
     }
 }
 
+/// What would hold a worker on this machine, found out by setting it up once; and why what is
+/// missing is missing.
+pub fn strongest() -> (String, Vec<String>) {
+    match Enforcement::Auto.set_up(&GroupRoot::here(), Some(1 << 30), 1) {
+        Ok(rungs) => (rungs.names(), rungs.missing),
+        Err(reason) => ("watchdog".to_owned(), vec![reason]),
+    }
+}
+
 impl Rungs {
     /// As reports name them, such as `cgroup-v1+rlimit+watchdog`.
     pub fn names(&self) -> String {

@@ -75,27 +75,13 @@ impl Machine {
         Self {
             kernel: System::kernel_version().ok(),
             cpu: cpu(system.as_ref()),
-            memory: system.as_ref().map_or_else(Memory::default, |system| Memory {
-                total_bytes: system.total_memory(),
-                available_bytes: system.available_memory(),
-                swap_total_bytes: system.total_swap(),
-                swap_free_bytes: system.free_swap(),
-            }),
+            memory: memory_of(system.as_ref()),
             cgroup: cgroup(),
             psi: fs::read_to_string("/proc/pressure/memory").is_ok(),
             landlock_abi: landlock_abi(),
             seccomp_filter: fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
                 .is_ok_and(|actions| actions.contains("kill_process")),
             gpus: gpus(Path::new("/proc/driver/nvidia/gpus"), Path::new("/sys/class/drm")),
-        }
-    }
-
-    /// The strongest way to hold a worker to its memory limit here.
-    pub fn enforcement(&self) -> &'static str {
-        match self.cgroup.version {
-            Some(2) if self.cgroup.memory_delegated => "cgroup v2",
-            Some(1) if self.cgroup.memory_delegated => "cgroup v1",
-            _ => "rlimit+watchdog",
         }
     }
 
@@ -108,6 +94,21 @@ impl Machine {
         });
         self.memory.available_bytes.min(group.unwrap_or(u64::MAX))
     }
+}
+
+/// Memory of the machine now.
+pub fn memory_now() -> Memory {
+    let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
+    memory_of(System::new_with_specifics(wanted).ok().as_ref())
+}
+
+fn memory_of(system: Option<&System>) -> Memory {
+    system.map_or_else(Memory::default, |system| Memory {
+        total_bytes: system.total_memory(),
+        available_bytes: system.available_memory(),
+        swap_total_bytes: system.total_swap(),
+        swap_free_bytes: system.free_swap(),
+    })
 }
 
 /// Anonymous and file-backed memory of this process that is resident now.

@@ -17,9 +17,18 @@ pub struct ProcessMemory {
     pub rss_file_bytes: u64,
     /// Shared memory without a file: as scarce as the anonymous kind.
     pub rss_shmem_bytes: u64,
+    /// Most of all kinds together since it started.
+    pub peak_rss_bytes: u64,
 }
 
 impl ProcessMemory {
+    /// The least that anonymous memory must have been at the peak, for peaks between two looks:
+    /// pages of files only become more while a model is held.
+    pub fn peak_anon_bytes(&self) -> u64 {
+        let others = self.rss_file_bytes.saturating_add(self.rss_shmem_bytes);
+        self.peak_rss_bytes.saturating_sub(others).max(self.rss_anon_bytes)
+    }
+
     /// What only killing the process gives back: the memory that limits are about.
     pub fn held_bytes(&self) -> u64 {
         self.rss_anon_bytes.saturating_add(self.rss_shmem_bytes)
@@ -116,6 +125,7 @@ fn parse(status: &str) -> Option<ProcessMemory> {
         rss_anon_bytes: kib_line(status, "RssAnon:")?,
         rss_file_bytes: kib_line(status, "RssFile:")?,
         rss_shmem_bytes: kib_line(status, "RssShmem:")?,
+        peak_rss_bytes: kib_line(status, "VmHWM:")?,
     })
 }
 
@@ -125,10 +135,10 @@ mod tests {
 
     #[test]
     fn reads_the_kinds_and_refuses_what_is_not_there() {
-        let status = "Name:\tx\nVmRSS:\t 37 kB\nRssAnon:\t 10 kB\nRssFile:\t 20 kB\nRssShmem:\t 7 kB\n";
+        let status = "Name:\tx\nVmHWM:\t 60 kB\nVmRSS:\t 37 kB\nRssAnon:\t 10 kB\nRssFile:\t 20 kB\nRssShmem:\t 7 kB\n";
         let read = parse(status).unwrap();
         assert_eq!((read.rss_anon_bytes, read.rss_file_bytes, read.rss_shmem_bytes), (10_240, 20_480, 7_168));
-        assert_eq!(read.held_bytes(), 17_408);
+        assert_eq!((read.held_bytes(), read.peak_anon_bytes()), (17_408, 33 * 1024));
         // A zombie has no memory lines.
         assert_eq!(parse("Name:\tx\nState:\tZ (zombie)\n"), None);
         assert!(process_memory(std::process::id()).unwrap().rss_anon_bytes > 0);

@@ -12,6 +12,7 @@ pub mod levels;
 pub mod machine;
 pub mod memory;
 pub mod pressure;
+pub mod snapshot;
 
 pub use cgroup::{Cgroup, cgroup};
 pub use ladder::Enforcement;

@@ -7,6 +7,7 @@ pub mod discover;
 pub mod facts;
 pub mod finding;
 mod folder;
+pub mod footprint;
 pub mod gguf;
 pub mod inspect;
 pub mod lineage;

@@ -6,25 +6,47 @@
 //! any decision about the load.
 
 use super::ending::WorkerEnd;
+use super::guard::Confinement;
 use super::parent::{Worker, WorkerLimits};
 use crate::domain::budget;
 use crate::domain::footprint::Footprint;
-use crate::engine::LoadSpec;
+use crate::engine::{EngineKind, LoadSpec};
+use crate::governor::memory::ProcessMemory;
+
+/// How a worker turned out to be held.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    pub enforcement: String,
+    /// Why a rung that was wanted is not there.
+    pub missing: Vec<String>,
+    pub confinement: Confinement,
+    pub memory: ProcessMemory,
+}
 
 /// Memory that running `spec` would take with its context filled.
 ///
 /// # Errors
 /// The way the worker ended instead; REFUSED for a model that the engine does not load.
-pub fn dry_run(spec: &LoadSpec, limits: &WorkerLimits) -> Result<Footprint, WorkerEnd> {
+pub fn dry_run(spec: &LoadSpec, limits: &WorkerLimits) -> Result<(Footprint, Seen), WorkerEnd> {
     let limits = WorkerLimits {
         memory_bytes: Some(budget::DRY_RUN_BYTES),
         stall: budget::DRY_RUN_STALL,
         ..limits.clone()
     };
     let (devices, seen) = Worker::estimate(spec, &limits)?;
-    Ok(Footprint {
+    let footprint = Footprint {
         devices,
-        process_bytes: seen.rss_anon_bytes.saturating_add(seen.rss_shmem_bytes),
-        library_bytes: seen.rss_file_bytes,
-    })
+        process_bytes: seen.memory.held_bytes(),
+        library_bytes: seen.memory.rss_file_bytes,
+    };
+    Ok((footprint, seen))
+}
+
+/// What a worker on this machine is kept from, found out by starting one that does nothing.
+///
+/// # Errors
+/// The way it ended instead.
+pub fn try_confinement() -> Result<Confinement, WorkerEnd> {
+    let spec = LoadSpec::judged(EngineKind::Scripted, Vec::new(), 1, 1);
+    dry_run(&spec, &WorkerLimits::default()).map(|(_, seen)| seen.confinement)
 }

@@ -7,6 +7,7 @@
 //! `governor::ladder`, files and system calls by the worker itself before it reads a model.
 //! Deliberately absent: any second use of a worker, and any retry.
 
+mod admit;
 mod child;
 mod ending;
 mod estimate;
@@ -18,9 +19,10 @@ mod protocol;
 mod stamp;
 mod watchdog;
 
+pub use admit::{GiveUp, Plan, Policy, demand_of, give_up, plan};
 pub use child::serve;
 pub use ending::{Ending, WorkerEnd};
-pub use estimate::dry_run;
+pub use estimate::{Seen, dry_run, try_confinement};
 pub use guard::Confinement;
 pub use parent::{Progress, Stage, Worker, WorkerLimits, WorkerMemory, WorkerSummary};
 pub use stamp::{Stamp, difference, stamps};

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel}
 use std::time::{Duration, Instant};
 
 use super::ending::{Ending, WorkerEnd};
+use super::estimate::Seen;
 use super::guard::{Confinement, GuardOrder};
 use super::process::Guarded;
 use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
@@ -16,9 +17,9 @@ use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
 use super::stamp::{Stamp, difference, stamps};
 use crate::engine::{Detail, LoadSpec, ModelInfo, ScoreItem};
+use crate::governor::admission::{ADMISSION, Budget, Caps, Demand, Guardrail, Ticket};
 use crate::governor::group::GroupRoot;
 use crate::governor::levels::{Alerts, Levels};
-use crate::governor::memory::ProcessMemory;
 use crate::governor::Enforcement;
 
 /// What a worker may take.
@@ -37,6 +38,10 @@ pub struct WorkerLimits {
     pub confine: bool,
     /// The files as they were when they were judged; looked at when it starts if empty.
     pub stamps: Vec<Stamp>,
+    /// What it is predicted to take, and how much of what there is it may have.
+    pub demand: Demand,
+    pub guardrail: Guardrail,
+    pub caps: Caps,
     /// Where control groups are; this machine's if `None`.
     pub groups: Option<GroupRoot>,
     /// Silence after which the worker is taken for hanging.
@@ -56,6 +61,9 @@ impl Default for WorkerLimits {
             levels: Levels::default(),
             confine: true,
             stamps: Vec::new(),
+            demand: Demand::default(),
+            guardrail: Guardrail::Off,
+            caps: Caps::default(),
             groups: None,
             stall: budget::WORKER_STALL,
             cancel: None,
@@ -118,6 +126,8 @@ pub struct Worker {
     limits: WorkerLimits,
     load_seconds: f64,
     confinement: Confinement,
+    /// Last, so that its memory is given back after its process is gone.
+    ticket: Option<Ticket<'static>>,
 }
 
 impl Worker {
@@ -127,6 +137,7 @@ impl Worker {
         limits: &WorkerLimits,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, WorkerEnd> {
+        let mut ticket = admitted(limits)?;
         let started = Instant::now();
         let (mut worker, spec) = Self::guarded(spec, limits)?;
         worker.ask(Request::Load(spec));
@@ -149,6 +160,8 @@ impl Worker {
             return Err(WorkerEnd::new(Ending::Refused, what));
         }
         worker.process.loaded();
+        ticket.loaded();
+        worker.ticket = Some(ticket);
         worker.load_seconds = started.elapsed().as_secs_f64();
         Ok(worker)
     }
@@ -158,16 +171,22 @@ impl Worker {
     pub(super) fn estimate(
         spec: &LoadSpec,
         limits: &WorkerLimits,
-    ) -> Result<(Vec<DeviceBytes>, ProcessMemory), WorkerEnd> {
+    ) -> Result<(Vec<DeviceBytes>, Seen), WorkerEnd> {
         let (mut worker, spec) = Self::guarded(spec, limits)?;
         worker.ask(Request::Estimate(spec));
         loop {
             match worker.next()? {
                 Event::Progress { .. } => {}
                 Event::Estimated(devices) => {
-                    let seen = worker.process.memory();
+                    let memory = worker.process.memory();
+                    let gone = || WorkerEnd::new(Ending::Crashed, "it was gone before it was seen");
+                    let seen = Seen {
+                        enforcement: worker.process.enforcement.clone(),
+                        missing: worker.process.missing.clone(),
+                        confinement: worker.confinement.clone(),
+                        memory: memory.ok_or_else(gone)?,
+                    };
                     worker.finish();
-                    let seen = seen.ok_or_else(|| WorkerEnd::new(Ending::Crashed, "it was gone before it was seen"))?;
                     return Ok((devices, seen));
                 }
                 other => return Err(worker.not_answered(other)),
@@ -220,6 +239,7 @@ impl Worker {
             limits: limits.clone(),
             load_seconds: 0.0,
             confinement: Confinement::default(),
+            ticket: None,
         };
         match worker.next()? {
             Event::Hello { protocol: PROTOCOL } => {}
@@ -438,6 +458,23 @@ impl Worker {
         self.process.kill();
         WorkerEnd::new(Ending::Crashed, format!("it broke the protocol: {what}"))
     }
+}
+
+/// Waits for the desk: two loads never overlap.
+fn admitted(limits: &WorkerLimits) -> Result<Ticket<'static>, WorkerEnd> {
+    let room = |promised| {
+        let now = Budget::now(limits.caps);
+        Budget { bytes: now.bytes.saturating_sub(promised), ..now }
+    };
+    let cancelled = || limits.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed));
+    ADMISSION.ask(limits.demand, limits.guardrail, &room, &cancelled).map_err(|refusal| match refusal {
+        Some(refusal) => WorkerEnd {
+            ending: Ending::Refused,
+            detail: format!("not loaded: {refusal}"),
+            hint: Some(refusal.hint()),
+        },
+        None => WorkerEnd::new(Ending::Refused, "cancelled"),
+    })
 }
 
 /// What is known of a model before there is one.

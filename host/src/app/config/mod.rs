@@ -21,6 +21,8 @@ pub use text::parse;
 
 use crate::domain::modes::ModeName;
 use crate::domain::size::ByteSize;
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 
 /// Everything the daemon needs to know to start.
 #[derive(Debug, Clone)]
@@ -35,6 +37,10 @@ pub struct Config {
     pub mode: ModeName,
     pub threads: Option<u32>,
     pub max_memory: Option<ByteSize>,
+    /// Memory that must stay free on the machine.
+    pub min_free: Option<ByteSize>,
+    pub guardrail: Option<Guardrail>,
+    pub enforcement: Option<Enforcement>,
     pub plugins: Option<PathBuf>,
     pub api_key: Option<ApiKey>,
     pub rules: Rules,
