@@ -81,6 +81,7 @@ pub fn load(overrides: &Overrides, env: Env<'_>) -> Result<Config, Problem> {
         mode: file.mode.unwrap_or_default(),
         threads: file.threads.map(|threads| threads.0),
         max_memory: file.max_memory,
+        bundles: file.bundles.map_or(budget::KEPT_BUNDLE_BYTES, |size| size.0),
         plugins,
         api_key,
         rules: Rules::new(file.rules, &base),
