@@ -49,7 +49,7 @@ impl Bundles {
     }
 
     /// Runs an assay that keeps its evidence. A verdict without its bundle is still a verdict,
-    /// and its report says that the bundle could not be kept; without a verdict there is none.
+    /// and its report says that the bundle could not be kept; without a comparison there is none.
     pub fn around(
         &self,
         assay: Uuid,
@@ -58,7 +58,7 @@ impl Bundles {
     ) -> Report {
         let begun = BundleWriter::create(&bundle_path(&self.folder, assay), self.limit);
         let mut report = run(begun.as_ref().ok());
-        if !report.success {
+        if !report.success || report.model1.is_none() {
             return report;
         }
         let kept = begun.and_then(|bundle| bundle.finish(&report, plugins, self.signer.as_ref()));

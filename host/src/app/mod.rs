@@ -12,6 +12,7 @@ pub mod config;
 mod daemon;
 mod inspector;
 mod jobs;
+mod keys;
 mod parts;
 mod real;
 mod requests;

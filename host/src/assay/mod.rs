@@ -18,6 +18,7 @@ pub mod events;
 mod evidence;
 mod hash_checks;
 pub mod judge;
+mod measure;
 pub mod pipeline;
 mod reference;
 pub mod report;
@@ -28,7 +29,7 @@ mod tests;
 pub mod transcript;
 
 pub use canonical::constants_digest;
-pub use draft::name_of;
+pub use draft::{artifact_root, name_of};
 pub use events::{AssayEvent, Stage};
 pub use pipeline::run;
 pub use report::Report;
