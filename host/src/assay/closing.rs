@@ -7,6 +7,7 @@
 use super::judge::{Fold, replay, stopping_step};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
+use crate::domain::moments;
 use crate::domain::score::{Decision, DecisionParams, Step};
 use crate::plugin::{Decider, PluginFault};
 
@@ -19,7 +20,7 @@ const NEEDED_FACTOR: usize = 10;
 /// ... never beyond this many scores.
 const NEEDED_LIMIT: usize = 2_000;
 
-/// Mean, standard deviation (n - 1) and d_z = mean / sd of the scores, by Welford's method.
+/// Mean, standard deviation (n - 1) and d_z = mean / sd of the scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moments {
     pub mean: Option<f64>,
@@ -30,19 +31,10 @@ pub struct Moments {
 }
 
 pub fn moments(scores: &[f64]) -> Moments {
-    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for score in scores {
-        n += 1.0;
-        let before = score - mean;
-        mean += before / n;
-        squares += before * (score - mean);
-    }
-    let std = (n >= 2.0).then(|| (squares / (n - 1.0)).sqrt());
-    Moments {
-        mean: (n > 0.0).then_some(mean),
-        std,
-        effect_size: std.filter(|&std| std > 0.0).map(|std| mean / std),
-    }
+    let all = moments::Moments::of(scores.iter().copied());
+    let (mean, std) = (all.mean(), all.std());
+    let effect_size = std.filter(|&std| std > 0.0).zip(mean).map(|(std, mean)| mean / std);
+    Moments { mean, std, effect_size }
 }
 
 /// Anytime p-value `min(1, 1 / max E)` from the logarithms of an e-process.

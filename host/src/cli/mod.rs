@@ -8,9 +8,12 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod bench;
+pub mod compare;
 pub mod completions;
 pub mod decide;
 pub mod demo;
+pub mod determinism;
 pub mod doctor;
 pub mod hash;
 pub mod inspect;
@@ -45,6 +48,9 @@ enum Command {
     Lineage(lineage::Args),
     Verify(verify::Args),
     Logprobs(logprobs::Args),
+    Compare(compare::Args),
+    Determinism(determinism::Args),
+    Bench(bench::Args),
     Decide(decide::Args),
     Modes(modes::Args),
     Plugin(plugin::Args),
@@ -74,6 +80,9 @@ pub fn main() -> ExitCode {
         Command::Lineage(args) => lineage::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Determinism(args) => determinism::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Decide(args) => decide::run(args),
         Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),

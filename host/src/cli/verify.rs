@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let progress = Progress::new();
     let context = AssayContext {
         plugins: Arc::clone(&plugins),
-        cache_dir: args.cache.clone().unwrap_or_else(default_cache),
+        cache_dir: args.cache.clone().unwrap_or_else(screen::cache_folder),
         cancel: Arc::new(AtomicBool::new(false)),
         on_event: &|event| progress.show(&event),
     };
@@ -154,15 +154,6 @@ fn key_text(text: &str) -> Result<KeyText, Problem> {
             ..Problem::io("read the key file", path, &error)
         })?;
     Ok(KeyText(content))
-}
-
-/// `$XDG_CACHE_HOME/assayd`, `~/.cache/assayd`, or a folder for temporary files.
-fn default_cache() -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("XDG_CACHE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("assayd")
 }
 
 /// One `--report FORMAT=PATH`.

@@ -5,6 +5,7 @@ pub mod budget;
 pub mod digest;
 pub mod inspection;
 pub mod modes;
+pub mod moments;
 pub mod problem;
 pub mod score;
 pub mod size;
