@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
+use super::coverage;
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
@@ -83,6 +84,7 @@ pub struct Comparison<'a> {
     cache: TraceCache,
     scorer: Scorer,
     prompts_seen: HashSet<Vec<u32>>,
+    coverage: coverage::Tally,
     nats: Vec<Option<f64>>,
     failed: u64,
     attempted: u64,
@@ -106,6 +108,7 @@ impl<'a> Comparison<'a> {
             parallel: pair.reference.parallel,
             threads: pair.reference.threads,
             positions: SCORED_POSITIONS,
+            exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),
         };
         Ok(Self {
@@ -118,6 +121,7 @@ impl<'a> Comparison<'a> {
             pair,
             draft,
             prompts_seen: HashSet::new(),
+            coverage: coverage::Tally::default(),
             nats: Vec::new(),
             failed: 0,
             attempted: 0,
@@ -142,6 +146,7 @@ impl<'a> Comparison<'a> {
         self.check_failures(self.attempted)?;
         let diff = &mut self.draft.report.enhanced_diff;
         diff.n_failed = self.failed;
+        diff.coverage = self.coverage.coverage(self.judge.counted());
         let counted = self.nats.get(..self.judge.counted()).unwrap_or_default();
         let known: Option<Vec<f64>> = counted.iter().copied().collect();
         diff.mean_nats = known.filter(|n| !n.is_empty()).map(|n| n.iter().sum::<f64>() / n.len() as f64);
@@ -166,6 +171,7 @@ impl<'a> Comparison<'a> {
             &mut self.cache,
             &missing,
             self.pair.reference.context,
+            &if self.request.exact { Detail::Exact } else { Detail::Own },
             &mut |_| {
                 done += 1;
                 on_event(AssayEvent::Progress { stage: Stage::Reference, done, total });
@@ -265,6 +271,7 @@ impl<'a> Comparison<'a> {
                 Err(reason) => record.failure = Some(format!("candidate: {reason}")),
                 Ok(candidate) => {
                     record.candidate_trace = Some(trace_digest(&candidate));
+                    let left_out = coverage::left_out(&self.request.scorer, reference, &candidate);
                     let evidence = Evidence {
                         challenge: challenge.index.to_string(),
                         reference: Arc::new(reference.clone()),
@@ -274,6 +281,7 @@ impl<'a> Comparison<'a> {
                         Ok(score) => {
                             check_score(&score, &self.request.scorer)?;
                             record.score = Some(score.value);
+                            self.coverage.note(reference, score.value, left_out);
                             record.notes = score.notes.into_iter().collect();
                         }
                         Err(fault) if is_refusal(&fault) => record.failure = Some(fault.to_string()),
@@ -370,6 +378,7 @@ fn item_of(answer: &Answer) -> Option<ScoreItem> {
     let Answer::Trace(trace) = answer else { return None };
     let detail = match &trace.distribution {
         Distribution::Coarse { ids, .. } => Detail::Given { ids: ids.clone() },
+        Distribution::Half { .. } => Detail::Exact,
         Distribution::Full { .. } | Distribution::Summary => Detail::Own,
     };
     Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })

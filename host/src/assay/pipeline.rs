@@ -13,7 +13,7 @@ use super::judge::{INTERVAL_DECIDER, Judge};
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
-use super::{claim, hash_checks};
+use super::{claim, coverage, hash_checks};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
 use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
@@ -366,6 +366,8 @@ impl Assay<'_> {
         diff.p_same = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_same));
         diff.p_different = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_different));
         diff.claim = claim::claim(decision, params, &self.request.scorer, diff.n_effective);
+        let caveat = diff.coverage.as_ref().and_then(coverage::caveat);
+        diff.claim.push_str(&caveat.unwrap_or_default());
         diff.smallest_delta_certified = closing::smallest_delta(judge.decider(), params, scores)?;
         if decision == Decision::Undecided {
             // A forecast, not evidence: a decider too slow for it does not spoil the verdict.

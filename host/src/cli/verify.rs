@@ -68,6 +68,10 @@ pub struct Args {
     /// Go on although the memory does not suffice by estimate
     #[arg(long)]
     pub force: bool,
+    /// Keep whole distributions whatever the vocabulary, in 16 bits; without it, above 8192 tokens the
+    /// scores are lower bounds, which the report says and bounds
+    #[arg(long)]
+    pub exact: bool,
     /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
@@ -138,6 +142,7 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
         force: args.force,
+        exact: args.exact,
         ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))
     })
 }

@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod digest;
+pub mod half;
 pub mod inspection;
 pub mod modes;
 pub mod moments;

@@ -116,6 +116,9 @@ pub enum Detail {
     /// Every logit of every row whatever the vocabulary, handed over in parts: an item is
     /// answered by one or more traces of consecutive rows.
     Whole,
+    /// The whole distribution in one trace: as [`Own`](Self::Own) for a small vocabulary, in
+    /// binary16 for a larger one.
+    Exact,
 }
 
 /// One sequence to score: row `i` predicts `tokens[scored_from + i]`.

@@ -397,13 +397,22 @@ fn check_trace(trace: &Trace, item: &ScoreItem, first: usize, vocab: u32) -> Res
     }
     let detail_fits = match (&trace.distribution, &item.detail) {
         (Distribution::Summary, Detail::Summary) => true,
-        (Distribution::Full { logits }, Detail::Own | Detail::Whole) => {
+        (Distribution::Full { logits }, Detail::Own | Detail::Whole | Detail::Exact) => {
             logits.len() == rows * vocab as usize && logits.iter().all(|z| z.is_finite())
         }
-        (Distribution::Coarse { kept, ids, logits, bucket_logits }, Detail::Own | Detail::Given { .. }) => {
+        (Distribution::Half { bytes }, Detail::Exact) => {
+            // Exponent bits that are all ones are infinite or no number.
+            let (pairs, _) = bytes.as_chunks::<2>();
+            bytes.len() == 2 * rows * vocab as usize
+                && pairs.iter().all(|pair| u16::from_le_bytes(*pair) & 0x7c00 != 0x7c00)
+        }
+        (
+            Distribution::Coarse { kept, ids, logits, bucket_logits, bucket_least },
+            Detail::Own | Detail::Given { .. },
+        ) => {
             let asked = match &item.detail {
                 Detail::Given { ids: asked } => asked == ids,
-                Detail::Summary | Detail::Own | Detail::Whole => true,
+                Detail::Summary | Detail::Own | Detail::Whole | Detail::Exact => true,
             };
             asked
                 && *kept as usize == COARSE_TOP
@@ -413,6 +422,8 @@ fn check_trace(trace: &Trace, item: &ScoreItem, first: usize, vocab: u32) -> Res
                 && logits.iter().all(|z| z.is_finite())
                 && bucket_logits.len() == rows * COARSE_BUCKETS
                 && bucket_logits.iter().all(|z| !z.is_nan() && *z != f32::INFINITY)
+                && bucket_least.len() == bucket_logits.len()
+                && bucket_least.iter().all(|z| !z.is_nan() && *z != f32::NEG_INFINITY)
         }
         _ => false,
     };

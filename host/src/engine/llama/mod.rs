@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::check_item;
-use super::softmax::{RowSummary, bucket_logits, summarize, top_ids};
+use super::softmax::{RowSummary, buckets, half_row, summarize, top_ids};
 use super::{
     Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord, RunSpec, ScoreItem,
     TraceSink,
@@ -140,13 +140,17 @@ impl<'a> TraceBuilder<'a> {
     fn blank(item: &ScoreItem, vocab: u32, scored_from: u32) -> Trace {
         let distribution = match &item.detail {
             Detail::Summary => Distribution::Summary,
-            Detail::Own if vocab <= FULL_VOCAB_LIMIT => Distribution::Full { logits: Vec::new() },
+            Detail::Own | Detail::Exact if vocab <= FULL_VOCAB_LIMIT => {
+                Distribution::Full { logits: Vec::new() }
+            }
             Detail::Whole => Distribution::Full { logits: Vec::new() },
+            Detail::Exact => Distribution::Half { bytes: Vec::new() },
             Detail::Own | Detail::Given { .. } => Distribution::Coarse {
                 kept: COARSE_TOP as u32,
                 ids: Vec::new(),
                 logits: Vec::new(),
                 bucket_logits: Vec::new(),
+                bucket_least: Vec::new(),
             },
         };
         Trace {
@@ -174,24 +178,34 @@ impl<'a> TraceBuilder<'a> {
             return;
         };
         self.trace.token_logprobs.push(f64::from(chosen) - summary.log_sum_exp);
-        self.trace.log_sum_exp.push(summary.log_sum_exp);
         self.trace.entropy.push(summary.entropy);
         self.trace.argmax.push(summary.argmax);
+        let mut log_sum_exp = summary.log_sum_exp;
         match &mut self.trace.distribution {
             Distribution::Summary => {}
             Distribution::Full { logits: kept } => kept.extend_from_slice(logits),
-            Distribution::Coarse { ids, logits: kept, bucket_logits: buckets, .. } => {
+            Distribution::Half { bytes } => match half_row(logits, log_sum_exp) {
+                Some((row, stored)) => {
+                    bytes.extend(row);
+                    log_sum_exp = stored;
+                }
+                None => self.failure = Some(format!("scored position {row} cannot be kept in 16 bits")),
+            },
+            Distribution::Coarse { ids, logits: kept, bucket_logits, bucket_least, .. } => {
                 let row_ids = match &self.item.detail {
                     Detail::Given { ids } => {
                         ids.get(row * COARSE_TOP..(row + 1) * COARSE_TOP).unwrap_or_default().to_vec()
                     }
-                    Detail::Summary | Detail::Own | Detail::Whole => top_ids(logits),
+                    Detail::Summary | Detail::Own | Detail::Whole | Detail::Exact => top_ids(logits),
                 };
                 kept.extend(row_ids.iter().filter_map(|&id| logits.get(id as usize)));
-                buckets.extend(bucket_logits(logits, &row_ids, summary.log_sum_exp));
+                let rest = buckets(logits, &row_ids, log_sum_exp);
+                bucket_logits.extend(rest.logits);
+                bucket_least.extend(rest.least);
                 ids.extend(row_ids);
             }
         }
+        self.trace.log_sum_exp.push(log_sum_exp);
     }
 
     /// The rows so far, where parts are wanted and there are enough for one.
