@@ -12,6 +12,7 @@ pub mod canonical;
 pub mod claim;
 pub mod closing;
 mod compare;
+mod coverage;
 pub mod decision;
 mod draft;
 pub mod events;

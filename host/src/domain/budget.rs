@@ -39,6 +39,19 @@ pub const FINDINGS: usize = 1_000;
 
 /// One frame on the worker's pipe.
 pub const WORKER_FRAME_BYTES: usize = 256 << 20;
+/// Bytes of logits in one part of a whole distribution, from which on it is handed over; a
+/// part may be larger by less than one row. Some dozen of them wait in queues at most.
+pub const TRACE_PART_BYTES: usize = 2 << 20;
+/// Bytes of whole distributions that a comparison may leave in a temporary file.
+pub const SPOOL_BYTES: u64 = 64 << 30;
+/// Bytes that such a file must leave free on its disk.
+pub const SPOOL_SPARE_BYTES: u64 = 1 << 30;
+/// Positions of one comparison; what is kept of each stays in memory.
+pub const COMPARED_POSITIONS: usize = 4_000_000;
+/// Characters of the text in the record of a benchmark.
+pub const BENCH_OUTPUT_CHARS: usize = 2_000;
+/// Tokens of context of a run that is measured for repeatability.
+pub const MEASURED_CONTEXT: u32 = 1024;
 /// Silence from a worker after which it is STALLED: no progress of any kind.
 pub const WORKER_STALL: Duration = Duration::from_secs(120);
 /// Bytes of a worker's standard error that are kept, from the end.

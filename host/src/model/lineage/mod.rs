@@ -9,7 +9,6 @@
 //! are held to the rounding under the scales they store, IQ types are not decoded).
 
 mod decode;
-mod half;
 mod judge;
 mod kquants;
 mod permute;
@@ -24,6 +23,7 @@ use std::sync::mpsc;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Problem;
+use crate::domain::half;
 use permute::Order;
 use side::{Entry, Side};
 use tensor::{Buffers, Seen};
