@@ -157,7 +157,7 @@ fn key_text(text: &str) -> Result<KeyText, Problem> {
 }
 
 /// `$XDG_CACHE_HOME/assayd`, `~/.cache/assayd`, or a folder for temporary files.
-fn default_cache() -> PathBuf {
+pub(super) fn default_cache() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("XDG_CACHE_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))
