@@ -89,6 +89,15 @@ pub const REPORT_ERRORS: usize = 200;
 pub const MANIFEST_BYTES: u64 = 1 << 20;
 pub const MANIFESTS: usize = 64;
 
+/// Passes kept in the cache of digests, and bytes of one.
+pub const PASS_ENTRIES: usize = 4_096;
+pub const PASS_ENTRY_BYTES: u64 = 128 << 20;
+/// Bytes of a signature, of a key, and of a file of certificates.
+pub const SIGNATURE_BYTES: u64 = 16 << 20;
+pub const KEY_PEM_BYTES: u64 = 1 << 20;
+/// Certificates from a signature to a root.
+pub const CHAIN_CERTIFICATES: usize = 8;
+
 /// Bytes of a plugin file.
 pub const PLUGIN_FILE_BYTES: u64 = 8 << 20;
 
