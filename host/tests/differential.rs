@@ -187,8 +187,7 @@ fn damaged_headers(cases: u64, from: u64) {
     let header = usize::try_from(read_strict(&whole.as_slice()).unwrap().data_offset).unwrap();
     // Vocabularies take most of a header; damage belongs around keys and tensor names, too.
     let mut places: Vec<usize> = (0..24).collect();
-    for mark in [b"general.", b"example.", b"tokenize", b"blk.", b"llama.", b"output"].map(|mark: &[u8]| mark)
-    {
+    for mark in ["general.", "example.", "tokenize", "blk.", "llama.", "output"].map(str::as_bytes) {
         let found = whole[..header].windows(mark.len()).enumerate().filter(|(_, window)| *window == mark);
         places.extend(found.map(|(at, _)| at.saturating_sub(8)).flat_map(|at| at..at + 56));
     }

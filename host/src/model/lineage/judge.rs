@@ -70,7 +70,8 @@ fn renamed_only(tensors: &[TensorLineage]) -> bool {
         .iter()
         .filter(|tensor| tensor.relation == Moved)
         .filter_map(|tensor| tensor.moved_from.as_deref());
-    let once = moved.fold(true, |once, from| missing.remove(from) && once);
+    let mut moved = moved;
+    let once = moved.all(|from| missing.remove(from));
     found && once && missing.is_empty() && tensors.iter().all(|tensor| tensor.relation != Extra)
 }
 
@@ -218,7 +219,7 @@ fn decide(
         }
     }
     let contradicted = tensors.iter().any(|tensor| tensor.relation == Differs)
-        || !moves.is_empty() && !(renamed && renamed_whole(reference, pairs, moves))
+        || !(moves.is_empty() || renamed && renamed_whole(reference, pairs, moves))
         || tensors.iter().any(|tensor| {
             matches!(tensor.relation, ShapeDiffers | Missing | Extra) && !is_computed(&tensor.name)
         });

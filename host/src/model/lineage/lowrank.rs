@@ -43,8 +43,7 @@ pub(super) fn rank(sides: (&Side, &Side), entries: (&Entry, &Entry)) -> Result<O
         ours.read(sides.0, candidate, kind, row, columns)?;
         theirs.read(sides.1, reference, from, row, columns)?;
         for place in 0..width {
-            // Not the same column of every block: scales repeat with the block.
-            let column = (place * columns / width + row % 7).min(columns - 1);
+            let column = place * columns / width;
             let (Some(a), Some(b)) = (ours.weights.get(column), theirs.weights.get(column)) else {
                 return Ok(None);
             };

@@ -72,7 +72,7 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Vec<Weight>) {
                 for digit in 0..digits {
                     // A byte is a fraction of 256 in base 3; the digit is what a multiple carries over.
                     let power = 3u8.pow(digit);
-                    let digits = group.iter().map(|byte| u16::from(byte.wrapping_mul(power)) * 3 >> 8);
+                    let digits = group.iter().map(|byte| (u16::from(byte.wrapping_mul(power)) * 3) >> 8);
                     digits.for_each(|digit| out.push(stepped(f32::from(digit) - 1.0, scale)));
                 }
             }

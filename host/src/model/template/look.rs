@@ -7,6 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::names::{FILTERS, FUNCTIONS, INNER, OUTSIDE, among};
+use super::origin::{Origin, Trigger};
+use super::text::{dotted, grows, is_inner, own_texts, start_of, words_of};
 use super::tree::{Kind, Node};
 use crate::model::finding::Code;
 
@@ -16,168 +19,6 @@ const PASSES: usize = 3;
 const PROSE_WORDS: usize = 4;
 /// Rounds of a loop, numbers in a template, and what nested loops may multiply to.
 const ROUNDS: u128 = 100_000;
-
-/// What looks for words in a text.
-const MATCHERS: [&str; 14] = [
-    "startswith",
-    "endswith",
-    "find",
-    "rfind",
-    "index",
-    "rindex",
-    "count",
-    "split",
-    "rsplit",
-    "partition",
-    "rpartition",
-    "replace",
-    "removeprefix",
-    "removesuffix",
-];
-/// Tests that compare.
-const COMPARING: [&str; 12] = [
-    "eq",
-    "equalto",
-    "==",
-    "ne",
-    "!=",
-    "in",
-    "sameas",
-    "startingwith",
-    "endingwith",
-    "containing",
-    "contains",
-    "match",
-];
-/// Where the words of a message are.
-const CONTENT: [&str; 6] = ["content", "text", "reasoning_content", "thinking", "arguments", "parts"];
-/// What a message or a part of one carries besides words.
-const STRUCTURE: [&str; 8] =
-    ["type", "role", "name", "id", "tool_call_id", "tool_calls", "function", "mime_type"];
-/// What runtimes offer.
-const FUNCTIONS: [&str; 11] = [
-    "range",
-    "namespace",
-    "dict",
-    "raise_exception",
-    "strftime_now",
-    "cycler",
-    "joiner",
-    "caller",
-    "loop",
-    "super",
-    "tojson",
-];
-const FILTERS: [&str; 62] = [
-    "abs",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "e",
-    "escape",
-    "filesizeformat",
-    "first",
-    "float",
-    "forceescape",
-    "format",
-    "groupby",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "pprint",
-    "random",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "safe",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "string",
-    "striptags",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "urlencode",
-    "urlize",
-    "wordcount",
-    "wordwrap",
-    "xmlattr",
-    "fromjson",
-    "from_json",
-    "to_json",
-    "split",
-    "keys",
-    "values",
-    "strip",
-    "startswith",
-    "endswith",
-];
-/// Names that lead out of the language wherever they are offered.
-const OUTSIDE: [&str; 24] = [
-    "eval",
-    "exec",
-    "open",
-    "getattr",
-    "setattr",
-    "delattr",
-    "compile",
-    "globals",
-    "locals",
-    "vars",
-    "os",
-    "sys",
-    "subprocess",
-    "importlib",
-    "builtins",
-    "lipsum",
-    "url_for",
-    "get_flashed_messages",
-    "popen",
-    "system",
-    "input",
-    "breakpoint",
-    "help",
-    "self",
-];
-/// Attributes by which a value leads to the interpreter's own.
-const INNER: [&str; 16] = [
-    "mro",
-    "func_globals",
-    "func_code",
-    "gi_frame",
-    "gi_code",
-    "cr_frame",
-    "ag_frame",
-    "f_globals",
-    "f_builtins",
-    "f_locals",
-    "f_back",
-    "tb_frame",
-    "im_func",
-    "im_self",
-    "format_map",
-    "subclasses",
-];
 
 /// Everything found, each thing once.
 pub(super) fn look(tree: &Node) -> BTreeSet<(Code, String)> {
@@ -199,56 +40,6 @@ pub(super) fn look(tree: &Node) -> BTreeSet<(Code, String)> {
     look.found
 }
 
-/// Where a value comes from.
-#[derive(Debug, Clone, Default)]
-struct Origin {
-    /// The list of messages, or a message.
-    messages: bool,
-    /// The words of a message.
-    content: bool,
-    date: bool,
-    /// A word that the content was cut at or searched for.
-    word: Option<String>,
-    trigger: Option<Trigger>,
-}
-
-/// A decision that hangs on the words of a message, or on the date.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Trigger {
-    /// What is looked for; of a date, how.
-    what: String,
-    control: bool,
-}
-
-impl Trigger {
-    fn word(word: &str) -> Self {
-        let markup = word.contains(['<', '>', '[', ']', '{', '}', '|']) || word.starts_with('/');
-        Self {
-            what: format!("messages hold {word:?}"),
-            control: markup || !word.chars().any(char::is_alphabetic),
-        }
-    }
-}
-
-impl Origin {
-    fn join(mut self, other: Self) -> Self {
-        self.messages |= other.messages;
-        self.content |= other.content;
-        self.date |= other.date;
-        self.word = self.word.or(other.word);
-        // A plain word weighs more than a control word.
-        self.trigger = match (self.trigger, other.trigger) {
-            (Some(a), Some(b)) => Some(if a.control { b } else { a }),
-            (a, b) => a.or(b),
-        };
-        self
-    }
-
-    fn only_trigger(self) -> Self {
-        Self { trigger: self.trigger, ..Self::default() }
-    }
-}
-
 /// What a statement stands in.
 #[derive(Clone)]
 struct Around<'a> {
@@ -260,10 +51,10 @@ struct Around<'a> {
 }
 
 #[derive(Default)]
-struct Look {
-    variables: BTreeMap<String, Origin>,
+pub(super) struct Look {
+    pub(super) variables: BTreeMap<String, Origin>,
     /// Words that a variable may hold.
-    words: BTreeMap<String, Vec<String>>,
+    pub(super) words: BTreeMap<String, Vec<String>>,
     numbers: BTreeMap<String, u128>,
     /// Parameters of every macro.
     macros: BTreeMap<String, Vec<String>>,
@@ -439,17 +230,8 @@ impl Look {
                     self.push(Code::TemplateEndless, "makes something enormous by multiplication");
                 }
             }
-            Kind::Filter
-                if matches!(node.text.as_str(), "center" | "indent" | "wordwrap" | "batch" | "slice") =>
-            {
-                if node
-                    .children
-                    .iter()
-                    .skip(1)
-                    .any(|node| self.number(node).is_some_and(|number| number > ROUNDS))
-                {
-                    self.push(Code::TemplateEndless, format!("makes something enormous with {}", node.text));
-                }
+            Kind::Filter if self.pads(node) => {
+                self.push(Code::TemplateEndless, format!("makes something enormous with {}", node.text));
             }
             _ => {}
         }
@@ -457,6 +239,16 @@ impl Look {
             Kind::Body => self.visit(child, around),
             _ => self.expressions(child, around),
         });
+    }
+
+    /// Is it a filter that makes its text as long as a huge number says?
+    fn pads(&self, node: &Node) -> bool {
+        matches!(node.text.as_str(), "center" | "indent" | "wordwrap" | "batch" | "slice")
+            && node
+                .children
+                .iter()
+                .skip(1)
+                .any(|node| self.number(node).is_some_and(|number| number > ROUNDS))
     }
 
     /// A table of texts, looked up by the words of a message.
@@ -475,117 +267,6 @@ impl Look {
         self.push(code, format!("adds text when {}: {:?}", trigger.what, start_of(text)));
     }
 
-    /// Where the value of an expression comes from.
-    fn origin(&self, node: &Node) -> Origin {
-        let all = |from: usize| {
-            node.children.iter().skip(from).fold(Origin::default(), |sum, child| sum.join(self.origin(child)))
-        };
-        match node.kind {
-            Kind::Name => {
-                let mut origin = self.variables.get(&node.text).cloned().unwrap_or_default();
-                origin.messages |= node.text == "messages";
-                origin
-            }
-            Kind::Attr => {
-                if let Some(known) = dotted(node).and_then(|name| self.variables.get(&name)) {
-                    return known.clone();
-                }
-                part_of(all(0), &node.text)
-            }
-            Kind::Item => {
-                let origin = node.child(0).map(|base| self.origin(base)).unwrap_or_default();
-                let name =
-                    node.child(1).filter(|index| index.kind == Kind::Str).map_or("", |index| &index.text);
-                part_of(origin, name).join(all(1).only_trigger())
-            }
-            Kind::Call => self.called(node),
-            Kind::Filter => {
-                let mut origin = all(0);
-                let spoken =
-                    ["string", "tojson", "map", "join", "pprint", "xmlattr", "urlencode", "list", "format"];
-                origin.content |= origin.messages && spoken.contains(&node.text.as_str());
-                if matches!(node.text.as_str(), "selectattr" | "rejectattr" | "select" | "reject")
-                    && (origin.messages || origin.content)
-                {
-                    let about = node.child(1).is_some_and(|about| CONTENT.contains(&about.text.as_str()));
-                    let words = node.children.iter().skip(3);
-                    let word = words.flat_map(|word| self.strings(word)).find(|word| !word.trim().is_empty());
-                    if let (true, Some(word)) = (about, word) {
-                        origin.trigger = Some(Trigger::word(&word));
-                    }
-                }
-                if matches!(node.text.as_str(), "replace" | "split") && origin.content {
-                    origin.word = origin.word.or_else(|| self.word_in(node, 1));
-                }
-                origin
-            }
-            Kind::Test => {
-                let origin = all(0);
-                if COMPARING.contains(&node.text.as_str()) {
-                    self.compared(node, origin)
-                } else {
-                    origin.only_trigger()
-                }
-            }
-            Kind::Binary
-                if matches!(node.text.as_str(), "==" | "!=" | "<" | ">" | "<=" | ">=" | "in" | "not in") =>
-            {
-                self.compared(node, all(0))
-            }
-            _ => all(0),
-        }
-    }
-
-    fn called(&self, node: &Node) -> Origin {
-        let origin = node.children.iter().fold(Origin::default(), |sum, child| sum.join(self.origin(child)));
-        let Some(called) = node.child(0) else { return origin };
-        if called.is(Kind::Name, "strftime_now") {
-            return Origin { date: true, ..origin };
-        }
-        if called.kind == Kind::Attr
-            && MATCHERS.contains(&called.text.as_str())
-            && (origin.content || origin.date)
-        {
-            let Some(word) = self.word_in(node, 1) else { return origin };
-            if called.text.ends_with("with") {
-                let what = Trigger { what: "the date is a certain one".to_owned(), control: false };
-                let trigger = Some(if origin.content { Trigger::word(&word) } else { what });
-                return Origin { trigger, ..Origin::default() };
-            }
-            return Origin { word: Some(word), ..origin };
-        }
-        origin
-    }
-
-    /// The first word among the arguments from `from` on.
-    fn word_in(&self, node: &Node, from: usize) -> Option<String> {
-        let arguments = node.children.iter().skip(from);
-        arguments.flat_map(|argument| self.strings(argument)).find(|word| !word.trim().is_empty())
-    }
-
-    /// A comparison of what `origin` describes.
-    fn compared(&self, node: &Node, origin: Origin) -> Origin {
-        if origin.date {
-            let what = "the date is a certain one".to_owned();
-            return Origin { trigger: Some(Trigger { what, control: false }), ..Origin::default() };
-        }
-        let word = origin.word.clone().or_else(|| self.word_in(node, 0)).filter(|_| origin.content);
-        let own = Origin { trigger: word.map(|word| Trigger::word(&word)), ..Origin::default() };
-        own.join(origin.only_trigger())
-    }
-
-    /// Texts that an expression may be, or that are its elements.
-    fn strings(&self, node: &Node) -> Vec<String> {
-        match node.kind {
-            Kind::Str => vec![node.text.clone()],
-            Kind::Name => self.words.get(&node.text).cloned().unwrap_or_default(),
-            Kind::List | Kind::Binary | Kind::Filter | Kind::Unary | Kind::Choice | Kind::Named => {
-                node.children.iter().flat_map(|child| self.strings(child)).take(64).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
     /// Ways out of the template language.
     fn reach(&mut self, node: &Node) {
         match node.kind {
@@ -595,13 +276,13 @@ impl Look {
             Kind::Str if is_inner(&node.text) => {
                 self.push(Code::TemplateReach, format!("names {:?}", start_of(&node.text)));
             }
-            Kind::Attr if is_inner(&node.text) || INNER.contains(&node.text.as_str()) => {
+            Kind::Attr if is_inner(&node.text) || among(INNER, &node.text) => {
                 self.push(Code::TemplateReach, format!("walks to the attribute {}", start_of(&node.text)));
             }
             Kind::Filter if node.text == "attr" => {
                 self.push(Code::TemplateReach, "takes attributes by computed names (the filter attr)");
             }
-            Kind::Filter if !FILTERS.contains(&node.text.as_str()) => {
+            Kind::Filter if !among(FILTERS, &node.text) => {
                 self.push(
                     Code::TemplateUnknownName,
                     format!("uses the filter {}, which is not known", start_of(&node.text)),
@@ -629,9 +310,9 @@ impl Look {
         let Some(base) = base.filter(|base| base.kind == Kind::Name) else { return };
         let name = base.text.as_str();
         let own = self.macros.contains_key(name) || self.variables.contains_key(name);
-        if OUTSIDE.contains(&name) && !own {
+        if among(OUTSIDE, name) && !own {
             self.push(Code::TemplateReach, format!("uses {name}, which leads out of the template"));
-        } else if node.kind == Kind::Call && !own && !FUNCTIONS.contains(&name) {
+        } else if node.kind == Kind::Call && !own && !among(FUNCTIONS, name) {
             self.push(Code::TemplateUnknownName, format!("calls {}, which is not known", start_of(name)));
         }
     }
@@ -694,102 +375,4 @@ impl Look {
             }
         }
     }
-}
-
-/// The part of a message or of its content that has this name.
-fn part_of(mut origin: Origin, name: &str) -> Origin {
-    if CONTENT.contains(&name) {
-        origin.content |= origin.messages;
-    } else if STRUCTURE.contains(&name) {
-        origin.content = false;
-    }
-    origin
-}
-
-/// `a.b.c` of names alone.
-fn dotted(node: &Node) -> Option<String> {
-    match node.kind {
-        Kind::Name => Some(node.text.clone()),
-        Kind::Attr => Some(format!("{}.{}", dotted(node.child(0)?)?, node.text)),
-        _ => None,
-    }
-}
-
-/// Does the expression hold the variable more than once, put together?
-fn grows(node: &Node, name: &str) -> bool {
-    fn count(node: &Node, name: &str) -> usize {
-        match node.kind {
-            Kind::Name | Kind::Attr if dotted(node).as_deref() == Some(name) => 1,
-            Kind::Binary if matches!(node.text.as_str(), "+" | "~") => {
-                node.children.iter().map(|child| count(child, name)).sum()
-            }
-            Kind::Binary if node.text == "*" => {
-                let held = node.children.iter().map(|child| count(child, name)).max().unwrap_or(0);
-                let number = node
-                    .children
-                    .iter()
-                    .filter(|child| child.kind == Kind::Int)
-                    .filter_map(|n| n.text.parse::<usize>().ok())
-                    .max();
-                held.saturating_mul(number.unwrap_or(2))
-            }
-            Kind::List => node.children.iter().map(|child| count(child, name)).sum(),
-            Kind::Filter => node.child(0).map_or(0, |child| count(child, name)),
-            _ => 0,
-        }
-    }
-    // A number is no text: adding it to itself a hundred times is no danger.
-    count(node, name) > 1
-}
-
-/// A name with two underscores before and behind it.
-fn is_inner(text: &str) -> bool {
-    let mut rest = text;
-    while let Some(at) = rest.find("__") {
-        let after = rest.get(at + 2..).unwrap_or_default();
-        let word =
-            after.find(|c: char| !c.is_ascii_lowercase() && c != '_' || c == '_').unwrap_or(after.len());
-        if word >= 2 && after.get(word..).is_some_and(|rest| rest.starts_with("__")) {
-            return true;
-        }
-        rest = after;
-    }
-    false
-}
-
-/// Literal texts below a node that a reader of the prompt would see, exceptions left out.
-fn own_texts(node: &Node, out: &mut Vec<String>) {
-    match node.kind {
-        Kind::Text | Kind::Str => out.push(node.text.clone()),
-        Kind::Call if node.child(0).is_some_and(|called| called.is(Kind::Name, "raise_exception")) => {}
-        _ => node.children.iter().for_each(|child| own_texts(child, out)),
-    }
-}
-
-/// Words of prose: what stands in brackets of markup does not count.
-fn words_of(text: &str) -> usize {
-    let mut depth = 0usize;
-    let prose: String = text
-        .chars()
-        .map(|c| {
-            match c {
-                '<' | '[' | '{' => depth += 1,
-                '>' | ']' | '}' => depth = depth.saturating_sub(1),
-                c if depth == 0 => return c,
-                _ => {}
-            }
-            ' '
-        })
-        .collect();
-    prose.split_whitespace().filter(|word| word.chars().filter(|c| c.is_alphabetic()).count() >= 2).count()
-}
-
-/// The beginning of a text, for a message.
-fn start_of(text: &str) -> String {
-    const SHOWN: usize = 80;
-    let mut out: String = text.trim().chars().take(SHOWN).collect();
-    if text.trim().chars().count() > SHOWN {
-        out.push('…');
-    }
-    out
 }

@@ -8,7 +8,10 @@
 
 mod lex;
 mod look;
+mod names;
+mod origin;
 mod parse;
+mod text;
 mod tree;
 
 use super::finding::{Code, Findings};
