@@ -355,3 +355,59 @@ fn completions_for_every_shell() {
         assert!(String::from_utf8(output.stdout).unwrap().contains("serve"), "{shell}");
     }
 }
+
+/// Drops the example models in: one without a reference is measured, and of those that wait
+/// together only the first makes the reference answer.
+#[test]
+fn a_model_alone_is_measured_and_those_that_wait_together_share_the_references_answers() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
+    let rule = "[[rule]]\nmatch = \"cand-*.gguf\"\nreference = \"trusted.gguf\"\nmode = \"quick\"\n";
+    let dir = house(rule);
+    fs::copy(examples.join("reference.gguf"), dir.path().join("trusted.gguf")).unwrap();
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    for (from, to) in [
+        ("reference.gguf", "alone.gguf"),
+        ("reference.gguf", "cand-0.gguf"),
+        ("reference-f16.gguf", "cand-1.gguf"),
+        ("reference-q8_0.gguf", "cand-2.gguf"),
+        ("finetuned.gguf", "cand-3.gguf"),
+    ] {
+        fs::copy(examples.join(from), dir.path().join("models").join(to)).unwrap();
+    }
+    let done = wait("five reports", || {
+        let list = get(address, "/api/assays").json();
+        let list = list["assays"].as_array().unwrap().clone();
+        (list.len() == 5 && list.iter().all(|assay| assay["state"] == "done")).then_some(list)
+    });
+    let report = |assay: &Value| get(address, assay["report"].as_str().unwrap()).json();
+    let (mut commitments, mut reference_runs) = (std::collections::BTreeSet::new(), 0);
+    for assay in &done {
+        let report = report(assay);
+        if assay["reference"].is_null() {
+            assert_eq!(assay["decision"], "UNDECIDED");
+            let measured = &report["measurement"];
+            let perplexity = measured["perplexity"].as_f64().unwrap();
+            // Far above its training text's: the prompts are in more languages than it has seen.
+            assert!(perplexity > 1.0 && perplexity.is_finite(), "{measured}");
+            assert!(measured["generate_tokens_per_second"].as_f64().unwrap() > 0.0);
+            let note = artifact(address, "alone.gguf").unwrap()["note"].as_str().unwrap().to_owned();
+            assert!(note.contains("measured only"), "{note}");
+            let card = get(address, &format!("{}?format=card", assay["report"].as_str().unwrap()));
+            assert_eq!(card.status, 200);
+            assert!(card.body.contains("# alone.gguf: UNDECIDED"), "{}", card.body);
+            continue;
+        }
+        let expected =
+            if report["model2"].as_str().unwrap().ends_with("3.gguf") { "DIFFERENT" } else { "SAME" };
+        assert_eq!(report["final_decision"], expected, "{report}");
+        commitments.insert(report["challenges"]["commitment"].as_str().unwrap().to_owned());
+        let workers = report["workers"].as_array().unwrap();
+        reference_runs += workers.iter().filter(|worker| worker["role"] == "reference").count();
+    }
+    // The first to be inspected starts alone; which others wait when the next starts is a
+    // matter of timing, but not all of them draw keys of their own.
+    assert!(commitments.len() < 4, "{commitments:?}");
+    assert_eq!(reference_runs, commitments.len(), "the reference answers once for each key");
+    assert_eq!(daemon.stop(), 0);
+}

@@ -11,6 +11,7 @@ pub mod config;
 mod daemon;
 mod inspector;
 mod jobs;
+mod keys;
 mod parts;
 mod real;
 mod requests;

@@ -124,9 +124,10 @@ pub fn decide(findings: &Findings) -> Final {
         (Error, "a digest is missing; there is no verdict without the digests of all that produced it")
     } else {
         match (findings.statistics, findings.tokenizer) {
-            (Statistics::NoReference, _) => {
-                (Undecided, "no reference was given; the candidate was inspected and nothing was compared")
-            }
+            (Statistics::NoReference, _) => (
+                Undecided,
+                "no reference was given; the candidate was inspected and measured, and compared with nothing",
+            ),
             (_, Agreement::Mismatch) => {
                 (Different, "the tokenizers differ: the same text reaches the models as different tokens")
             }

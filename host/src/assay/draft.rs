@@ -69,6 +69,7 @@ impl Draft {
             },
             security: Security::default(),
             lineage: None,
+            measurement: None,
             provenance: Provenance::default(),
             files: Vec::new(),
             challenges: None,
@@ -210,6 +211,10 @@ impl Draft {
         explain(
             report.memory.peak_bytes.is_none(),
             "memory.peak_bytes, peak_memory_gb: no worker ended regularly",
+        );
+        explain(
+            report.measurement.is_none() && report.model1.is_none(),
+            "measurement: the candidate was not run",
         );
         explain(report.engine.is_none(), "engine: no model was loaded");
         explain(

@@ -16,6 +16,7 @@ mod draft;
 pub mod events;
 mod hash_checks;
 pub mod judge;
+mod measure;
 pub mod pipeline;
 mod reference;
 pub mod report;
@@ -26,7 +27,7 @@ pub mod runner;
 mod tests;
 
 pub use canonical::constants_digest;
-pub use draft::{name_of, transcript_root};
+pub use draft::{artifact_root, name_of, transcript_root};
 pub use events::{AssayEvent, Stage};
 pub use pipeline::run;
 pub use report::Report;

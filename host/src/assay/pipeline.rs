@@ -10,6 +10,7 @@ use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
 use super::judge::{INTERVAL_DECIDER, Judge};
+use super::measure::measure;
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
@@ -24,7 +25,7 @@ use crate::governor::Machine;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
-use crate::worker::WorkerLimits;
+use crate::worker::{WorkerEnd, WorkerLimits};
 
 /// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
 const RAW_VOCAB: u32 = 256;
@@ -149,7 +150,11 @@ impl Assay<'_> {
         if broken(&candidate) || reference.as_ref().is_some_and(broken) {
             return Err(Halt::not_run(rejection(reference.as_ref(), &candidate)));
         }
-        let Some(reference) = reference else { return Ok(Statistics::NoReference) };
+        let Some(reference) = reference else {
+            let measured = self.measure(&candidate);
+            measured.map_err(|halt| if self.cancelled() { cancelled() } else { halt })?;
+            return Ok(Statistics::NoReference);
+        };
         self.lineage(&reference, &candidate)?;
         if matches!(self.findings.hash_checks, HashChecks::Failed | HashChecks::Fault) {
             return Ok(Statistics::NotComparable);
@@ -181,10 +186,11 @@ impl Assay<'_> {
     }
 
     fn stop_if_cancelled(&self) -> Result<(), Halt> {
-        if self.context.cancel.load(Ordering::Relaxed) {
-            return Err(Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() });
-        }
-        Ok(())
+        if self.cancelled() { Err(cancelled()) } else { Ok(()) }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.context.cancel.load(Ordering::Relaxed)
     }
 
     /// Fills what follows from the two inspections alone.
@@ -284,21 +290,55 @@ impl Assay<'_> {
         Ok(())
     }
 
+    /// Runs a candidate that is compared with nothing. What no engine runs is not measured,
+    /// and the report says why.
+    fn measure(&mut self, candidate: &Inspection) -> Result<(), Halt> {
+        if let Err(problem) = engine_for(candidate) {
+            self.draft.note(format!("measurement: {problem}"));
+            return Ok(());
+        }
+        let context = context_of([candidate]);
+        if context <= SCORED_POSITIONS {
+            return Err(no_room(context));
+        }
+        self.check_memory([candidate])?;
+        let threads = self.request.threads.unwrap_or_else(|| default_threads(candidate));
+        let spec = self.load_spec(candidate, context, threads)?;
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::LoadingCandidate });
+        let failed = |draft: &mut Draft, end: &WorkerEnd| {
+            draft.worker_failed(Role::Candidate, end);
+            Halt::failed(format!("the candidate's {end}"))
+        };
+        let started = self.runner.start(&spec, &mut |_| {});
+        let mut session = started.map_err(|end| failed(self.draft, &end))?;
+        self.draft.report.engine = Some(session.info().engine.clone());
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::Candidate });
+        let plan = match candidate.tokenizer_hash {
+            Some(_) => Plan::Text,
+            None => Plan::Tokens { vocab: RAW_VOCAB.min(session.info().vocab) },
+        };
+        let started = Instant::now();
+        let measured = measure(session.as_mut(), plan, context, &mut |end| failed(self.draft, end));
+        self.draft.add_time("candidate_seconds", started);
+        let measured = measured?;
+        self.draft.worker_ended(Role::Candidate, &session.finish());
+        self.draft.report.measurement = Some(measured);
+        Ok(())
+    }
+
     fn compare(
         &mut self,
         reference: &Inspection,
         reference_root: Sha256,
         candidate: &Inspection,
     ) -> Result<Statistics, Halt> {
-        let key = self.request.challenge_key()?;
+        let key = self.key(candidate)?;
         let set = self.challenges(&key)?;
-        let context = context_of(reference, candidate);
+        let context = context_of([reference, candidate]);
         if context <= SCORED_POSITIONS {
-            return Err(Halt::not_run(format!(
-                "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
-            )));
+            return Err(no_room(context));
         }
-        self.check_memory(reference, candidate)?;
+        self.check_memory([reference, candidate])?;
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
         let reference = self.load_spec(reference, context, threads)?;
@@ -315,6 +355,19 @@ impl Assay<'_> {
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
         self.close(&judge)?;
         Ok(statistics)
+    }
+
+    /// The challenge key. A shared one may be known by now, so it is used only for the very
+    /// bytes that were on record when it was drawn.
+    fn key(&mut self, candidate: &Inspection) -> Result<Key, Halt> {
+        let Some(drawn_for) = self.request.candidate_root else { return Ok(self.request.challenge_key()?) };
+        if artifact_root(candidate) != Some(drawn_for) {
+            return Ok(Key::random()?);
+        }
+        let remark = "challenges: the key is shared with an earlier assay of the same reference; it was drawn \
+                      when this candidate's digest was on record";
+        self.draft.report.remarks.push(remark.to_owned());
+        Ok(self.request.challenge_key()?)
     }
 
     /// Derives the challenges and commits to them, before any model is loaded.
@@ -346,12 +399,12 @@ impl Assay<'_> {
 
     /// Refuses a load that would leave less memory than asked to stay free. The files' bytes
     /// are what a model takes at least; working memory comes on top.
-    fn check_memory(&self, reference: &Inspection, candidate: &Inspection) -> Result<(), Halt> {
+    fn check_memory<const N: usize>(&self, models: [&Inspection; N]) -> Result<(), Halt> {
         let Some(min_free) = self.request.min_free_bytes.filter(|_| !self.request.force) else {
             return Ok(());
         };
         let bytes = |inspection: &Inspection| inspection.files.iter().map(|file| file.bytes).sum::<u64>();
-        let needed = bytes(reference).max(bytes(candidate));
+        let needed = models.into_iter().map(bytes).max().unwrap_or(0);
         let usable = Machine::read().usable_memory_bytes();
         if usable >= needed.saturating_add(min_free) {
             return Ok(());
@@ -404,12 +457,21 @@ impl Assay<'_> {
     }
 }
 
-/// Tokens per sequence: what both models were trained for, at most what is judged with.
-fn context_of(reference: &Inspection, candidate: &Inspection) -> u32 {
-    [reference.context_length, candidate.context_length]
+fn cancelled() -> Halt {
+    Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() }
+}
+
+fn no_room(context: u32) -> Halt {
+    Halt::not_run(format!(
+        "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
+    ))
+}
+
+/// Tokens per sequence: what all models were trained for, at most what is judged with.
+fn context_of<const N: usize>(models: [&Inspection; N]) -> u32 {
+    models
         .into_iter()
-        .flatten()
-        .filter_map(|length| u32::try_from(length).ok())
+        .filter_map(|model| u32::try_from(model.context_length?).ok())
         .fold(JUDGED_CONTEXT, u32::min)
 }
 

@@ -44,6 +44,8 @@ pub struct Report {
     pub security: Security,
     /// How the weights relate; null until they were compared.
     pub lineage: Option<Lineage>,
+    /// Of a candidate without a reference; null where one was given.
+    pub measurement: Option<Measurement>,
     pub provenance: Provenance,
     pub files: Vec<ReportFile>,
     pub challenges: Option<Challenges>,
@@ -147,6 +149,22 @@ pub struct Lineage {
     pub tensors_identical: u64,
     pub max_excess_error: Option<f64>,
     pub worst_tensor: Option<String>,
+}
+
+/// What a model does on fixed, public prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    pub prompts: u64,
+    /// Tokens that were predicted.
+    pub positions: u64,
+    /// Mean negative log-likelihood of the prompts' tokens in nats; null for raw tokens.
+    pub mean_nll: Option<f64>,
+    pub perplexity: Option<f64>,
+    /// Of the first pass after loading, several sequences side by side.
+    pub score_tokens_per_second: Option<f64>,
+    pub generate_tokens_per_second: Option<f64>,
+    /// Over the greedy continuations, token by token: equal if the model writes the same.
+    pub written_sha256: Sha256,
 }
 
 /// RFC 6962 roots over the files of each side and over the records.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::events::AssayEvent;
 use crate::challenge::Key;
-use crate::domain::Problem;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
+use crate::domain::{Problem, Sha256};
 use crate::plugin::{PluginKind, PluginSet};
 
 /// A challenge key as text; `Debug` withholds it.
@@ -30,7 +30,7 @@ impl std::fmt::Debug for KeyText {
 #[serde(deny_unknown_fields)]
 pub struct AssayRequest {
     pub candidate: PathBuf,
-    /// Without one the candidate is inspected and nothing is compared.
+    /// Without one the candidate is inspected and measured, and nothing is compared.
     #[serde(default)]
     pub reference: Option<PathBuf>,
     #[serde(default)]
@@ -42,6 +42,10 @@ pub struct AssayRequest {
     /// Challenge key in hexadecimal; a fresh random one if not given.
     #[serde(default)]
     pub key: Option<KeyText>,
+    /// The candidate's root when `key` was drawn, for a key that assays share. A candidate
+    /// with another one by now may know the key, and gets a fresh one.
+    #[serde(default)]
+    pub candidate_root: Option<Sha256>,
     #[serde(default)]
     pub n_max: Option<u64>,
     /// `1 - alpha`, such as 0.99.
@@ -83,6 +87,7 @@ impl AssayRequest {
             scorer: default_scorer(),
             decider: default_decider(),
             key: None,
+            candidate_root: None,
             n_max: None,
             confidence: None,
             gamma: None,

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use super::events::AssayEvent;
 use super::pipeline::judge;
-use super::report::{Report, Role};
+use super::report::{Measurement, Report, Role};
 use super::request::{AssayContext, AssayRequest, KeyText};
 use super::runner::{Runner, Session};
 use super::transcript_root;
@@ -397,6 +397,41 @@ fn without_a_reference_nothing_is_claimed() {
     let report = bench.run();
     assert_eq!(report.final_decision, FinalDecision::Undecided);
     assert!(report.model1.is_none() && report.enhanced_diff.decision.is_none());
+    assert_eq!(bench.log(), ["load candidate"]);
+    // Figures that stay the same from day to day, and change with the model.
+    let measured = report.measurement.unwrap();
+    assert_eq!(measured.prompts, 8);
+    let perplexity = measured.perplexity.unwrap();
+    assert!(perplexity > 1.0 && (measured.mean_nll.unwrap().exp() - perplexity).abs() < 1e-9);
+    let again = bench.run().measurement.unwrap();
+    let kept = |m: &Measurement| (m.positions, m.mean_nll.map(f64::to_bits), m.written_sha256);
+    assert_eq!(kept(&measured), kept(&again));
+    let mut other = Bench::new(r#", "gross_share": 1.0"#);
+    other.request.reference = None;
+    assert_ne!(kept(&measured), kept(&other.run().measurement.unwrap()));
+    // Raw tokens are no text, and what cannot load is an error.
+    bench.tokenizers[1] = None;
+    let raw = bench.run();
+    assert_eq!((raw.measurement.unwrap().perplexity, raw.success), (None, true));
+    std::fs::write(bench.folder.path().join("candidate.json"), "{}").unwrap();
+    let failed = bench.run();
+    assert_eq!((failed.final_decision, failed.measurement), (FinalDecision::Error, None));
+}
+
+/// A shared key may be known to whoever made the candidate after it was drawn.
+#[test]
+fn a_shared_key_is_only_for_the_bytes_it_was_drawn_for() {
+    let mut bench = Bench::new("");
+    let root = bench.run().provenance.candidate_root.unwrap();
+    let revealed = |report: Report| report.challenges.unwrap().key_revealed.unwrap();
+    bench.request.candidate_root = Some(root);
+    let kept = bench.run();
+    assert!(kept.remarks.iter().any(|remark| remark.contains("shared")), "{:?}", kept.remarks);
+    assert_eq!(revealed(kept), "42".repeat(32));
+    bench.request.candidate_root = Some(sha256_parts(&[b"other bytes"]));
+    let fresh = revealed(bench.run());
+    assert_ne!(fresh, "42".repeat(32));
+    assert_ne!(fresh, revealed(bench.run()), "fresh every time");
 }
 
 /// Editing anything that a verdict follows from changes the root.
@@ -446,7 +481,7 @@ fn every_key_is_always_there() {
             "",
             "seconds enhanced_diff security lineage provenance files challenges plugins constants_digest",
         );
-        has("", "engine memory peak_memory_gb workers errors timings");
+        has("", "engine memory peak_memory_gb workers errors timings measurement");
         has(
             "enhanced_diff",
             "decision confidence effect_size ci_lower ci_upper mean_diff std_diff n_effective",

@@ -71,7 +71,7 @@ pub struct Args {
     /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
-    /// Write the report; FORMAT is json or a report plugin such as html or markdown
+    /// Write the report; FORMAT is json or a report plugin such as html, markdown or card
     #[arg(long, value_name = "FORMAT=PATH")]
     pub report: Vec<String>,
     /// Folder of plugins that add to the built-in ones

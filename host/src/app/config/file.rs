@@ -34,6 +34,9 @@ pub struct ConfigFile {
     /// Mode of the assays that are started without being asked for. Default: `audit`.
     #[schemars(with = "Option<ModeText>")]
     pub mode: Option<ModeName>,
+    /// Whether a model that no rule and no sidecar compares with a reference is run and
+    /// measured, and not only inspected. Default: true.
+    pub measure: Option<bool>,
     /// Threads of a worker. Default: the cores that this process may use.
     #[schemars(with = "Option<u32>", range(min = 1, max = 1024))]
     pub threads: Option<Threads>,

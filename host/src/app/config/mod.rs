@@ -33,6 +33,8 @@ pub struct Config {
     pub settle: Duration,
     pub rescan: Duration,
     pub mode: ModeName,
+    /// Whether what is compared with nothing is run and measured.
+    pub measure: bool,
     pub threads: Option<u32>,
     pub max_memory: Option<ByteSize>,
     pub plugins: Option<PathBuf>,

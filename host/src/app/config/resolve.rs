@@ -79,6 +79,7 @@ pub fn load(overrides: &Overrides, env: Env<'_>) -> Result<Config, Problem> {
         settle: Duration::from_secs_f64(file.settle_seconds.map_or(2.0, |seconds| seconds.0)),
         rescan: Duration::from_secs_f64(file.rescan_seconds.map_or(60.0, |seconds| seconds.0)),
         mode: file.mode.unwrap_or_default(),
+        measure: file.measure.unwrap_or(true),
         threads: file.threads.map(|threads| threads.0),
         max_memory: file.max_memory,
         plugins,
