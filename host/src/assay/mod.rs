@@ -24,6 +24,7 @@ pub mod pipeline;
 mod reference;
 pub mod report;
 pub mod request;
+pub mod round_trip;
 pub mod runner;
 #[cfg(test)]
 mod tests;

@@ -152,6 +152,9 @@ pub struct HashPair {
     pub candidate: Option<Sha256>,
     #[serde(rename = "match")]
     pub matches: Option<bool>,
+    /// Key by key, `key: reference -> candidate`.
+    #[serde(default)]
+    pub differences: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -167,6 +170,8 @@ pub struct FuzzyHash {
 pub struct Tokenizer {
     /// Null when it is not known of both.
     pub compatible: Option<bool>,
+    /// Key by key, `key: reference -> candidate`; chat templates too, which do not make
+    /// tokenizers incompatible.
     pub differences: Vec<String>,
 }
 

@@ -31,6 +31,8 @@ pub const PICKLE_BYTES: u64 = 64 << 20;
 pub const PICKLE_OBJECTS: usize = 1 << 18;
 /// Entries of an archive.
 pub const ARCHIVE_ENTRIES: u64 = 65_535;
+/// Bytes of one chat template; the longest published ones have some 20 KiB.
+pub const TEMPLATE_BYTES: usize = 256 << 10;
 /// Depth of folders searched for models, and entries looked at before giving up.
 pub const DISCOVER_DEPTH: usize = 16;
 pub const DISCOVER_ENTRIES: usize = 100_000;
