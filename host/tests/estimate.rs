@@ -1,6 +1,12 @@
 //! Predicted memory against measured memory, and what is refused because of it.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::panic,
+    reason = "a test that cannot go on must stop, and says what it measured"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -159,7 +165,9 @@ fn the_prediction_is_within_five_percent_for_every_model() {
         let path = folder.path().join(format!("{label}.gguf"));
         blank::write(&path, blank);
         eprintln!("{label}: {} bytes", std::fs::metadata(&path).unwrap().len());
-        for (kv_type, context) in [(KvType::F16, 256), (KvType::Q8_0, 256), (KvType::F16, 8192), (KvType::Q8_0, 8192)] {
+        for (kv_type, context) in
+            [(KvType::F16, 256), (KvType::Q8_0, 256), (KvType::F16, 8192), (KvType::Q8_0, 8192)]
+        {
             // Large models are slow here: a full context is only tried with the small one.
             let context = if blank.width > 1000 { context.min(512) } else { context };
             let error = compare(label, &spec(&path, context, kv_type));
@@ -239,7 +247,10 @@ fn estimate_says_what_it_takes_and_which_limit_decides() {
         .map(|key| device[key].as_u64().unwrap())
         .sum();
     assert_eq!(device["total_bytes"], parts);
-    assert_eq!(document["total_bytes"].as_u64().unwrap(), parts + document["process_bytes"].as_u64().unwrap());
+    assert_eq!(
+        document["total_bytes"].as_u64().unwrap(),
+        parts + document["process_bytes"].as_u64().unwrap()
+    );
     assert_eq!(document["formula"]["kv_bytes"], device["kv_bytes"]);
     assert_eq!((&document["fits"], &document["fit"]), (&Value::Bool(true), &Value::from("green")));
     let output = run(&["estimate", model, "--max-memory", "10MiB", "--json"]);
@@ -265,7 +276,10 @@ fn what_does_not_fit_is_refused_with_numbers_and_loaded_by_force() {
     let (code, report) = verify(&["--min-free", "9TiB"]);
     assert_eq!(code, Some(4));
     let error = report["error"].as_str().unwrap();
-    assert!(error.contains("not loaded") && error.contains("available") && error.contains("--force"), "{error}");
+    assert!(
+        error.contains("not loaded") && error.contains("available") && error.contains("--force"),
+        "{error}"
+    );
     assert_eq!(report["memory"]["peak_bytes"], Value::Null, "nothing was loaded");
     assert_eq!(report["workers"][0]["ending"], "REFUSED");
     let (code, report) = verify(&["--min-free", "9TiB", "--force"]);
@@ -276,7 +290,8 @@ fn what_does_not_fit_is_refused_with_numbers_and_loaded_by_force() {
     let memory = &report["memory"];
     assert_eq!(memory["limit_bytes"], 1u64 << 30);
     assert_eq!(memory["enforcement"], "rlimit+watchdog");
-    let (predicted, peak) = (memory["predicted_bytes"].as_u64().unwrap(), memory["peak_bytes"].as_u64().unwrap());
+    let (predicted, peak) =
+        (memory["predicted_bytes"].as_u64().unwrap(), memory["peak_bytes"].as_u64().unwrap());
     assert!(predicted > peak / 2 && peak > predicted / 3, "{memory}");
     assert!(memory["confinement"].is_string() && memory["guardrail"] == "balanced", "{memory}");
 }
@@ -294,14 +309,19 @@ fn models_are_listed_with_their_fit() {
     assert_eq!(fit("/truncated.gguf"), Value::Null);
     let document = json(&run(&["models", folder.to_str().unwrap(), "--max-memory", "9MiB", "--json"]));
     let model = &document["models"][0];
-    assert_eq!((&model["fit"], &model["limiting"]), (&Value::from("red"), &Value::from("max-memory")), "{model}");
+    assert_eq!(
+        (&model["fit"], &model["limiting"]),
+        (&Value::from("red"), &Value::from("max-memory")),
+        "{model}"
+    );
     let text = String::from_utf8(run(&["models", folder.to_str().unwrap()]).stdout).unwrap();
     assert!(text.contains("green") && text.contains("reference.gguf"), "{text}");
 }
 
 #[test]
 fn the_monitor_watches_and_prints_one_document() {
-    let output = run(&["monitor", "--seconds", "0.3", "--interval", "0.1", "--warning", "1", "--critical", "2"]);
+    let output =
+        run(&["monitor", "--seconds", "0.3", "--interval", "0.1", "--warning", "1", "--critical", "2"]);
     assert_eq!(output.status.code(), Some(0));
     let document = json(&output);
     assert_eq!(document["levels"]["kill"], 92);
@@ -319,8 +339,10 @@ fn onlooker(stop: &std::sync::atomic::AtomicBool, parent: u32) -> (u64, usize) {
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
         let workers = assayd::governor::memory::descendants(parent);
         let held = workers.iter().filter_map(|pid| assayd::governor::memory::process_memory(*pid));
-        let large: Vec<u64> =
-            held.map(|memory| memory.rss_anon_bytes + memory.rss_file_bytes).filter(|held| *held > 100 * MIB).collect();
+        let large: Vec<u64> = held
+            .map(|memory| memory.rss_anon_bytes + memory.rss_file_bytes)
+            .filter(|held| *held > 100 * MIB)
+            .collect();
         most = most.max(large.iter().sum());
         at_once = at_once.max(large.len());
         std::thread::sleep(std::time::Duration::from_millis(2));

@@ -1,7 +1,12 @@
 //! Workers that misbehave in every way there is, as real processes: what holds them, how they
 //! end, and that nothing is left of them. Run one after the other: they measure this process.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot go on must stop, and says what it measured"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -146,9 +151,9 @@ fn every_rung_stops_a_worker_that_eats_a_gigabyte_a_second() {
             assert!(endings.contains(&end.ending), "{enforcement:?}: {end}");
             assert!(end.hint.is_some() && end.detail.contains("300.00 MiB"), "{enforcement:?}: {end}");
             eprintln!("{enforcement:?}: {} {death:?}", end.ending.as_str());
-            let in_time = death.as_ref().is_none_or(|death| {
-                death.late <= Duration::from_millis(150) && death.over <= 64 * MIB
-            });
+            let in_time = death
+                .as_ref()
+                .is_none_or(|death| death.late <= Duration::from_millis(150) && death.over <= 64 * MIB);
             if in_time {
                 seen.clear();
                 break;
@@ -247,7 +252,11 @@ fn a_confined_worker_can_do_nothing_but_its_work() {
     let free = start(path.clone(), &WorkerLimits { confine: false, ..limits() }).unwrap();
     let let_through = free.info().description.clone();
     assert_eq!(free.memory().confinement.names(), "none");
-    assert_eq!(let_through.split("; ").count(), 8, "each attempt works where nothing forbids it: {let_through}");
+    assert_eq!(
+        let_through.split("; ").count(),
+        8,
+        "each attempt works where nothing forbids it: {let_through}"
+    );
     std::fs::remove_file(outside.with_extension("written")).unwrap();
     drop(free);
     let kept = start(path, &limits()).unwrap();

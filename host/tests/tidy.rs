@@ -32,7 +32,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["sqlx"], &["store/"]),
     (&["landlock"], &["worker/", "governor/"]),
     (&["seccompiler", "libc"], &["worker/"]),
-    (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust"], &["digest/"]),
+    (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
     (&["clap", "clap_complete", "indicatif", "comfy_table"], &["cli/"]),
 ];

@@ -6,9 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::trace::Trace;
 use crate::engine::{LoadSpec, ModelInfo, ScoreItem};
 use crate::governor::admission::Guardrail;
-use crate::worker::{
-    self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary,
-};
+use crate::worker::{self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
 
 /// Starts sessions.
 pub trait Runner {

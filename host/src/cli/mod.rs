@@ -8,13 +8,18 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod bench;
+pub mod bundle;
+pub mod compare;
 pub mod completions;
 pub mod decide;
 pub mod demo;
+pub mod determinism;
 pub mod doctor;
 pub mod estimate;
 pub mod hash;
 pub mod inspect;
+pub mod keys;
 pub mod lineage;
 pub mod logprobs;
 pub mod models;
@@ -47,7 +52,12 @@ enum Command {
     Hash(hash::Args),
     Lineage(lineage::Args),
     Verify(verify::Args),
+    Bundle(bundle::Args),
+    Keys(keys::Args),
     Logprobs(logprobs::Args),
+    Compare(compare::Args),
+    Determinism(determinism::Args),
+    Bench(bench::Args),
     Decide(decide::Args),
     Estimate(estimate::Args),
     Models(models::Args),
@@ -79,7 +89,12 @@ pub fn main() -> ExitCode {
         Command::Hash(args) => hash::run(args),
         Command::Lineage(args) => lineage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bundle(args) => bundle::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Determinism(args) => determinism::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Decide(args) => decide::run(args),
         Command::Estimate(args) => estimate::run(args),
         Command::Models(args) => models::run(args),

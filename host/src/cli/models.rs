@@ -109,7 +109,8 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         models.push(entry(args, path, budget));
     }
     drop(bar);
-    let output = Output { available_bytes: budget.bytes, limiting: budget.limiting.as_str(), models, ignored };
+    let output =
+        Output { available_bytes: budget.bytes, limiting: budget.limiting.as_str(), models, ignored };
     if args.json {
         screen::print_json(&output)?;
     } else {
@@ -179,7 +180,8 @@ fn table(output: &Output) -> String {
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["model", "architecture", "type", "parameters", "files", "memory", "context", "fit"]);
     for model in &output.models {
-        let memory = model.held_bytes.zip(model.mapped_bytes).map(|(held, mapped)| held.saturating_add(mapped));
+        let memory =
+            model.held_bytes.zip(model.mapped_bytes).map(|(held, mapped)| held.saturating_add(mapped));
         let fit = match (model.fit, &model.note) {
             (Some(fit), _) => fit.as_str().to_owned(),
             (None, Some(note)) => note.clone(),

@@ -66,7 +66,11 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         if range.contains(&value) {
             return Ok(Duration::from_secs_f64(value));
         }
-        Err(Problem::usage(format!("--{name} {value} is outside {} to {} seconds", range.start(), range.end())))
+        Err(Problem::usage(format!(
+            "--{name} {value} is outside {} to {} seconds",
+            range.start(),
+            range.end()
+        )))
     };
     let interval = within("interval", args.interval, 0.05..=3600.0)?;
     let duration = args.seconds.map(|seconds| within("seconds", seconds, 0.0..=31_536_000.0)).transpose()?;
@@ -251,7 +255,8 @@ mod tests {
         (0..3).for_each(|_| seen.take(&now, Duration::from_millis(1500)));
         assert_eq!(seen.alerts.list.len(), 2, "warning and critical, once");
         let text = draw(&now, &seen.alerts);
-        for part in ["memory   ━━", "swap     ", "workers  none", "after 1.5 s: machine at 50 %: critical"] {
+        for part in ["memory   ━━", "swap     ", "workers  none", "after 1.5 s: machine at 50 %: critical"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
         let output = seen.output(now, Duration::from_secs(2));

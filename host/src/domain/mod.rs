@@ -4,8 +4,10 @@
 pub mod budget;
 pub mod digest;
 pub mod footprint;
+pub mod half;
 pub mod inspection;
 pub mod modes;
+pub mod moments;
 pub mod problem;
 pub mod score;
 pub mod size;

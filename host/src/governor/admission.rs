@@ -17,7 +17,17 @@ use crate::domain::size::ByteSize;
 
 /// How careful to be with a prediction.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum, schemars::JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+    schemars::JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Guardrail {
@@ -119,7 +129,8 @@ impl Budget {
         let available = machine.map_or(0, |machine| machine.available_bytes).saturating_sub(floor);
         let group = group.memory_limit_bytes.map(|limit| {
             // Pages of files in the group's use come back when they are wanted.
-            limit.saturating_sub(group.memory_used_bytes.unwrap_or(0).saturating_sub(group.memory_cache_bytes))
+            limit
+                .saturating_sub(group.memory_used_bytes.unwrap_or(0).saturating_sub(group.memory_cache_bytes))
         });
         let all = [
             Some(Self { bytes: available, limiting: Limiting::Available }),
@@ -127,7 +138,9 @@ impl Budget {
             caps.max_memory_bytes.map(|bytes| Self { bytes, limiting: Limiting::MaxMemory }),
         ];
         let first = Self { bytes: available, limiting: Limiting::Available };
-        all.into_iter().flatten().fold(first, |least, next| if next.bytes < least.bytes { next } else { least })
+        all.into_iter()
+            .flatten()
+            .fold(first, |least, next| if next.bytes < least.bytes { next } else { least })
     }
 
     /// As the machine is now.
@@ -184,7 +197,10 @@ pub struct Refusal {
 impl Refusal {
     /// What to do about it.
     pub fn hint(&self) -> String {
-        format!("{}; --guardrail relaxed is less careful, and --force loads it all the same", self.budget.limiting.remedy())
+        format!(
+            "{}; --guardrail relaxed is less careful, and --force loads it all the same",
+            self.budget.limiting.remedy()
+        )
     }
 }
 
@@ -194,7 +210,11 @@ impl Refusal {
 /// It does not, with the numbers.
 pub fn check(demand: Demand, budget: Budget, guardrail: Guardrail) -> Result<(), Refusal> {
     let needed_bytes = guardrail.needed_bytes(demand);
-    if needed_bytes <= budget.bytes { Ok(()) } else { Err(Refusal { demand, needed_bytes, budget, guardrail }) }
+    if needed_bytes <= budget.bytes {
+        Ok(())
+    } else {
+        Err(Refusal { demand, needed_bytes, budget, guardrail })
+    }
 }
 
 #[derive(Debug)]
@@ -273,7 +293,13 @@ impl Admission {
         state.jobs += 1;
         state.promised = state.promised.saturating_add(needed);
         let before = machine_memory().map_or(0, |machine| machine.available_bytes);
-        Ok(Ticket { desk: self, promised: needed, loading: true, available_before: before, held: demand.held_bytes })
+        Ok(Ticket {
+            desk: self,
+            promised: needed,
+            loading: true,
+            available_before: before,
+            held: demand.held_bytes,
+        })
     }
 
     /// Whether memory of the last job is still on its way back.

@@ -182,7 +182,8 @@ fn enable(own: &Path) -> Result<(), String> {
 fn sweep(own: &Path) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let maker = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        let maker =
+            name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
         let gone = maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
         if gone {
             // Fails as long as a process is in it.
@@ -233,7 +234,8 @@ mod tests {
         // A plain folder has no control files: the kernel makes them, and nobody else may.
         let reason = Group::make(&root, 2, 1 << 30).unwrap_err();
         assert!(reason.contains("memory.max"), "{reason}");
-        let left: Vec<_> = fs::read_dir(root.root.join("a")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(root.root.join("a")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(PREFIX)), "{left:?}");
     }
 
@@ -241,12 +243,15 @@ mod tests {
     fn the_files_of_a_group_are_written_and_read() {
         for version in [1u8, 2] {
             let dir = tempfile::tempdir().unwrap();
-            let files = ["memory.max", "memory.limit_in_bytes", "cgroup.procs", "memory.swap.max", "cgroup.kill"];
+            let files =
+                ["memory.max", "memory.limit_in_bytes", "cgroup.procs", "memory.swap.max", "cgroup.kill"];
             files.iter().for_each(|file| fs::write(dir.path().join(file), "").unwrap());
             let group = Group { dir: dir.path().to_owned(), version };
             assert_eq!((group.oom_kills(), group.peak_bytes()), (None, None), "unknown is not zero");
-            fs::write(dir.path().join("memory.events"), "low 0\noom 3\noom_kill 2\noom_group_kill 1\n").unwrap();
-            fs::write(dir.path().join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n").unwrap();
+            fs::write(dir.path().join("memory.events"), "low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
+                .unwrap();
+            fs::write(dir.path().join("memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+                .unwrap();
             fs::write(dir.path().join("memory.peak"), "4096\n").unwrap();
             fs::write(dir.path().join("memory.max_usage_in_bytes"), "4096\n").unwrap();
             assert_eq!((group.oom_kills(), group.peak_bytes()), (Some(2), Some(4096)));

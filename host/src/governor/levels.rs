@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{Problem, budget};
 
 /// How full something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Normal,
@@ -68,7 +70,7 @@ impl Levels {
 }
 
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
     /// A worker against its limit.
@@ -90,7 +92,7 @@ impl Subject {
 }
 
 /// A level that was entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Alert {
     pub subject: Subject,
     pub level: Level,
@@ -157,7 +159,8 @@ mod tests {
     #[test]
     fn levels_must_rise() {
         assert_eq!(Levels::new(75, 85, 92).unwrap(), Levels::default());
-        for (warning, critical, kill) in [(85, 75, 92), (75, 75, 92), (75, 92, 92), (0, 1, 2), (75, 85, 101)] {
+        for (warning, critical, kill) in [(85, 75, 92), (75, 75, 92), (75, 92, 92), (0, 1, 2), (75, 85, 101)]
+        {
             let problem = Levels::new(warning, critical, kill).unwrap_err();
             assert_eq!(problem.exit_code(), 2, "{problem}");
         }

@@ -17,8 +17,8 @@ pub struct ProcessMemory {
     pub rss_file_bytes: u64,
     /// Shared memory without a file: as scarce as the anonymous kind.
     pub rss_shmem_bytes: u64,
-    /// Most of all kinds together since it started.
-    pub peak_rss_bytes: u64,
+    /// The most that all kinds together ever were, where the kernel says.
+    pub peak_rss_bytes: Option<u64>,
 }
 
 impl ProcessMemory {
@@ -26,7 +26,7 @@ impl ProcessMemory {
     /// pages of files only become more while a model is held.
     pub fn peak_anon_bytes(&self) -> u64 {
         let others = self.rss_file_bytes.saturating_add(self.rss_shmem_bytes);
-        self.peak_rss_bytes.saturating_sub(others).max(self.rss_anon_bytes)
+        self.peak_rss_bytes.unwrap_or(0).saturating_sub(others).max(self.rss_anon_bytes)
     }
 
     /// What only killing the process gives back: the memory that limits are about.
@@ -107,6 +107,14 @@ fn parse_machine(text: &str) -> Option<MachineMemory> {
     })
 }
 
+/// Memory that this process may fill at most, page cache included: the machine's, or its
+/// group's if that is less.
+pub fn room_bytes() -> u64 {
+    let machine = rustix::system::sysinfo();
+    let total = machine.totalram.saturating_mul(machine.mem_unit.into());
+    super::cgroup::cgroup().memory_limit_bytes.map_or(total, |limit| limit.min(total))
+}
+
 /// Makes this process the first to go when the machine runs out of memory. A process that
 /// may not say so stays where it was, which only costs its parent.
 pub fn go_first() {
@@ -125,13 +133,18 @@ fn parse(status: &str) -> Option<ProcessMemory> {
         rss_anon_bytes: kib_line(status, "RssAnon:")?,
         rss_file_bytes: kib_line(status, "RssFile:")?,
         rss_shmem_bytes: kib_line(status, "RssShmem:")?,
-        peak_rss_bytes: kib_line(status, "VmHWM:")?,
+        peak_rss_bytes: kib_line(status, "VmHWM:"),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room() {
+        assert!(room_bytes() > 1 << 20);
+    }
 
     #[test]
     fn reads_the_kinds_and_refuses_what_is_not_there() {

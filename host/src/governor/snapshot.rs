@@ -113,7 +113,8 @@ mod tests {
         assert!(now.memory.total_bytes > 0 && now.used_percent.is_some() && now.level.is_some());
         assert!(now.workers.is_empty(), "{:?}", now.workers);
         let json = serde_json::to_value(&now).unwrap();
-        for key in ["memory", "used_percent", "level", "pressure", "cgroup", "budget", "admission", "workers"] {
+        for key in ["memory", "used_percent", "level", "pressure", "cgroup", "budget", "admission", "workers"]
+        {
             assert!(json.get(key).is_some(), "{key}");
         }
     }

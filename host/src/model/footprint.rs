@@ -95,8 +95,8 @@ pub fn count(path: &Path, shape: Shape) -> Result<Counted, Problem> {
     let mut headers = Vec::with_capacity(paths.len());
     for part in &paths {
         let source = SourceFile::open(part).map_err(|error| Problem::io("open", part, &error))?;
-        let header = read_strict(&source)
-            .map_err(|error| Problem::input(format!("{}: {error}", part.display())))?;
+        let header =
+            read_strict(&source).map_err(|error| Problem::input(format!("{}: {error}", part.display())))?;
         headers.push(header);
     }
     Ok(of_headers(&headers, shape))
@@ -183,14 +183,16 @@ struct Facts {
 
 impl Facts {
     fn read(metadata: &Metadata) -> Self {
-        let number = |key: &str| metadata.hparam(key).and_then(Value::as_u64).map(|value| value.min(WIDTH_MAX));
+        let number =
+            |key: &str| metadata.hparam(key).and_then(Value::as_u64).map(|value| value.min(WIDTH_MAX));
         let or = |key: &str, default: u64| number(key).unwrap_or(default);
         let architecture = metadata.architecture().unwrap_or_default();
         let layers = or("block_count", 0).min(LAYERS_MAX);
         let per_layer = |key: &str, default: u64| -> Vec<u64> {
             match metadata.hparam(key) {
                 Some(Value::Array(array)) => {
-                    let values = array.integers().map(|value| u64::try_from(value).unwrap_or(0).min(WIDTH_MAX));
+                    let values =
+                        array.integers().map(|value| u64::try_from(value).unwrap_or(0).min(WIDTH_MAX));
                     let mut values: Vec<u64> = values.take(layers as usize).collect();
                     values.resize(layers as usize, 0);
                     values
@@ -250,7 +252,8 @@ impl Facts {
                 continue;
             }
             let windowed = self.windowed.get(layer).copied().unwrap_or(false);
-            let (key, value) = if windowed { (self.key_window, self.value_window) } else { (self.key, self.value) };
+            let (key, value) =
+                if windowed { (self.key_window, self.value_window) } else { (self.key, self.value) };
             let value = if self.latent { 0 } else { value };
             let cells = self.cells_of(layer, shape).saturating_mul(shape.parallel);
             let row = |width: u64| row_bytes(shape.kv, width.saturating_mul(heads)).saturating_mul(cells);
@@ -279,7 +282,8 @@ impl Facts {
         let wide = self.embedding.saturating_mul(4).max(self.feed_forward.saturating_mul(2));
         let activations = batch.saturating_mul(wide).saturating_mul(4);
         let scores = if shape.flash { 0 } else { self.heads };
-        let attention = shape.context.saturating_mul(batch).saturating_mul(scores.saturating_add(1)).saturating_mul(4);
+        let attention =
+            shape.context.saturating_mul(batch).saturating_mul(scores.saturating_add(1)).saturating_mul(4);
         let logits = shape.outputs.min(batch).saturating_mul(vocabulary).saturating_mul(4);
         activations.saturating_add(attention).saturating_add(logits)
     }
@@ -319,7 +323,9 @@ fn recurrent_layers(metadata: &Metadata, architecture: &str, layers: u64, heads_
     if !has("ssm.inner_size") && !has("wkv.head_size") {
         return vec![false; layers as usize];
     }
-    if let Some(every) = metadata.hparam("full_attention_interval").and_then(Value::as_u64).filter(|every| *every > 0) {
+    if let Some(every) =
+        metadata.hparam("full_attention_interval").and_then(Value::as_u64).filter(|every| *every > 0)
+    {
         return (0..layers).map(|layer| (layer + 1) % every != 0).collect();
     }
     match architecture {

@@ -118,7 +118,11 @@ fn plan_within(
             plan.limit_bytes = policy.caps.max_memory_bytes;
             return Ok(plan);
         }
-        let tried = if plan.steps.is_empty() { String::new() } else { format!(", even with {}", plan.steps.join(", ")) };
+        let tried = if plan.steps.is_empty() {
+            String::new()
+        } else {
+            format!(", even with {}", plan.steps.join(", "))
+        };
         return Err(WorkerEnd {
             ending: Ending::Refused,
             detail: format!("not loaded: {refusal}; {floor} bytes are to stay free on the machine{tried}"),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{Problem, ProblemKind};
 
 /// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Ending {
     Ok,

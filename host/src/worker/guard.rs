@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
-    RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use seccompiler::{
@@ -98,7 +98,9 @@ pub(super) fn confine_calls(order: &GuardOrder, done: &mut Confinement) {
     if !order.confine || order.accelerator {
         return;
     }
-    match filter().and_then(|program| seccompiler::apply_filter_all_threads(&program).map_err(|e| e.to_string())) {
+    match filter()
+        .and_then(|program| seccompiler::apply_filter_all_threads(&program).map_err(|e| e.to_string()))
+    {
         Ok(()) => done.in_force.push("seccomp".to_owned()),
         Err(reason) => done.missing.push(format!("seccomp: {reason}")),
     }
@@ -275,5 +277,8 @@ fn filter() -> Result<BpfProgram, String> {
         .map_err(|_| format!("no filter for the architecture {}", std::env::consts::ARCH))?;
     let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let filter = SeccompFilter::new(rules, absent, SeccompAction::Allow, architecture);
-    filter.map_err(|error| words(&error))?.try_into().map_err(|error: seccompiler::BackendError| words(&error))
+    filter
+        .map_err(|error| words(&error))?
+        .try_into()
+        .map_err(|error: seccompiler::BackendError| words(&error))
 }

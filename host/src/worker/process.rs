@@ -53,10 +53,9 @@ impl Guarded {
                 .map_err(|error| refused(format!("cannot find this program: {error}")))?,
         };
         let root = limits.groups.clone().unwrap_or_else(GroupRoot::here);
-        let mut rungs = limits
-            .enforcement
-            .set_up(&root, limits.memory_bytes, threads)
-            .map_err(|reason| refused(format!("the enforcement that was asked for is not there: {reason}")))?;
+        let mut rungs = limits.enforcement.set_up(&root, limits.memory_bytes, threads).map_err(|reason| {
+            refused(format!("the enforcement that was asked for is not there: {reason}"))
+        })?;
         let mut command = Command::new(&program);
         command
             .arg(super::WORKER_COMMAND)
@@ -211,7 +210,12 @@ impl Guarded {
         let said = self.last_words();
         let text = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
         let limit = ByteSize(self.limit.unwrap_or(0));
-        if self.leash.group().and_then(crate::governor::group::Group::oom_kills).is_some_and(|kills| kills > 0) {
+        if self
+            .leash
+            .group()
+            .and_then(crate::governor::group::Group::oom_kills)
+            .is_some_and(|kills| kills > 0)
+        {
             return WorkerEnd::new(
                 Ending::OomKilled,
                 format!("the kernel ended it at the {limit} of its control group"),

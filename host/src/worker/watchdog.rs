@@ -36,6 +36,8 @@ pub(super) struct Orders {
 pub(super) struct Watch {
     pub(super) peak_anon: AtomicU64,
     pub(super) peak_file: AtomicU64,
+    /// All kinds together, as the kernel keeps it.
+    pub(super) peak_all: AtomicU64,
     peak_held: AtomicU64,
     alerts: Mutex<Alerts>,
     /// Why it ended the worker.
@@ -57,6 +59,7 @@ impl Watch {
         }
         self.peak_anon.fetch_max(memory.peak_anon_bytes(), Ordering::Relaxed);
         self.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
+        self.peak_all.fetch_max(memory.peak_rss_bytes.unwrap_or(0), Ordering::Relaxed);
         self.peak_held.fetch_max(memory.held_bytes(), Ordering::Relaxed);
         memory.held_bytes()
     }
@@ -119,8 +122,7 @@ pub(super) fn run(orders: &Orders, leash: &Leash, watch: &Watch) {
             }
         }
         if let Some(now) = machine_memory() {
-            let (percent, used) =
-                (now.used_percent(), now.total_bytes.saturating_sub(now.available_bytes));
+            let (percent, used) = (now.used_percent(), now.total_bytes.saturating_sub(now.available_bytes));
             machine.rise(percent).into_iter().for_each(|level| alert(Subject::Machine, level, percent, used));
             if held >= budget::CULPRIT_BYTES && now.available_bytes < orders.floor {
                 let (left, floor) = (ByteSize(now.available_bytes), ByteSize(orders.floor));
@@ -132,7 +134,10 @@ pub(super) fn run(orders: &Orders, leash: &Leash, watch: &Watch) {
             }
             if held >= budget::CULPRIT_BYTES && machine.level() == Level::Kill {
                 let limit = orders.levels.kill;
-                watch.end(leash, format!("{percent} % of the machine's memory were taken; the limit is {limit} %"));
+                watch.end(
+                    leash,
+                    format!("{percent} % of the machine's memory were taken; the limit is {limit} %"),
+                );
                 return;
             }
         }

@@ -49,7 +49,12 @@ pub fn write(path: &Path, model: Blank) {
     let zeros = vec![0u8; largest];
     let data: Vec<TensorData<'_>> = tensors
         .iter()
-        .map(|(name, kind, shape)| TensorData { name, kind: *kind, shape, data: &zeros[..bytes(*kind, shape)] })
+        .map(|(name, kind, shape)| TensorData {
+            name,
+            kind: *kind,
+            shape,
+            data: &zeros[..bytes(*kind, shape)],
+        })
         .collect();
     let number = |value: u64| Value::U32(u32::try_from(value).unwrap());
     let tokens = (0..vocabulary).map(|token| match token {

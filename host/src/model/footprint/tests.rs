@@ -126,7 +126,8 @@ fn latent_windowed_shared_per_layer_and_recurrent_caches() {
 
 #[test]
 fn experts_are_found_also_when_fused() {
-    for name in ["blk.0.ffn_up_exps.weight", "blk.11.ffn_gate_up_exps.weight", "blk.3.ffn_down_chexps.weight"] {
+    for name in ["blk.0.ffn_up_exps.weight", "blk.11.ffn_gate_up_exps.weight", "blk.3.ffn_down_chexps.weight"]
+    {
         assert!(is_expert(name), "{name}");
     }
     for name in ["blk.0.ffn_up.weight", "blk.0.ffn_gate_inp.weight", "blk.0.ffn_up_shexp.weight", "exps"] {

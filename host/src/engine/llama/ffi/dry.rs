@@ -21,11 +21,7 @@ struct Record {
 
 unsafe extern "C" {
     /// Writes up to `room` records and returns how many there are, or -1 for a failure.
-    fn assayd_memory_breakdown(
-        context: *const sys::llama_context,
-        records: *mut Record,
-        room: usize,
-    ) -> i32;
+    fn assayd_memory_breakdown(context: *const sys::llama_context, records: *mut Record, room: usize) -> i32;
 }
 
 /// Memory in one type of buffer, in bytes.
@@ -53,7 +49,8 @@ impl Context<'_> {
         // SAFETY: the context is live, and the shim writes at most as many records as there is
         // room for, each with a NUL within its name.
         let count = unsafe { assayd_memory_breakdown(self.ptr.as_ptr(), records.as_mut_ptr(), ROOM) };
-        let count = usize::try_from(count).map_err(|_| "the engine could not say what it takes".to_owned())?;
+        let count =
+            usize::try_from(count).map_err(|_| "the engine could not say what it takes".to_owned())?;
         if count > ROOM {
             return Err(format!("the engine has {count} types of buffers"));
         }
