@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::trace::Trace;
 use crate::engine::{LoadSpec, ModelInfo, ScoreItem};
-use crate::governor::admission::Guardrail;
+use crate::governor::admission::{Caps, Guardrail};
 use crate::worker::{self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
 
 /// Starts sessions.
@@ -94,7 +94,12 @@ impl Runner for WorkerRunner {
         limits.memory_bytes = plan.limit_bytes;
         limits.demand = plan.demand();
         limits.guardrail = if self.policy.force { Guardrail::Off } else { self.policy.guardrail };
-        limits.caps = self.policy.caps;
+        // By force only what a person set counts, not what the machine has free.
+        limits.caps = if self.policy.force {
+            Caps { min_free_bytes: None, ..self.policy.caps }
+        } else {
+            self.policy.caps
+        };
         limits.min_free_bytes = self.policy.caps.min_free_bytes.filter(|_| !self.policy.force);
         *self.limits() = limits;
         Ok(Some(plan))

@@ -22,10 +22,10 @@ pub struct ProcessMemory {
 }
 
 impl ProcessMemory {
-    /// The least that anonymous memory must have been at the peak, for peaks between two looks:
-    /// pages of files only become more while a model is held.
-    pub fn peak_anon_bytes(&self) -> u64 {
-        let others = self.rss_file_bytes.saturating_add(self.rss_shmem_bytes);
+    /// The least that anonymous memory must have been at the peak of all kinds together, for
+    /// peaks between two looks; `file_bytes` is the most that pages of files ever were.
+    pub fn peak_anon_bytes(&self, file_bytes: u64) -> u64 {
+        let others = file_bytes.max(self.rss_file_bytes).saturating_add(self.rss_shmem_bytes);
         self.peak_rss_bytes.unwrap_or(0).saturating_sub(others).max(self.rss_anon_bytes)
     }
 
@@ -151,7 +151,7 @@ mod tests {
         let status = "Name:\tx\nVmHWM:\t 60 kB\nVmRSS:\t 37 kB\nRssAnon:\t 10 kB\nRssFile:\t 20 kB\nRssShmem:\t 7 kB\n";
         let read = parse(status).unwrap();
         assert_eq!((read.rss_anon_bytes, read.rss_file_bytes, read.rss_shmem_bytes), (10_240, 20_480, 7_168));
-        assert_eq!((read.held_bytes(), read.peak_anon_bytes()), (17_408, 33 * 1024));
+        assert_eq!((read.held_bytes(), read.peak_anon_bytes(0)), (17_408, 33 * 1024));
         // A zombie has no memory lines.
         assert_eq!(parse("Name:\tx\nState:\tZ (zombie)\n"), None);
         assert!(process_memory(std::process::id()).unwrap().rss_anon_bytes > 0);

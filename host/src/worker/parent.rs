@@ -25,7 +25,7 @@ use crate::governor::levels::{Alerts, Levels};
 /// What a worker may take.
 #[derive(Debug, Clone)]
 pub struct WorkerLimits {
-    /// Memory that only its end gives back; `None` leaves it to the machine.
+    /// Memory that only its end gives back; what can be had when it starts if `None`.
     pub memory_bytes: Option<u64>,
     /// How it is held to that.
     pub enforcement: Enforcement,
@@ -69,6 +69,14 @@ impl Default for WorkerLimits {
             cancel: None,
             program: None,
         }
+    }
+}
+
+impl WorkerLimits {
+    /// The same with a limit in any case: where none was set, what can be had now.
+    fn bounded(&self) -> Self {
+        let now = || Some(Budget::now(self.caps).bytes).filter(|bytes| *bytes > 0);
+        Self { memory_bytes: self.memory_bytes.or_else(now), ..self.clone() }
     }
 }
 
@@ -141,7 +149,7 @@ impl Worker {
     ) -> Result<Self, WorkerEnd> {
         let mut ticket = admitted(limits)?;
         let started = Instant::now();
-        let (mut worker, spec) = Self::guarded(spec, limits)?;
+        let (mut worker, spec) = Self::guarded(spec, &limits.bounded())?;
         worker.ask(Request::Load(spec));
         loop {
             match worker.next()? {

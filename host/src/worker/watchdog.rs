@@ -57,8 +57,8 @@ impl Watch {
             memory.rss_anon_bytes = memory.rss_anon_bytes.saturating_add(others.rss_anon_bytes);
             memory.rss_shmem_bytes = memory.rss_shmem_bytes.saturating_add(others.rss_shmem_bytes);
         }
-        self.peak_anon.fetch_max(memory.peak_anon_bytes(), Ordering::Relaxed);
-        self.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
+        let most_file = self.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
+        self.peak_anon.fetch_max(memory.peak_anon_bytes(most_file), Ordering::Relaxed);
         self.peak_all.fetch_max(memory.peak_rss_bytes.unwrap_or(0), Ordering::Relaxed);
         self.peak_held.fetch_max(memory.held_bytes(), Ordering::Relaxed);
         memory.held_bytes()

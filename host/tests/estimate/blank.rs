@@ -1,4 +1,4 @@
-//! Models of any size with nothing in them: the llama architecture with every weight zero.
+//! Models of any size with nothing in them: the llama architecture with every weight alike.
 
 use std::path::Path;
 
@@ -45,15 +45,24 @@ pub fn write(path: &Path, model: Blank) {
         }
     }
     let bytes = |kind: GgmlType, shape: &[u64]| kind.bytes(shape.iter().product()).unwrap() as usize;
-    let largest = tensors.iter().map(|(_, kind, shape)| bytes(*kind, shape)).max().unwrap();
-    let zeros = vec![0u8; largest];
+    let filled = |wanted: GgmlType| {
+        let of_kind = tensors.iter().filter(|(_, kind, _)| *kind == wanted);
+        let largest = of_kind.map(|(_, kind, shape)| bytes(*kind, shape)).max().unwrap_or(0);
+        // 0.01 as f32 and as f16; eight bits are 32 ones with a scale of 0.01.
+        let pattern = match wanted {
+            GgmlType::F32 => 0.01f32.to_le_bytes().to_vec(),
+            GgmlType::F16 => vec![0x1f, 0x21],
+            GgmlType::Q8_0 => [vec![0x1f, 0x21], vec![1; 32]].concat(),
+            other => panic!("no pattern for {}", other.name()),
+        };
+        pattern.into_iter().cycle().take(largest).collect::<Vec<u8>>()
+    };
+    let (norms, weights) = (filled(GgmlType::F32), filled(kind));
     let data: Vec<TensorData<'_>> = tensors
         .iter()
-        .map(|(name, kind, shape)| TensorData {
-            name,
-            kind: *kind,
-            shape,
-            data: &zeros[..bytes(*kind, shape)],
+        .map(|(name, kind, shape)| {
+            let source = if *kind == GgmlType::F32 { &norms } else { &weights };
+            TensorData { name, kind: *kind, shape, data: &source[..bytes(*kind, shape)] }
         })
         .collect();
     let number = |value: u64| Value::U32(u32::try_from(value).unwrap());
