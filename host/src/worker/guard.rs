@@ -248,7 +248,9 @@ fn filter() -> Result<BpfProgram, String> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_HERE).map(|number| (*number, Vec::new())).collect();
     let mut only = |number: i64, argument: u8, operation: SeccompCmpOp, value: u64| -> Result<(), String> {
-        let length = SeccompCmpArgLen::Qword;
+        // Pointers and flags are compared whole; numbers that C calls `int` by their lower half.
+        let whole = [libc::SYS_clone, libc::SYS_prlimit64].contains(&number);
+        let length = if whole { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
         let condition =
             SeccompCondition::new(argument, length, operation, value).map_err(|error| words(&error))?;
         let rule = SeccompRule::new(vec![condition]).map_err(|error| words(&error))?;

@@ -57,9 +57,10 @@ impl Stamp {
     }
 }
 
-/// Stamps of files; those that cannot be looked at are left for their reader to complain about.
+/// Stamps of files, by absolute paths; those that cannot be looked at are left for their reader to complain about.
 pub fn stamps<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<Stamp> {
-    paths.into_iter().filter_map(|path| Stamp::of(path).ok()).collect()
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    paths.into_iter().filter_map(|path| Stamp::of(&absolute(path)).ok()).collect()
 }
 
 /// The first difference of all.
