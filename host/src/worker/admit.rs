@@ -7,7 +7,7 @@
 
 use super::ending::{Ending, WorkerEnd};
 use super::estimate::{Seen, dry_run};
-use super::parent::WorkerLimits;
+use super::limits::WorkerLimits;
 use crate::domain::budget;
 use crate::domain::footprint::Footprint;
 use crate::engine::{KvType, LoadSpec};

@@ -7,7 +7,8 @@
 
 use super::ending::WorkerEnd;
 use super::guard::Confinement;
-use super::parent::{Worker, WorkerLimits};
+use super::limits::WorkerLimits;
+use super::parent::Worker;
 use crate::domain::budget;
 use crate::domain::footprint::Footprint;
 use crate::engine::{EngineKind, LoadSpec};

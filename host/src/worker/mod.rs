@@ -13,6 +13,7 @@ mod ending;
 mod estimate;
 mod guard;
 mod leash;
+mod limits;
 mod parent;
 mod process;
 mod protocol;
@@ -24,7 +25,8 @@ pub use child::serve;
 pub use ending::{Ending, WorkerEnd};
 pub use estimate::{Seen, dry_run, try_confinement};
 pub use guard::Confinement;
-pub use parent::{Progress, Stage, Worker, WorkerLimits, WorkerMemory, WorkerSummary};
+pub use limits::{WorkerLimits, WorkerMemory};
+pub use parent::{Progress, Stage, Worker, WorkerSummary};
 pub use stamp::{Stamp, difference, stamps};
 
 /// The hidden sub-command that turns this binary into a worker.

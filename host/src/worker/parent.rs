@@ -2,83 +2,21 @@
 
 use std::io::BufReader;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::ending::{Ending, WorkerEnd};
 use super::estimate::Seen;
 use super::guard::{Confinement, GuardOrder};
+use super::limits::{WorkerLimits, WorkerMemory};
 use super::process::Guarded;
 use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
-use super::stamp::{Stamp, difference, stamps};
-use crate::domain::budget;
+use super::stamp::{difference, stamps};
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
 use crate::engine::{Detail, LoadSpec, ModelInfo, RunRecord, RunSequence, RunSpec, ScoreItem};
-use crate::governor::Enforcement;
-use crate::governor::admission::{ADMISSION, Budget, Caps, Demand, Guardrail, Ticket};
-use crate::governor::group::GroupRoot;
-use crate::governor::levels::{Alerts, Levels};
-
-/// What a worker may take.
-#[derive(Debug, Clone)]
-pub struct WorkerLimits {
-    /// Memory that only its end gives back; what can be had when it starts if `None`.
-    pub memory_bytes: Option<u64>,
-    /// How it is held to that.
-    pub enforcement: Enforcement,
-    /// Available memory of the machine below which the worker is ended;
-    /// [`budget::MIN_FREE_BYTES`] if `None`.
-    pub min_free_bytes: Option<u64>,
-    /// Shares of its limit and of the machine's memory at which there are alerts, and an end.
-    pub levels: Levels,
-    /// Whether files, network and system calls are taken from it. Only tests say no.
-    pub confine: bool,
-    /// The files as they were when they were judged; looked at when it starts if empty.
-    pub stamps: Vec<Stamp>,
-    /// What it is predicted to take, and how much of what there is it may have.
-    pub demand: Demand,
-    pub guardrail: Guardrail,
-    pub caps: Caps,
-    /// Where control groups are; this machine's if `None`.
-    pub groups: Option<GroupRoot>,
-    /// Silence after which the worker is taken for hanging.
-    pub stall: Duration,
-    /// Ends the worker as soon as it becomes true.
-    pub cancel: Option<Arc<AtomicBool>>,
-    /// The program to start; this one if `None`.
-    pub program: Option<PathBuf>,
-}
-
-impl Default for WorkerLimits {
-    fn default() -> Self {
-        Self {
-            memory_bytes: None,
-            enforcement: Enforcement::Auto,
-            min_free_bytes: None,
-            levels: Levels::default(),
-            confine: true,
-            stamps: Vec::new(),
-            demand: Demand::default(),
-            guardrail: Guardrail::Off,
-            caps: Caps::default(),
-            groups: None,
-            stall: budget::WORKER_STALL,
-            cancel: None,
-            program: None,
-        }
-    }
-}
-
-impl WorkerLimits {
-    /// The same with a limit in any case: where none was set, what can be had now.
-    fn bounded(&self) -> Self {
-        let now = || Some(Budget::now(self.caps).bytes).filter(|bytes| *bytes > 0);
-        Self { memory_bytes: self.memory_bytes.or_else(now), ..self.clone() }
-    }
-}
+use crate::governor::admission::{ADMISSION, Budget, Ticket};
 
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,23 +45,6 @@ pub struct WorkerSummary {
     pub memory: WorkerMemory,
     /// What became of a file since it was judged; `None` if nothing.
     pub changed: Option<String>,
-}
-
-/// How a worker was held, and what it took.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct WorkerMemory {
-    pub limit_bytes: Option<u64>,
-    /// The rungs in force, such as `cgroup-v1+rlimit+watchdog`.
-    pub enforcement: String,
-    /// What it was kept from, such as `landlock+seccomp`.
-    pub confinement: Confinement,
-    /// Why a rung that was wanted is not there.
-    pub missing: Vec<String>,
-    /// Most memory that only its end gave back.
-    pub peak_held_bytes: u64,
-    /// Most memory of its control group, file pages included.
-    pub peak_group_bytes: Option<u64>,
-    pub alerts: Alerts,
 }
 
 /// A worker with a loaded model. Dropping it kills it.

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use super::ending::{Ending, WorkerEnd, is_out_of_memory};
 use super::leash::Leash;
-use super::parent::WorkerLimits;
+use super::limits::WorkerLimits;
 use super::stamp::{Stamp, difference};
 use super::watchdog::{self, Orders, Watch};
 use crate::domain::budget;
