@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
-use super::{closing, coverage};
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
@@ -21,6 +20,7 @@ use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
 use super::report::{Record, Role, TraceSummary};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
+use super::{closing, coverage};
 use crate::challenge::{Challenge, ChallengeSet};
 use crate::domain::modes::{self, MAX_FAILED_SHARE, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};
@@ -75,6 +75,7 @@ pub struct Pair<'a> {
 
 /// One comparison while it runs.
 pub struct Comparison<'a> {
+    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
     pub pair: Pair<'a>,
@@ -92,7 +93,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &AssayRequest,
+        request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
         pair: Pair<'a>,
@@ -113,6 +114,7 @@ impl<'a> Comparison<'a> {
             judge: Judge::start(&context.plugins, &request.decider, params)?,
             cache: TraceCache::open(&context.cache_dir, &key)?,
             scorer: context.plugins.scorer(&request.scorer)?,
+            request,
             context,
             runner,
             pair,
