@@ -8,6 +8,9 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "hostile/mod.rs"]
+mod hostile;
+
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -612,6 +615,19 @@ fn an_unknown_plugin_is_run_and_never_trusted() {
     assert!(found.plugins.iter().any(|plugin| plugin.standing == Standing::Lock));
     let (code, _) = place.json(&["bundle", "verify", "b", "--json", "--trust-plugin", &digest.to_string()]);
     assert_eq!(code, 0);
+
+    // A decider that never comes back, consistently named: its fuel runs out, and that is no verdict.
+    let endless = hostile::case("decider", "infinite-loop");
+    let mut parts = honest.clone();
+    let entry = parts.report.plugins.iter_mut().find(|plugin| plugin.id == "grid5").unwrap();
+    let at = parts.plugins.iter().position(|bytes| sha256(bytes) == entry.sha256).unwrap();
+    (entry.id, entry.version, entry.sha256) = ("hostile".into(), "1.0.0".into(), sha256(&endless));
+    parts.report.enhanced_diff.decider = "hostile".into();
+    parts.plugins[at] = endless;
+    parts.write(&path);
+    let found = check(&path, &Trust::default());
+    assert_eq!(found.outcome, Outcome::CannotBeJudged);
+    assert!(found.reason.as_ref().unwrap().contains("ran out of fuel"), "{found:?}");
 
     // Bytes that are no component, and a component of another kind.
     for bytes in [b"\0asm rubbish".to_vec(), BUILTIN.bytes(PluginKind::Report, "markdown").unwrap().to_vec()]
