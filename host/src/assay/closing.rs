@@ -4,11 +4,12 @@
 //! All of it follows from the recorded scores through the decider that decided, so anyone can
 //! compute it again. A value that is not defined is `None`, never 0 or infinity.
 
-use super::claim;
+use super::{claim, coverage};
 use super::judge::{Fold, Judge, replay, stopping_step};
 use super::report::{EnhancedDiff, Record};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
+use crate::domain::moments;
 use crate::domain::score::{Decision, DecisionParams, Step};
 use crate::plugin::{Decider, PluginFault};
 
@@ -45,6 +46,8 @@ pub fn fill(diff: &mut EnhancedDiff, judge: &Judge, scorer: &str) -> Result<Vec<
     diff.p_same = anytime_p(judge.steps().iter().map(|step| step.log_e_same));
     diff.p_different = anytime_p(judge.steps().iter().map(|step| step.log_e_different));
     diff.claim = claim::claim(decision, params, scorer, diff.n_effective);
+    let caveat = diff.coverage.as_ref().and_then(coverage::caveat);
+    diff.claim.push_str(&caveat.unwrap_or_default());
     diff.smallest_delta_certified = smallest_delta(judge.decider(), params, scores)?;
     diff.needed_n = None;
     let mut notes = Vec::new();
@@ -87,19 +90,10 @@ pub struct Moments {
 }
 
 pub fn moments(scores: &[f64]) -> Moments {
-    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for score in scores {
-        n += 1.0;
-        let before = score - mean;
-        mean += before / n;
-        squares += before * (score - mean);
-    }
-    let std = (n >= 2.0).then(|| (squares / (n - 1.0)).sqrt());
-    Moments {
-        mean: (n > 0.0).then_some(mean),
-        std,
-        effect_size: std.filter(|&std| std > 0.0).map(|std| mean / std),
-    }
+    let all = moments::Moments::of(scores.iter().copied());
+    let (mean, std) = (all.mean(), all.std());
+    let effect_size = std.filter(|&std| std > 0.0).zip(mean).map(|(std, mean)| mean / std);
+    Moments { mean, std, effect_size }
 }
 
 /// Anytime p-value `min(1, 1 / max E)` from the logarithms of an e-process.

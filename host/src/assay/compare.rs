@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
-use super::closing;
+use super::{closing, coverage};
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
@@ -83,6 +83,7 @@ pub struct Comparison<'a> {
     cache: TraceCache,
     scorer: Scorer,
     prompts_seen: HashSet<Vec<u32>>,
+    coverage: coverage::Tally,
     failed: u64,
     attempted: u64,
 }
@@ -105,6 +106,7 @@ impl<'a> Comparison<'a> {
             parallel: pair.reference.parallel,
             threads: pair.reference.threads,
             positions: SCORED_POSITIONS,
+            exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),
         };
         Ok(Self {
@@ -116,6 +118,7 @@ impl<'a> Comparison<'a> {
             pair,
             draft,
             prompts_seen: HashSet::new(),
+            coverage: coverage::Tally::default(),
             failed: 0,
             attempted: 0,
         })
@@ -140,6 +143,7 @@ impl<'a> Comparison<'a> {
         let mean_nats = closing::mean_nats(&self.draft.report.records);
         let diff = &mut self.draft.report.enhanced_diff;
         (diff.n_failed, diff.mean_nats) = (self.failed, mean_nats);
+        diff.coverage = self.coverage.coverage(self.judge.counted());
         Ok(Statistics::Decided(self.judge.decision()))
     }
 
@@ -161,6 +165,7 @@ impl<'a> Comparison<'a> {
             &mut self.cache,
             &missing,
             self.pair.reference.context,
+            &if self.request.exact { Detail::Exact } else { Detail::Own },
             &mut |_| {
                 done += 1;
                 on_event(AssayEvent::Progress { stage: Stage::Reference, done, total });
@@ -265,7 +270,12 @@ impl<'a> Comparison<'a> {
                         reference: Arc::new(reference.clone()),
                         candidate: Arc::new(candidate),
                     };
+                    let left_out =
+                        coverage::left_out(&self.request.scorer, &evidence.reference, &evidence.candidate);
                     score_record(record, &self.scorer, &evidence)?;
+                    if let Some(score) = record.score {
+                        self.coverage.note(reference, score, left_out);
+                    }
                 }
             }
         }
@@ -365,6 +375,7 @@ fn item_of(answer: &Answer) -> Option<ScoreItem> {
     let Answer::Trace(trace) = answer else { return None };
     let detail = match &trace.distribution {
         Distribution::Coarse { ids, .. } => Detail::Given { ids: ids.clone() },
+        Distribution::Half { .. } => Detail::Exact,
         Distribution::Full { .. } | Distribution::Summary => Detail::Own,
     };
     Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })

@@ -12,6 +12,7 @@ pub mod canonical;
 pub mod claim;
 pub mod closing;
 mod compare;
+mod coverage;
 pub mod decision;
 mod draft;
 pub mod events;
@@ -23,6 +24,7 @@ pub mod pipeline;
 mod reference;
 pub mod report;
 pub mod request;
+pub mod round_trip;
 pub mod runner;
 #[cfg(test)]
 mod tests;
