@@ -334,7 +334,7 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
             Some(9),
         ),
         ("another claim", |p| p.report.enhanced_diff.claim.push('!'), "transcript", Some(9)),
-        ("another interval", |p| p.report.enhanced_diff.ci_lower = Some(0.0), "transcript", Some(9)),
+        ("another interval", |p| p.report.enhanced_diff.ci_lower = Some(0.123), "transcript", Some(9)),
         ("another p-value", |p| p.report.enhanced_diff.p_different = Some(0.5), "transcript", Some(9)),
         ("another mean", |p| p.report.enhanced_diff.mean_nats = Some(0.001), "transcript", Some(9)),
         ("a score", |p| p.report.records[4].score = Some(0.25), "transcript", Some(5)),
@@ -360,8 +360,32 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
         ),
         ("tokens", |p| p.report.records[0].tokens[0] += 1, "transcript", Some(1)),
         ("a summary", |p| p.report.records[0].candidate_summary = None, "transcript", Some(1)),
-        ("a challenge left out", |p| drop(p.report.records.remove(3)), "transcript", None),
-        ("two challenges in another order", |p| p.report.records.swap(2, 3), "transcript", None),
+        // Without its traces it is seen by what follows, with them by the trace too many.
+        (
+            "a challenge left out",
+            |p| {
+                p.report.records.remove(3);
+                p.evidence.drain(6..8);
+            },
+            "transcript",
+            Some(8),
+        ),
+        (
+            "a challenge left out, its traces forgotten",
+            |p| drop(p.report.records.remove(7)),
+            "transcript",
+            Some(8),
+        ),
+        (
+            "two challenges in another order",
+            |p| {
+                p.report.records.swap(2, 3);
+                p.evidence.swap(4, 6);
+                p.evidence.swap(5, 7);
+            },
+            "transcript",
+            Some(3),
+        ),
         (
             "an inconvenient challenge failed",
             |p| {
@@ -423,7 +447,6 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
             Some(0),
         ),
         ("gamma", |p| p.report.enhanced_diff.gamma = 0.2, "transcript", None),
-        ("delta", |p| p.report.enhanced_diff.delta = 0.9, "transcript", None),
         ("confidence", |p| p.report.enhanced_diff.confidence = 0.5, "transcript", None),
         ("constants", |p| p.report.constants["round"] = 4.into(), "transcript", Some(0)),
         ("a file's digest", |p| p.report.files[0].sha256 = Some(Sha256([2; 32])), "transcript", Some(0)),
@@ -523,6 +546,30 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
             records(&bytes).into_iter().filter(|r| Some(r.0) == place.section.map(|s| s.byte())).collect();
         let (_, start, end) = of[usize::try_from(place.record).unwrap()];
         assert!(start as u64 <= place.offset && place.end <= end as u64, "{name}: {place:?}");
+    }
+}
+
+/// Scores that are all 1 weigh the same whatever delta is; these are small ones.
+#[test]
+fn another_demand_is_another_transcript() {
+    let place = Place::new();
+    place.assay("reference-q8_0.gguf", "a.bundle", &["--mode", "quick"]);
+    let honest = Parts::read(&place.path("a.bundle"));
+    let demand: &[fn(&mut Report)] = &[
+        |report| report.enhanced_diff.delta = 0.9,
+        |report| report.enhanced_diff.gamma = 0.01,
+        |report| report.enhanced_diff.confidence = 0.9,
+        |report| report.enhanced_diff.n_max = 4,
+        |report| report.enhanced_diff.scorer = "tv".into(),
+        |report| report.enhanced_diff.decider = "hedged".into(),
+    ];
+    for (i, demand) in demand.iter().enumerate() {
+        let mut forged = honest.clone();
+        demand(&mut forged.report);
+        forged.write(&place.path("forged"));
+        let found = check(&place.path("forged"), &Trust::default());
+        assert_ne!(found.outcome, Outcome::Verified, "demand {i}: {found:?}");
+        assert!(found.verdict.is_none(), "demand {i}");
     }
 }
 

@@ -59,6 +59,10 @@ pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault>
         }
     }
     report.constants_digest = digest_of(&stated.constants)?;
+    if report.constants_digest != stated.constants_digest {
+        let what = format!("the table of constants has the digest {}", report.constants_digest);
+        return Err(at_leaf(inputs.leaves.first(), "\"constants_digest\"", &what).into());
+    }
     for record in inputs.plugins.list() {
         let found = report.plugins.iter_mut().find(|p| p.kind == record.kind.as_str() && p.id == record.id);
         if let Some(plugin) = found {
@@ -153,14 +157,16 @@ fn compare(
     let mut tally = coverage::Tally::default();
     let (mut failed, mut at) = (0, 0);
     let round = usize::try_from(round).unwrap_or(usize::MAX);
-    while at < report.records.len() && !judge.is_done() {
-        let end = at.saturating_add(round).min(report.records.len());
+    while at < set.challenges.len() && !judge.is_done() {
+        let end = at.saturating_add(round).min(set.challenges.len());
+        if report.records.len() < end {
+            let what =
+                format!("the transcript ends within a round, after {} challenges", report.records.len());
+            return Err(in_record(inputs, report.records.len(), "", what).into());
+        }
         let records = report.records.get_mut(at..end).unwrap_or_default();
         for (i, record) in (at..end).zip(records.iter_mut()) {
-            let Some(challenge) = set.challenges.get(i) else {
-                let what = format!("challenge {i} of a set of {}", set.challenges.len());
-                return Err(in_record(inputs, i, "\"index\"", what).into());
-            };
+            let Some(challenge) = set.challenges.get(i) else { continue };
             // Every challenge in its order, none left out: whatever else is said is wrong.
             record.challenge = challenge.clone();
             let evidence = again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
@@ -185,13 +191,6 @@ fn compare(
     }
     if at < report.records.len() {
         let what = format!("the decision fell with challenge {}, and the transcript goes on", at - 1);
-        return Err(in_record(inputs, at, "", what).into());
-    }
-    if !judge.is_done() && at < set.challenges.len() {
-        let what = format!(
-            "the transcript ends after {at} of {} challenges without a decision",
-            set.challenges.len()
-        );
         return Err(in_record(inputs, at, "", what).into());
     }
     if let Some(entry) = source.order.get(source.next) {
