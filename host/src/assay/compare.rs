@@ -75,6 +75,7 @@ pub struct Pair<'a> {
 
 /// One comparison while it runs.
 pub struct Comparison<'a> {
+    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
     pub pair: Pair<'a>,
@@ -92,7 +93,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &AssayRequest,
+        request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
         pair: Pair<'a>,
@@ -113,6 +114,7 @@ impl<'a> Comparison<'a> {
             judge: Judge::start(&context.plugins, &request.decider, params)?,
             cache: TraceCache::open(&context.cache_dir, &key)?,
             scorer: context.plugins.scorer(&request.scorer)?,
+            request,
             context,
             runner,
             pair,

@@ -487,7 +487,7 @@ fn a_bundle_holds_the_key_only_after_the_last_model_ran() {
     };
     // A challenge of every round is refused: the run breaks off while models are asked.
     for (difference, revealed) in [(r#", "faults": {"fail_items": [0]}"#, false), ("", true)] {
-        let path = place.path().join("b");
+        let path = place.path().join(format!("{revealed}.bundle"));
         let writer = BundleWriter::create(&path, 1 << 30).unwrap();
         let report = Bench::new(difference).run_into(Some(&writer));
         assert!(!path.exists(), "nothing is there before all of it is");
