@@ -1,5 +1,10 @@
 //! `assayd serve` through the real binary and real sockets.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on must stop"
+)]
 
 #[path = "../src/api/testing.rs"]
 mod http;
