@@ -170,8 +170,8 @@ fn every_end_is_typed_with_its_cause() {
     let folder = tempfile::tempdir().unwrap();
     let short = WorkerLimits { stall: Duration::from_secs(2), ..limits() };
     for (name, text, ending, words) in [
-        ("segv", r#""signal_on_load":11"#, Ending::Crashed, "segmentation fault"),
-        ("bus", r#""signal_on_load":7"#, Ending::Crashed, "bus error"),
+        ("illegal", r#""signal_on_load":4"#, Ending::Crashed, "illegal instruction"),
+        ("arithmetic", r#""signal_on_load":8"#, Ending::Crashed, "arithmetic fault"),
         ("abort", r#""abort_on_load":true"#, Ending::Crashed, "abort"),
         ("assert", r#""assert_on_load":true"#, Ending::Crashed, "GGML_ASSERT(n > 0) failed"),
         ("kill", r#""signal_on_load":9"#, Ending::OomKilled, "killed from outside"),
@@ -190,6 +190,27 @@ fn every_end_is_typed_with_its_cause() {
         assert_eq!(worker.finish().ending, Ending::Ok, "{name}");
     }
     assert_eq!(children(), Vec::<u32>::new());
+}
+
+/// The language's own handler lets a first segmentation fault return, to see it again.
+#[test]
+fn a_segmentation_fault_is_told_from_other_ends() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = faults(folder.path(), "hang", r#""hang_on_load":true"#);
+    let running = std::thread::spawn(move || start(path, &limits()).unwrap_err());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !running.is_finished() {
+        assert!(Instant::now() < deadline, "it did not end");
+        for id in children() {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::SEGV);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let end = running.join().unwrap();
+    assert_eq!(end.ending, Ending::Crashed, "{end}");
+    assert!(end.detail.contains("segmentation fault"), "{end}");
 }
 
 /// Processes that sleep for a time that nobody else sleeps for.
@@ -384,7 +405,7 @@ fn many(count: usize) {
         .unwrap();
     let ways = [
         faults(folder.path(), "ok", ""),
-        faults(folder.path(), "segv", r#""signal_on_load":11"#),
+        faults(folder.path(), "illegal", r#""signal_on_load":4"#),
         faults(folder.path(), "abort", r#""abort_on_load":true"#),
         faults(folder.path(), "eat", r#""allocate_bytes":67108864"#),
         faults(folder.path(), "flood", r#""flood_stderr_bytes":1048576"#),
