@@ -28,7 +28,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["notify", "notify_debouncer_full"], &["watch/"]),
     (&["sysinfo"], &["governor/"]),
     (&["llama_cpp_2", "llama_cpp_sys_2"], &["engine/llama/"]),
-    (&["candle_core", "candle_nn", "candle_transformers"], &["engine/candle/"]),
+    (&["candle_core", "candle_nn", "candle_transformers", "tokenizers"], &["engine/candle/"]),
     (&["sqlx"], &["store/"]),
     (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),

@@ -35,6 +35,7 @@ impl Draft {
             assayd_version: env!("CARGO_PKG_VERSION").to_owned(),
             model1: request.reference.clone(),
             model2: request.candidate.clone(),
+            adapter: request.adapter.clone(),
             mode: request.mode.as_str().to_owned(),
             final_decision: FinalDecision::Error,
             because: String::new(),

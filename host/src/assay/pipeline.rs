@@ -1,5 +1,6 @@
 //! The way of one assay: inspect, check, commit to challenges, compare, close, decide.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -19,9 +20,9 @@ use crate::domain::inspection::{Inspection, Status};
 use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
 use crate::domain::score::{Decision, DecisionParams};
 use crate::domain::{Problem, Sha256};
-use crate::engine::{LoadSpec, default_threads, engine_for};
+use crate::engine::{LoadSpec, adapter_for, default_threads, engine_for};
 use crate::governor::Machine;
-use crate::model::{InspectOptions, inspect, lineage};
+use crate::model::{InspectOptions, inspect, lineage, vocabulary};
 use crate::plugin::{PluginKind, PluginSet};
 use crate::worker::WorkerLimits;
 
@@ -40,7 +41,7 @@ pub fn run(request: &AssayRequest, context: &AssayContext<'_>) -> Report {
 
 /// As [`run`], with sessions from `runner`.
 pub fn run_with(request: &AssayRequest, context: &AssayContext<'_>, runner: &dyn Runner) -> Report {
-    let inspected = |role, path: &std::path::Path| {
+    let inspected = |role, path: &Path| {
         let stage = match role {
             Role::Reference => Stage::InspectingReference,
             Role::Candidate => Stage::InspectingCandidate,
@@ -54,7 +55,7 @@ pub fn run_with(request: &AssayRequest, context: &AssayContext<'_>, runner: &dyn
 }
 
 /// How an artifact is inspected; tests bring their own.
-pub type Inspect<'a> = &'a dyn Fn(Role, &std::path::Path) -> Result<Inspection, Problem>;
+pub type Inspect<'a> = &'a dyn Fn(Role, &Path) -> Result<Inspection, Problem>;
 
 /// As [`run_with`], with inspections from `inspected`.
 pub fn judge(
@@ -133,7 +134,7 @@ struct Assay<'a> {
 
 impl Assay<'_> {
     fn stages(&mut self, inspected: Inspect<'_>) -> Result<Statistics, Halt> {
-        let candidate = self.inspect(Role::Candidate, &self.request.candidate, inspected)?;
+        let (candidate, adapter) = self.candidate(inspected)?;
         self.findings.candidate_structure = candidate.status;
         let reference = match &self.request.reference {
             Some(path) => Some(self.inspect(Role::Reference, path, inspected)?),
@@ -161,15 +162,36 @@ impl Assay<'_> {
         else {
             return Err(Halt::not_run("a file could not be digested"));
         };
-        self.compare(&reference, reference_root, &candidate)
+        self.compare(&reference, reference_root, &candidate, adapter)
     }
 
-    fn inspect(
-        &mut self,
-        role: Role,
-        path: &std::path::Path,
-        inspected: Inspect<'_>,
-    ) -> Result<Inspection, Halt> {
+    /// The candidate, and the files of the adapter over it: its digests are the candidate's, too.
+    fn candidate(&mut self, inspected: Inspect<'_>) -> Result<(Inspection, Vec<PathBuf>), Halt> {
+        let Some(path) = &self.request.adapter else {
+            return Ok((self.inspect(Role::Candidate, &self.request.candidate, inspected)?, Vec::new()));
+        };
+        let adapter = inspected(Role::Candidate, path)?;
+        let mut files = Vec::new();
+        let with_adapter = |role: Role, path: &Path| {
+            let mut base = inspected(role, path)?;
+            base.files.extend(adapter.files.iter().cloned());
+            base.findings.extend(adapter.findings.iter().cloned());
+            base.status = base.status.max(adapter.status);
+            Ok(base)
+        };
+        let candidate = self.inspect(Role::Candidate, &self.request.candidate, &with_adapter)?;
+        if candidate.status != Status::Reject {
+            files = adapter_for(&adapter, engine_for(&candidate)?.0)?;
+        }
+        let files: Result<Vec<PathBuf>, _> = files.iter().map(std::path::absolute).collect();
+        self.draft
+            .report
+            .remarks
+            .push("lineage: of the candidate's own weights, without the adapter".to_owned());
+        Ok((candidate, files.map_err(|error| Problem::io("find", path, &error))?))
+    }
+
+    fn inspect(&mut self, role: Role, path: &Path, inspected: Inspect<'_>) -> Result<Inspection, Halt> {
         let started = Instant::now();
         let inspection = inspected(role, path);
         self.draft.add_time("inspect_seconds", started);
@@ -194,11 +216,31 @@ impl Assay<'_> {
         let agreement = |of: fn(&Inspection) -> Option<&Sha256>| Agreement::of(of(reference), of(candidate));
         self.findings.config = agreement(|inspection| inspection.config_hash.as_ref());
         self.findings.tokenizer = agreement(|inspection| inspection.tokenizer_hash.as_ref());
+        let across = vocabulary::compare(reference, candidate);
+        let security = &mut self.draft.report.security;
+        match across {
+            Ok(None) => {}
+            // Two forms of one tokenizer have different digests: the tokens are compared themselves.
+            Ok(Some(found)) => {
+                let equal = found.differences.is_empty() && found.compared > 0;
+                self.findings.tokenizer = if equal { Agreement::Match } else { Agreement::Mismatch };
+                self.findings.config = Agreement::Unknown;
+                security.tokenizer.differences = found.differences;
+                self.draft.report.remarks.push(format!(
+                    "tokenizer: of different form, compared token by token over {} ids; that they cut the challenges alike is checked by the candidate's engine",
+                    found.compared
+                ));
+            }
+            Err(problem) => {
+                self.findings.tokenizer = Agreement::Unknown;
+                self.draft.note(format!("security.tokenizer.compatible: {problem}"));
+            }
+        }
         let security = &mut self.draft.report.security;
         security.config_hash.matches = self.findings.config.as_match();
         security.tokenizer.compatible = self.findings.tokenizer.as_match();
         match self.findings.tokenizer {
-            Agreement::Mismatch => {
+            Agreement::Mismatch if security.tokenizer.differences.is_empty() => {
                 security.tokenizer.differences.push("tokens, scores, kinds or merges differ".to_owned());
             }
             Agreement::AbsentInBoth => {
@@ -207,7 +249,7 @@ impl Assay<'_> {
             Agreement::Unknown => {
                 self.draft.note("security.tokenizer.compatible: a tokenizer could not be determined");
             }
-            Agreement::Match => {}
+            Agreement::Match | Agreement::Mismatch => {}
         }
     }
 
@@ -269,6 +311,7 @@ impl Assay<'_> {
         reference: &Inspection,
         reference_root: Sha256,
         candidate: &Inspection,
+        adapter: Vec<PathBuf>,
     ) -> Result<Statistics, Halt> {
         let key = self.request.challenge_key()?;
         let set = self.challenges(&key)?;
@@ -282,7 +325,9 @@ impl Assay<'_> {
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
         let reference = self.load_spec(reference, context, threads)?;
-        let candidate = self.load_spec(candidate, context, threads)?;
+        let mut candidate = self.load_spec(candidate, context, threads)?;
+        candidate.paths.retain(|path| !adapter.contains(path));
+        candidate.adapter = adapter;
         let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
         let mut comparison =
             Comparison::new(self.request, self.context, self.runner, pair, self.params, self.draft)?;

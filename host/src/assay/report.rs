@@ -28,6 +28,9 @@ pub struct Report {
     pub model1: Option<PathBuf>,
     /// Path of the candidate.
     pub model2: PathBuf,
+    /// The LoRA adapter that was put over the candidate.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter: Option<PathBuf>,
     pub mode: String,
     pub final_decision: FinalDecision,
     /// The rule that made the final decision.

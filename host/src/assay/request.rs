@@ -33,6 +33,9 @@ pub struct AssayRequest {
     /// Without one the candidate is inspected and nothing is compared.
     #[serde(default)]
     pub reference: Option<PathBuf>,
+    /// A LoRA adapter that is put over the candidate.
+    #[serde(default)]
+    pub adapter: Option<PathBuf>,
     #[serde(default)]
     pub mode: ModeName,
     #[serde(default = "default_scorer")]
@@ -79,6 +82,7 @@ impl AssayRequest {
         Self {
             candidate: candidate.into(),
             reference,
+            adapter: None,
             mode: ModeName::default(),
             scorer: default_scorer(),
             decider: default_decider(),

@@ -32,6 +32,9 @@ pub struct Args {
     /// Model that is trusted
     #[arg(long, value_name = "REF")]
     pub reference: PathBuf,
+    /// LoRA adapter to put over the candidate: a GGUF file over GGUF, a PEFT folder over safetensors
+    #[arg(long, value_name = "PATH")]
+    pub adapter: Option<PathBuf>,
     /// How much is demanded of the verdict
     #[arg(long, value_enum, default_value = "audit")]
     pub mode: ModeName,
@@ -126,6 +129,7 @@ fn to_json(report: &Report) -> Result<String, Problem> {
 fn request(args: &Args) -> Result<AssayRequest, Problem> {
     let delta = args.delta.unwrap_or(args.mode.mode().params.delta);
     Ok(AssayRequest {
+        adapter: args.adapter.clone(),
         mode: args.mode,
         scorer: args.scorer.clone(),
         decider: args.decider.clone(),

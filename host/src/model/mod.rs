@@ -19,6 +19,7 @@ pub mod scan;
 pub mod sniff;
 pub mod source;
 pub mod split;
+pub mod vocabulary;
 
 pub use discover::{Artifact, Discovery, IgnoreReason, Ignored, discover};
 pub use inspect::{InspectOptions, inspect};

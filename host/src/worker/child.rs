@@ -34,9 +34,9 @@ pub fn serve() -> Result<(), std::io::Error> {
     let (stop_heart, heart_stopped) = channel::<()>();
     let beats = events.clone();
     let heart = std::thread::Builder::new().name("worker-heart".to_owned()).spawn(move || {
-        let mut last = engine::llama::ticks();
+        let mut last = engine::ticks();
         while heart_stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
-            let now = engine::llama::ticks();
+            let now = engine::ticks();
             // Only real progress counts: a worker that hangs must fall silent.
             if now != last {
                 last = now;

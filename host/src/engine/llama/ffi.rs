@@ -134,6 +134,8 @@ pub(super) struct ModelParams {
 pub(super) struct Model {
     ptr: NonNull<sys::llama_model>,
     vocab: NonNull<sys::llama_vocab>,
+    /// Belongs to the model, which frees it.
+    adapter: Option<NonNull<sys::llama_adapter_lora>>,
 }
 
 impl Model {
@@ -170,13 +172,25 @@ impl Model {
         // SAFETY: `ptr` is a loaded model; its vocabulary lives as long as the model.
         let vocab = NonNull::new(unsafe { sys::llama_model_get_vocab(ptr.as_ptr()) }.cast_mut());
         match vocab {
-            Some(vocab) => Ok(Self { ptr, vocab }),
+            Some(vocab) => Ok(Self { ptr, vocab, adapter: None }),
             None => {
                 // SAFETY: `ptr` came from a load call and is not used again.
                 unsafe { sys::llama_model_free(ptr.as_ptr()) };
                 Err("the model has no vocabulary".to_owned())
             }
         }
+    }
+
+    /// Reads a LoRA adapter for this model. Contexts made afterwards have room for it, and use
+    /// it once [`Context::use_adapter`] is called.
+    pub(super) fn load_adapter(&mut self, path: &Path) -> Result<(), String> {
+        take_log();
+        let name = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| "a path contains a NUL byte".to_owned())?;
+        // SAFETY: the model is loaded and the C string lives across the call.
+        let ptr = unsafe { sys::llama_adapter_lora_init(self.ptr.as_ptr(), name.as_ptr()) };
+        self.adapter = Some(NonNull::new(ptr).ok_or_else(take_log)?);
+        Ok(())
     }
 
     pub(super) fn vocab_size(&self) -> u32 {
@@ -389,6 +403,18 @@ impl<'model> Context<'model> {
         let ptr = unsafe { sys::llama_init_from_model(model.ptr.as_ptr(), raw) };
         let ptr = NonNull::new(ptr).ok_or_else(take_log)?;
         Ok(Self { ptr, params, vocab: model.vocab_size(), decoded: 0, model: PhantomData })
+    }
+
+    /// Puts the model's adapter, if it has one, over its weights.
+    pub(super) fn use_adapter(&mut self, model: &'model Model) -> Result<(), String> {
+        let Some(adapter) = model.adapter else { return Ok(()) };
+        let (mut adapters, mut scales) = ([adapter.as_ptr()], [1.0f32]);
+        // SAFETY: the context is live; both arrays have one element and live across the call;
+        // the adapter lives as long as the model, which outlives the context.
+        let status = unsafe {
+            sys::llama_set_adapters_lora(self.ptr.as_ptr(), adapters.as_mut_ptr(), 1, scales.as_mut_ptr())
+        };
+        if status == 0 { Ok(()) } else { Err(format!("the adapter was refused, status {status}")) }
     }
 
     /// Forgets all sequences.

@@ -6,12 +6,9 @@
 
 use std::path::Path;
 
-use super::check_item;
-use super::softmax::{RowSummary, bucket_logits, summarize, top_ids};
-use super::{
-    Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink,
-};
-use crate::domain::trace::{COARSE_TOP, Distribution, FULL_VOCAB_LIMIT, Trace};
+use super::rows::{LOGIT_BYTES, TraceBuilder, greedy, not_finite, summarize_rows};
+use super::{EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink};
+use super::{check_item, check_prompts, check_spec};
 
 mod ffi;
 
@@ -19,10 +16,6 @@ mod ffi;
 const MICRO_BATCH: u32 = 512;
 /// Tokens per decode call at most; llama.cpp's own default.
 const BATCH: u32 = 2048;
-/// Bytes of logits that one decode call may leave in memory.
-const LOGIT_BYTES: u64 = 128 << 20;
-/// Longest context per sequence; hostile metadata may claim any number.
-const CONTEXT_MAX: u32 = 131_072;
 
 /// A model held by llama.cpp.
 #[derive(Debug)]
@@ -61,15 +54,10 @@ impl LlamaModel {
             path: first.clone(),
             reason: if reason.is_empty() { "llama.cpp gave no reason".to_owned() } else { reason },
         };
-        if spec.context == 0 || spec.context > CONTEXT_MAX || spec.parallel == 0 || spec.threads == 0 {
-            return Err(EngineError::Request(format!(
-                "context {} (1 to {CONTEXT_MAX}), sequences {} and threads {} must be in range",
-                spec.context, spec.parallel, spec.threads
-            )));
-        }
+        check_spec(spec)?;
         let paths: Vec<&Path> = spec.paths.iter().map(std::path::PathBuf::as_path).collect();
         let params = ffi::ModelParams { gpu_layers: spec.gpu_layers, extra_buffers: spec.extra_buffers };
-        let model = ffi::Model::load(&paths, params, progress).map_err(&failed)?;
+        let mut model = ffi::Model::load(&paths, params, progress).map_err(&failed)?;
         if !model.is_plain_decoder() {
             return Err(failed("not a left-to-right language model; assayd can only score those".to_owned()));
         }
@@ -87,11 +75,41 @@ impl LlamaModel {
             parameters: model.parameters(),
             engine: engine_info(spec.gpu_layers),
         };
-        Ok(Self { model, info, spec: spec.clone() })
+        for path in &spec.adapter {
+            let about = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            model.load_adapter(path).map_err(about)?;
+        }
+        let loaded = Self { model, info, spec: spec.clone() };
+        if let Some(path) = spec.adapter.first() {
+            let about = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            let (without, with) = (loaded.probe(false)?, loaded.probe(true)?);
+            super::adapter_works(&without, &with).map_err(about)?;
+        }
+        Ok(loaded)
     }
 
-    /// A context for `spec.parallel` sequences of up to `longest` tokens.
+    /// Logits after a few tokens spread over the vocabulary, with the adapter or without it.
+    fn probe(&self, adapted: bool) -> Result<Vec<f32>, EngineError> {
+        let tokens = super::probe_tokens(self.info.vocab as usize);
+        let mut context = self.bare_context(tokens.len())?;
+        if adapted {
+            context.use_adapter(&self.model).map_err(EngineError::Compute)?;
+        }
+        let entry =
+            |(position, &token): (u32, &u32)| ffi::BatchEntry { token, position, sequence: 0, output: true };
+        let entries: Vec<ffi::BatchEntry> = (0u32..).zip(&tokens).map(entry).collect();
+        context.decode(&entries).map_err(EngineError::Compute)?;
+        Ok((0..entries.len()).filter_map(|at| context.logits(at)).flatten().copied().collect())
+    }
+
+    /// A context for `spec.parallel` sequences of up to `longest` tokens, with the adapter.
     fn context(&self, longest: usize) -> Result<ffi::Context<'_>, EngineError> {
+        let mut context = self.bare_context(longest)?;
+        context.use_adapter(&self.model).map_err(EngineError::Compute)?;
+        Ok(context)
+    }
+
+    fn bare_context(&self, longest: usize) -> Result<ffi::Context<'_>, EngineError> {
         // A multiple of 256 as llama.cpp pads it, so that the shape does not depend on
         // which of two similar sequences happens to be the longest.
         let longest = u32::try_from(longest).unwrap_or(u32::MAX);
@@ -114,109 +132,6 @@ impl LlamaModel {
         let rows = LOGIT_BYTES / (4 * u64::from(self.info.vocab));
         u32::try_from(rows).unwrap_or(u32::MAX).clamp(16.max(self.spec.parallel), BATCH)
     }
-
-    /// The most likely token that does not end generation.
-    fn greedy(&self, logits: &[f32]) -> Option<u32> {
-        let mut best: Option<(u32, f32)> = None;
-        for (id, &z) in (0u32..).zip(logits) {
-            let better = best.is_none_or(|(_, value)| z > value);
-            if better && z.is_finite() && !self.model.ends_generation(id) {
-                best = Some((id, z));
-            }
-        }
-        best.map(|(id, _)| id)
-    }
-}
-
-/// Collects the rows of one sequence as they are computed.
-struct TraceBuilder<'a> {
-    item: &'a ScoreItem,
-    trace: Trace,
-    failure: Option<String>,
-}
-
-impl<'a> TraceBuilder<'a> {
-    fn new(item: &'a ScoreItem, vocab: u32) -> Self {
-        let distribution = match &item.detail {
-            Detail::Summary => Distribution::Summary,
-            Detail::Own if vocab <= FULL_VOCAB_LIMIT => Distribution::Full { logits: Vec::new() },
-            Detail::Own | Detail::Given { .. } => Distribution::Coarse {
-                kept: COARSE_TOP as u32,
-                ids: Vec::new(),
-                logits: Vec::new(),
-                bucket_logits: Vec::new(),
-            },
-        };
-        Self {
-            item,
-            trace: Trace {
-                tokens: item.tokens.clone(),
-                scored_from: item.scored_from,
-                vocab,
-                token_logprobs: Vec::new(),
-                log_sum_exp: Vec::new(),
-                entropy: Vec::new(),
-                argmax: Vec::new(),
-                distribution,
-            },
-            failure: None,
-        }
-    }
-
-    /// Adds the next row; a row that is not finite makes the whole sequence unscorable.
-    fn push(&mut self, logits: &[f32], summary: Option<RowSummary>) {
-        if self.failure.is_some() {
-            return;
-        }
-        let row = self.trace.rows();
-        let next = self.item.tokens.get(self.item.scored_from as usize + row);
-        let chosen = next.and_then(|&token| logits.get(token as usize));
-        let (Some(summary), Some(&chosen)) = (summary, chosen) else {
-            self.failure = Some(format!("the logits of scored position {row} are not finite"));
-            return;
-        };
-        self.trace.token_logprobs.push(f64::from(chosen) - summary.log_sum_exp);
-        self.trace.log_sum_exp.push(summary.log_sum_exp);
-        self.trace.entropy.push(summary.entropy);
-        self.trace.argmax.push(summary.argmax);
-        match &mut self.trace.distribution {
-            Distribution::Summary => {}
-            Distribution::Full { logits: kept } => kept.extend_from_slice(logits),
-            Distribution::Coarse { ids, logits: kept, bucket_logits: buckets, .. } => {
-                let row_ids = match &self.item.detail {
-                    Detail::Given { ids } => {
-                        ids.get(row * COARSE_TOP..(row + 1) * COARSE_TOP).unwrap_or_default().to_vec()
-                    }
-                    Detail::Summary | Detail::Own => top_ids(logits),
-                };
-                kept.extend(row_ids.iter().filter_map(|&id| logits.get(id as usize)));
-                buckets.extend(bucket_logits(logits, &row_ids, summary.log_sum_exp));
-                ids.extend(row_ids);
-            }
-        }
-    }
-
-    fn finish(self) -> Result<Trace, String> {
-        match self.failure {
-            Some(failure) => Err(failure),
-            None => Ok(self.trace),
-        }
-    }
-}
-
-/// Summaries of the output rows of one batch, computed on all worker threads.
-fn summarize_rows(rows: &[&[f32]], threads: usize) -> Vec<Option<RowSummary>> {
-    let share = rows.len().div_ceil(threads.max(1)).max(1);
-    if threads <= 1 || rows.len() <= 1 {
-        return rows.iter().map(|row| summarize(row)).collect();
-    }
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = rows
-            .chunks(share)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(|row| summarize(row)).collect::<Vec<_>>()))
-            .collect();
-        handles.into_iter().flat_map(|handle| handle.join().unwrap_or_default()).collect()
-    })
 }
 
 impl Model for LlamaModel {
@@ -248,7 +163,7 @@ impl Model for LlamaModel {
                 let checked = check_item(item, &self.info, self.spec.context);
                 let mut builder = TraceBuilder::new(item, self.info.vocab);
                 if let Err(reason) = checked {
-                    builder.failure = Some(reason);
+                    builder.fail(reason);
                 } else {
                     // The last token predicts nothing that is scored, so it is not computed.
                     let inputs = item.tokens.split_last().map_or(&[][..], |(_, inputs)| inputs);
@@ -293,15 +208,7 @@ impl Model for LlamaModel {
         new_tokens: u32,
         progress: LoadProgress<'_>,
     ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + new_tokens as usize;
-        let bad =
-            |prompt: &&Vec<u32>| prompt.is_empty() || prompt.iter().any(|&token| token >= self.info.vocab);
-        if longest > self.spec.context as usize || prompts.iter().any(|prompt| bad(&prompt)) {
-            return Err(EngineError::Request(format!(
-                "a prompt is empty, has a token outside the vocabulary, or with {new_tokens} new tokens does not fit the context of {}",
-                self.spec.context
-            )));
-        }
+        let longest = check_prompts(prompts, new_tokens, &self.info, self.spec.context)?;
         let mut context = self.context(longest)?;
         let mut continuations = Vec::with_capacity(prompts.len());
         let steps = prompts.len().div_ceil(self.spec.parallel as usize) * new_tokens as usize;
@@ -327,12 +234,10 @@ impl Model for LlamaModel {
                     rest = after;
                     context.decode(batch).map_err(EngineError::Compute)?;
                     for (index, entry) in batch.iter().enumerate().filter(|(_, entry)| entry.output) {
-                        let token =
-                            context.logits(index).and_then(|row| self.greedy(row)).ok_or_else(|| {
-                                EngineError::Compute(
-                                    "the logits of a generated token are not finite".to_owned(),
-                                )
-                            })?;
+                        let token = context
+                            .logits(index)
+                            .and_then(|row| greedy(row, |id| self.model.ends_generation(id)))
+                            .ok_or_else(not_finite)?;
                         if let Some(sequence) = grown.get_mut(entry.sequence as usize) {
                             sequence.push(token);
                         }
