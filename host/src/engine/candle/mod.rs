@@ -6,13 +6,17 @@
 //! F32, accelerators, and code from the model's folder.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use super::rows::{LOGIT_BYTES, TraceBuilder, greedy, not_finite, summarize_rows};
+use super::rows::{LOGIT_BYTES, TraceBuilder, greedy, summarize_rows};
+use super::softmax::summarize;
 use super::{
-    EngineError, EngineInfo, KvType, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink,
+    EngineError, EngineInfo, Honoured, KvType, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord,
+    RunSequence, RunSpec, ScoreItem, TraceSink,
 };
 use super::{check_item, check_prompts, check_spec};
 use crate::domain::budget;
+use crate::domain::trace::Trace;
 
 mod adapter;
 mod config;
@@ -141,8 +145,13 @@ impl CandleModel {
         usize::try_from(LOGIT_BYTES / (4 * self.config.vocab as u64)).unwrap_or(1).clamp(16, CHUNK)
     }
 
-    /// Computes one sequence and hands its scored rows to the builder.
-    fn trace(&self, item: &ScoreItem, builder: &mut TraceBuilder<'_>) -> Result<(), EngineError> {
+    /// Computes one sequence and hands its scored rows to the builder; parts go to `each`.
+    fn trace(
+        &self,
+        item: &ScoreItem,
+        builder: &mut TraceBuilder<'_>,
+        each: &mut dyn FnMut(Trace) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
         // The last token predicts nothing that is scored, so it is not computed.
         let inputs = item.tokens.split_last().map_or(&[][..], |(_, inputs)| inputs);
         let mut cache = self.decoder.cache(inputs.len());
@@ -160,6 +169,7 @@ impl CandleModel {
                 let summaries = summarize_rows(&rows, self.spec.threads as usize);
                 for (row, summary) in rows.iter().zip(summaries) {
                     builder.push(row, summary);
+                    builder.part().map_or(Ok(()), &mut *each)?;
                 }
                 row += count;
             }
@@ -168,17 +178,57 @@ impl CandleModel {
         Ok(())
     }
 
-    /// Feeds tokens and gives the most likely next one.
-    fn next(&self, tokens: &[u32], cache: &mut Cache) -> Result<u32, EngineError> {
+    /// Logits after the last of these tokens, computed in chunks.
+    fn last_logits(&self, tokens: &[u32], chunk: usize, cache: &mut Cache) -> Result<Vec<f32>, EngineError> {
         let mut last = None;
-        for chunk in tokens.chunks(CHUNK) {
-            last = Some(self.decoder.forward(chunk, cache).map_err(compute)?);
+        for part in tokens.chunks(chunk) {
+            last = Some(self.decoder.forward(part, cache).map_err(compute)?);
         }
-        let hidden = last.ok_or_else(not_finite)?;
+        let Some(hidden) = last else { return Ok(Vec::new()) };
         let rows = hidden.dim(0).map_err(compute)?;
         let row = hidden.narrow(0, rows.saturating_sub(1), 1).map_err(compute)?;
-        let logits = self.decoder.logits(&row).map_err(compute)?;
-        greedy(&logits, |id| self.ends.contains(&id)).ok_or_else(not_finite)
+        self.decoder.logits(&row).map_err(compute)
+    }
+
+    /// Continues one prompt.
+    fn continued(
+        &self,
+        prompt: &[u32],
+        spec: &RunSpec,
+        each: &mut dyn FnMut(),
+    ) -> Result<RunSequence, EngineError> {
+        let chunk = (spec.micro_batch as usize).clamp(1, CHUNK);
+        let mut cache = self.decoder.cache(prompt.len() + spec.new_tokens as usize);
+        let mut out = RunSequence::default();
+        let mut fed = prompt;
+        if spec.prompt_cache
+            && let Some((last, before)) = prompt.split_last()
+        {
+            self.last_logits(before, chunk, &mut cache)?;
+            fed = std::slice::from_ref(last);
+        }
+        let started = Instant::now();
+        let mut next;
+        for _ in 0..spec.new_tokens {
+            let logits = self.last_logits(fed, chunk, &mut cache)?;
+            let (token, ends) = greedy(&logits, |id| self.ends.contains(&id))?;
+            if ends && spec.stop_at_end {
+                out.ended = true;
+                break;
+            }
+            if spec.logprobs {
+                let chosen = logits.get(token as usize).copied().unwrap_or(f32::NAN);
+                let summary = summarize(&logits)
+                    .ok_or_else(|| EngineError::Compute("a logit is not finite".to_owned()))?;
+                out.logprobs.push(f64::from(chosen) - summary.log_sum_exp);
+            }
+            out.tokens.push(token);
+            out.seconds.push(started.elapsed().as_secs_f64());
+            each();
+            next = [token];
+            fed = &next;
+        }
+        Ok(out)
     }
 }
 
@@ -232,10 +282,10 @@ impl Model for CandleModel {
         for (index, item) in items.iter().enumerate() {
             let mut builder = TraceBuilder::new(item, self.info.vocab);
             match check_item(item, &self.info, self.spec.context) {
-                Ok(()) => self.trace(item, &mut builder)?,
+                Ok(()) => self.trace(item, &mut builder, &mut |part| sink(index, Ok(part)))?,
                 Err(reason) => builder.fail(reason),
             }
-            sink(index, builder.finish())?;
+            builder.finish().map_or(Ok(()), |trace| sink(index, trace))?;
         }
         Ok(())
     }
@@ -246,25 +296,33 @@ impl Model for CandleModel {
         new_tokens: u32,
         progress: LoadProgress<'_>,
     ) -> Result<Vec<Vec<u32>>, EngineError> {
-        check_prompts(prompts, new_tokens, &self.info, self.spec.context)?;
-        let steps = (prompts.len() * new_tokens as usize).max(1);
+        let run = RunSpec {
+            prompts: prompts.to_vec(),
+            new_tokens,
+            stop_at_end: false,
+            parallel: 1,
+            micro_batch: CHUNK as u32,
+            prompt_cache: false,
+            seed: 0,
+            logprobs: false,
+        };
+        let record = self.run(&run, progress)?;
+        Ok(record.sequences.into_iter().map(|sequence| sequence.tokens).collect())
+    }
+
+    /// Prompts are continued one after the other, whatever `parallel` says.
+    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+        check_prompts(&spec.prompts, spec.new_tokens, &self.info, self.spec.context)?;
+        let steps = (spec.prompts.len() * spec.new_tokens as usize).max(1);
         let mut step = 0usize;
-        let mut continuations = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let mut cache = self.decoder.cache(prompt.len() + new_tokens as usize);
-            let mut grown: Vec<u32> = Vec::with_capacity(new_tokens as usize);
-            for _ in 0..new_tokens {
-                let token = match grown.last() {
-                    None => self.next(prompt, &mut cache)?,
-                    Some(&last) => self.next(&[last], &mut cache)?,
-                };
-                grown.push(token);
-                step += 1;
-                progress(step as f32 / steps as f32);
-            }
-            continuations.push(grown);
-        }
-        Ok(continuations)
+        let mut each = || {
+            step += 1;
+            progress(step as f32 / steps as f32);
+        };
+        let sequences: Result<Vec<RunSequence>, EngineError> =
+            spec.prompts.iter().map(|prompt| self.continued(prompt, spec, &mut each)).collect();
+        let honoured = Honoured { parallel: false, micro_batch: true, prompt_cache: true, seed: true };
+        Ok(RunRecord { sequences: sequences?, honoured })
     }
 }
 

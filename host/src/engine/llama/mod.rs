@@ -6,11 +6,15 @@
 
 use std::path::Path;
 
-use super::rows::{LOGIT_BYTES, TraceBuilder, greedy, not_finite, summarize_rows};
-use super::{EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink};
-use super::{check_item, check_prompts, check_spec};
+use super::rows::{LOGIT_BYTES, TraceBuilder, summarize_rows};
+use super::{
+    EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord, RunSpec, ScoreItem,
+    TraceSink,
+};
+use super::{check_item, check_spec};
 
 mod ffi;
+mod run;
 
 /// Tokens computed at once; llama.cpp's own default.
 const MICRO_BATCH: u32 = 512;
@@ -91,7 +95,7 @@ impl LlamaModel {
     /// Logits after a few tokens spread over the vocabulary, with the adapter or without it.
     fn probe(&self, adapted: bool) -> Result<Vec<f32>, EngineError> {
         let tokens = super::probe_tokens(self.info.vocab as usize);
-        let mut context = self.bare_context(tokens.len())?;
+        let mut context = self.bare_context(tokens.len(), 1, MICRO_BATCH)?;
         if adapted {
             context.use_adapter(&self.model).map_err(EngineError::Compute)?;
         }
@@ -102,23 +106,33 @@ impl LlamaModel {
         Ok((0..entries.len()).filter_map(|at| context.logits(at)).flatten().copied().collect())
     }
 
-    /// A context for `spec.parallel` sequences of up to `longest` tokens, with the adapter.
-    fn context(&self, longest: usize) -> Result<ffi::Context<'_>, EngineError> {
-        let mut context = self.bare_context(longest)?;
+    /// A context for `parallel` sequences of up to `longest` tokens, with the adapter.
+    fn context(
+        &self,
+        longest: usize,
+        parallel: u32,
+        micro_batch: u32,
+    ) -> Result<ffi::Context<'_>, EngineError> {
+        let mut context = self.bare_context(longest, parallel, micro_batch)?;
         context.use_adapter(&self.model).map_err(EngineError::Compute)?;
         Ok(context)
     }
 
-    fn bare_context(&self, longest: usize) -> Result<ffi::Context<'_>, EngineError> {
+    fn bare_context(
+        &self,
+        longest: usize,
+        parallel: u32,
+        micro_batch: u32,
+    ) -> Result<ffi::Context<'_>, EngineError> {
         // A multiple of 256 as llama.cpp pads it, so that the shape does not depend on
         // which of two similar sequences happens to be the longest.
         let longest = u32::try_from(longest).unwrap_or(u32::MAX);
         let context = longest.min(self.spec.context).next_multiple_of(256);
         let params = ffi::ContextParams {
             context,
-            parallel: self.spec.parallel,
-            batch: BATCH.min(context.saturating_mul(self.spec.parallel)),
-            micro_batch: MICRO_BATCH,
+            parallel,
+            batch: BATCH.min(context.saturating_mul(parallel)),
+            micro_batch,
             outputs: self.rows_per_call(),
             threads: self.spec.threads,
             kv_type: self.spec.kv_type,
@@ -152,7 +166,7 @@ impl Model for LlamaModel {
         if items.is_empty() {
             return Ok(());
         }
-        let mut context = self.context(longest)?;
+        let mut context = self.context(longest, self.spec.parallel, MICRO_BATCH)?;
         let rows_per_call = self.rows_per_call();
         let parallel = self.spec.parallel as usize;
         for (group_index, group) in items.chunks(parallel).enumerate() {
@@ -176,6 +190,9 @@ impl Model for LlamaModel {
                 }
                 builders.push(builder);
             }
+            // Rows come sequence after sequence, so one builder is at work at a time.
+            let mut builders = builders.into_iter().enumerate();
+            let mut current = builders.next();
             let mut rest = entries.as_slice();
             while !rest.is_empty() {
                 let (batch, after) = rest.split_at(call_length(rest, rows_per_call));
@@ -190,13 +207,20 @@ impl Model for LlamaModel {
                 let rows: Vec<&[f32]> = outputs.iter().map(|(_, row)| *row).collect();
                 let summaries = summarize_rows(&rows, self.spec.threads as usize);
                 for ((sequence, row), summary) in outputs.into_iter().zip(summaries) {
-                    if let Some(builder) = builders.get_mut(sequence as usize) {
+                    while let Some((at, done)) = current.take_if(|(at, _)| *at < sequence as usize) {
+                        done.finish().map_or(Ok(()), |trace| sink(group_index * parallel + at, trace))?;
+                        current = builders.next();
+                    }
+                    if let Some((at, builder)) = &mut current {
                         builder.push(row, summary);
+                        if let Some(part) = builder.part() {
+                            sink(group_index * parallel + *at, Ok(part))?;
+                        }
                     }
                 }
             }
-            for (offset, builder) in builders.into_iter().enumerate() {
-                sink(group_index * parallel + offset, builder.finish())?;
+            for (at, builder) in current.into_iter().chain(builders) {
+                builder.finish().map_or(Ok(()), |trace| sink(group_index * parallel + at, trace))?;
             }
         }
         Ok(())
@@ -208,49 +232,22 @@ impl Model for LlamaModel {
         new_tokens: u32,
         progress: LoadProgress<'_>,
     ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let longest = check_prompts(prompts, new_tokens, &self.info, self.spec.context)?;
-        let mut context = self.context(longest)?;
-        let mut continuations = Vec::with_capacity(prompts.len());
-        let steps = prompts.len().div_ceil(self.spec.parallel as usize) * new_tokens as usize;
-        let mut step = 0usize;
-        for group in prompts.chunks(self.spec.parallel as usize) {
-            context.clear();
-            let mut grown: Vec<Vec<u32>> = vec![Vec::with_capacity(new_tokens as usize); group.len()];
-            let mut entries: Vec<ffi::BatchEntry> = Vec::new();
-            for (sequence, prompt) in (0u32..).zip(group) {
-                let last = prompt.len().saturating_sub(1);
-                entries.extend(prompt.iter().enumerate().map(|(position, &token)| ffi::BatchEntry {
-                    token,
-                    position: position as u32,
-                    sequence,
-                    output: position == last,
-                }));
-            }
-            for _ in 0..new_tokens {
-                let mut next = Vec::with_capacity(group.len());
-                let mut rest = entries.as_slice();
-                while !rest.is_empty() {
-                    let (batch, after) = rest.split_at(call_length(rest, self.rows_per_call()));
-                    rest = after;
-                    context.decode(batch).map_err(EngineError::Compute)?;
-                    for (index, entry) in batch.iter().enumerate().filter(|(_, entry)| entry.output) {
-                        let token = context
-                            .logits(index)
-                            .and_then(|row| greedy(row, |id| self.model.ends_generation(id)))
-                            .ok_or_else(not_finite)?;
-                        if let Some(sequence) = grown.get_mut(entry.sequence as usize) {
-                            sequence.push(token);
-                        }
-                        next.push(ffi::BatchEntry { token, position: entry.position + 1, ..*entry });
-                    }
-                }
-                entries = next;
-                step += 1;
-                progress(step as f32 / steps.max(1) as f32);
-            }
-            continuations.extend(grown);
-        }
-        Ok(continuations)
+        let run = RunSpec {
+            prompts: prompts.to_vec(),
+            new_tokens,
+            stop_at_end: false,
+            parallel: self.spec.parallel,
+            micro_batch: MICRO_BATCH,
+            prompt_cache: false,
+            seed: 0,
+            logprobs: false,
+        };
+        let record = self.run(&run, progress)?;
+        Ok(record.sequences.into_iter().map(|sequence| sequence.tokens).collect())
+    }
+
+    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+        run::run(self, spec, progress)
     }
 }
 
