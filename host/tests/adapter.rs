@@ -1,7 +1,12 @@
 //! LoRA adapters through the real binary, in both forms: base with adapter says what the merged
 //! weights say, and an adapter that does nothing or belongs to another model is refused.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on must stop"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

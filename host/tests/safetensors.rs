@@ -2,7 +2,13 @@
 //! on the same weights, of every family that is supported; what is not understood is refused
 //! with its name.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that cannot go on must stop, and shows what it measured"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +20,6 @@ use assayd::model::gguf::Value as Entry;
 use hf::{Dice, Folder, Source, Stored, Weight, pairs_from_halves, write_gguf};
 use serde_json::{Value, json};
 
-#[expect(dead_code, reason = "each test file uses a part of it")]
 mod hf;
 
 fn root() -> PathBuf {

@@ -73,8 +73,8 @@ pub fn judge(
     let outcome = match checked {
         Ok(params) => {
             prepare(request, &context.plugins);
-            Assay { request, context, runner, params, draft: &mut draft, findings: &mut findings }
-                .stages(inspected)
+            let (draft, findings) = (&mut draft, &mut findings);
+            Assay { request, context, runner, params, draft, findings, adapter: Vec::new() }.stages(inspected)
         }
         Err(problem) => Err(Halt::from(problem)),
     };
@@ -124,11 +124,13 @@ struct Assay<'a> {
     params: DecisionParams,
     draft: &'a mut Draft,
     findings: &'a mut Findings,
+    /// The files of the adapter over the candidate.
+    adapter: Vec<PathBuf>,
 }
 
 impl Assay<'_> {
     fn stages(&mut self, inspected: Inspect<'_>) -> Result<Statistics, Halt> {
-        let (candidate, adapter) = self.candidate(inspected)?;
+        let candidate = self.candidate(inspected)?;
         self.findings.candidate_structure = candidate.status;
         let reference = match &self.request.reference {
             Some(path) => Some(self.inspect(Role::Reference, path, inspected)?),
@@ -160,16 +162,15 @@ impl Assay<'_> {
         else {
             return Err(Halt::not_run("a file could not be digested"));
         };
-        self.compare(&reference, reference_root, &candidate, adapter)
+        self.compare(&reference, reference_root, &candidate)
     }
 
-    /// The candidate, and the files of the adapter over it: its digests are the candidate's, too.
-    fn candidate(&mut self, inspected: Inspect<'_>) -> Result<(Inspection, Vec<PathBuf>), Halt> {
+    /// The candidate together with the adapter over it: its digests are the candidate's, too.
+    fn candidate(&mut self, inspected: Inspect<'_>) -> Result<Inspection, Halt> {
         let Some(path) = &self.request.adapter else {
-            return Ok((self.inspect(Role::Candidate, &self.request.candidate, inspected)?, Vec::new()));
+            return self.inspect(Role::Candidate, &self.request.candidate, inspected);
         };
         let adapter = inspected(Role::Candidate, path)?;
-        let mut files = Vec::new();
         let with_adapter = |role: Role, path: &Path| {
             let mut base = inspected(role, path)?;
             base.files.extend(adapter.files.iter().cloned());
@@ -179,14 +180,11 @@ impl Assay<'_> {
         };
         let candidate = self.inspect(Role::Candidate, &self.request.candidate, &with_adapter)?;
         if candidate.status != Status::Reject {
-            files = adapter_for(&adapter, engine_for(&candidate)?.0)?;
+            self.adapter = absolute(path, adapter_for(&adapter, engine_for(&candidate)?.0)?)?;
         }
-        let files: Result<Vec<PathBuf>, _> = files.iter().map(std::path::absolute).collect();
-        self.draft
-            .report
-            .remarks
-            .push("lineage: of the candidate's own weights, without the adapter".to_owned());
-        Ok((candidate, files.map_err(|error| Problem::io("find", path, &error))?))
+        let remark = "lineage: of the candidate's own weights, without the adapter";
+        self.draft.report.remarks.push(remark.to_owned());
+        Ok(candidate)
     }
 
     fn inspect(&mut self, role: Role, path: &Path, inspected: Inspect<'_>) -> Result<Inspection, Halt> {
@@ -345,7 +343,6 @@ impl Assay<'_> {
         reference: &Inspection,
         reference_root: Sha256,
         candidate: &Inspection,
-        adapter: Vec<PathBuf>,
     ) -> Result<Statistics, Halt> {
         let key = self.key(candidate)?;
         let set = self.challenges(&key)?;
@@ -357,9 +354,7 @@ impl Assay<'_> {
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
         let reference = self.load_spec(reference, context, threads)?;
-        let mut candidate = self.load_spec(candidate, context, threads)?;
-        candidate.paths.retain(|path| !adapter.contains(path));
-        candidate.adapter = adapter;
+        let candidate = self.load_spec(candidate, context, threads)?;
         let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
         let mut comparison =
             Comparison::new(self.request, self.context, self.runner, pair, self.params, self.draft)?;
@@ -435,13 +430,19 @@ impl Assay<'_> {
 
     fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
         let (engine, paths) = engine_for(inspection)?;
-        // A worker has a working folder of its own.
-        let paths: Result<Vec<_>, _> = paths.iter().map(std::path::absolute).collect();
-        let paths = paths.map_err(|error| Problem::io("find", &inspection.path, &error))?;
+        let paths = absolute(&inspection.path, paths)?;
+        let (adapter, paths) = paths.into_iter().partition(|path| self.adapter.contains(path));
         let mut spec = LoadSpec::judged(engine, paths, context, threads);
         spec.parallel = JUDGED_PARALLEL;
+        spec.adapter = adapter;
         Ok(spec)
     }
+}
+
+/// A worker has a working folder of its own.
+fn absolute(of: &Path, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, Problem> {
+    let paths: Result<Vec<_>, _> = paths.iter().map(std::path::absolute).collect();
+    paths.map_err(|error| Problem::io("find", of, &error))
 }
 
 fn cancelled() -> Halt {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use assayd::model::gguf::write::{TensorData, write_file};
-use assayd::model::gguf::{self, Array, GgmlType, Header, Value};
+use assayd::model::gguf::{self, GgmlType, Header, Value};
 use assayd::model::source::{ReadAt as _, SourceFile};
 use serde_json::json;
 
@@ -344,9 +344,4 @@ pub fn write_gguf(path: &Path, metadata: &[(String, Value)], weights: &[Weight])
         .map(|((weight, shape), data)| TensorData { name: &weight.name, kind: GgmlType::F32, shape, data })
         .collect();
     write_file(path, &metadata, &tensors).unwrap();
-}
-
-/// An array of 32-bit integers as metadata.
-pub fn integers(items: &[i32]) -> Value {
-    Array::of_i32(items).into()
 }
