@@ -32,6 +32,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["sqlx"], &["store/"]),
     (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
+    (&["p256", "sigstore_verify"], &["model/signature/"]),
     (&["clap", "clap_complete", "indicatif", "comfy_table"], &["cli/"]),
 ];
 

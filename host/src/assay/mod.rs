@@ -28,6 +28,7 @@ mod tests;
 pub use canonical::constants_digest;
 pub use draft::{artifact_root, name_of, transcript_root};
 pub use events::{AssayEvent, Stage};
+pub use hash_checks::digest;
 pub use pipeline::run;
 pub use report::Report;
 pub use request::{AssayContext, AssayRequest, KeyText};

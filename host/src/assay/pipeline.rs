@@ -202,6 +202,7 @@ impl Assay<'_> {
         self.findings.tokenizer = agreement(|inspection| inspection.tokenizer_hash.as_ref());
         let security = &mut self.draft.report.security;
         security.config_hash.matches = self.findings.config.as_match();
+        security.fuzzy_hash = hash_checks::fuzzy(reference, candidate);
         security.tokenizer.compatible = self.findings.tokenizer.as_match();
         match self.findings.tokenizer {
             Agreement::Mismatch => {
