@@ -146,7 +146,7 @@ fn pass(args: &Args, list: Option<&List>) -> Result<Inspection, Problem> {
     others.extend(list.map(List::kinds).unwrap_or_default());
     others.sort_unstable();
     others.dedup();
-    let cache = args.cache.clone().unwrap_or_else(super::verify::default_cache).join("passes");
+    let cache = args.cache.clone().unwrap_or_else(super::screen::cache_folder).join("passes");
     let hashing = Hashing { others: &others, prove: args.prove, cache: Some(&cache), rehash: args.rehash };
     let bar = screen::Bar::new("hashing");
     let options = InspectOptions { full: true };

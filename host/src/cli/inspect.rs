@@ -104,7 +104,7 @@ fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<model::Ignored>), Problem> {
 
 fn one(path: &Path, args: &Args) -> Result<Inspection, Problem> {
     let full = args.full;
-    let cache = args.cache.clone().unwrap_or_else(super::verify::default_cache).join("passes");
+    let cache = args.cache.clone().unwrap_or_else(super::screen::cache_folder).join("passes");
     let hashing = Hashing { cache: Some(&cache), rehash: args.rehash, ..Hashing::default() };
     let bar =
         if full && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };

@@ -38,12 +38,7 @@ pub(super) fn file(
         let message = format!("the name says {claim} and the content is {}", content.name());
         findings.push(Code::DisguisedFormat.finding(message));
     }
-    let looked = if content == Content::Zip {
-        archive::look(&source, &mut findings)
-    } else {
-        bare(&source, content == Content::Pickle, &mut findings)
-    };
-    if !looked.map_err(|error| io(&error))? {
+    if !check(&source, content, &mut findings).map_err(|error| io(&error))? {
         return Ok(None);
     }
     if !findings.has_errors() {
@@ -57,6 +52,18 @@ pub(super) fn file(
     inspection.files.push(record);
     inspector.state_roots(&mut inspection);
     Ok(Some(conclude(inspection, findings)))
+}
+
+/// Follows every pickle of a source whose first bytes are `content`; false if it holds none.
+///
+/// # Errors
+/// The source cannot be read.
+pub fn check(source: &dyn ReadAt, content: Content, findings: &mut Findings) -> io::Result<bool> {
+    if content == Content::Zip {
+        archive::look(source, findings)
+    } else {
+        bare(source, content == Content::Pickle, findings)
+    }
 }
 
 /// A file of pickles without an archive. `certain` says that it began as one.

@@ -78,7 +78,11 @@ impl Scanner {
         for (code, count, adjective) in [
             (Code::NanWeights, &counts.nan, "not numbers"),
             (Code::InfWeights, &counts.inf, "infinite"),
-            (Code::AbsurdWeights, &counts.absurd, "larger than 1e6"),
+            (
+                Code::AbsurdWeights,
+                &counts.absurd,
+                if tensor.kind.block() == 1 { "larger than 1e6" } else { "larger than 4096" },
+            ),
         ] {
             if let Some(first) = count.first {
                 let message = format!("{} {what} of {} are {adjective}", count.count, tensor.name);
