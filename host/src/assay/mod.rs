@@ -6,6 +6,7 @@
 //! challenges are committed to before a model is loaded; never two models in memory; the
 //! truth table of [`decision`] has the last word; what failed is named, never counted.
 
+pub mod bundle;
 pub mod cache;
 pub mod canonical;
 pub mod claim;
@@ -15,6 +16,7 @@ mod coverage;
 pub mod decision;
 mod draft;
 pub mod events;
+mod evidence;
 mod hash_checks;
 pub mod judge;
 mod measure;
@@ -22,13 +24,16 @@ pub mod pipeline;
 mod reference;
 pub mod report;
 pub mod request;
+pub mod round_trip;
 pub mod runner;
 #[cfg(test)]
 mod tests;
+pub mod transcript;
 
 pub use canonical::constants_digest;
-pub use draft::{artifact_root, name_of, transcript_root};
+pub use draft::{artifact_root, name_of};
 pub use events::{AssayEvent, Stage};
 pub use pipeline::run;
 pub use report::Report;
 pub use request::{AssayContext, AssayRequest, KeyText};
+pub use transcript::transcript_root;

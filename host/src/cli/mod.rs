@@ -9,6 +9,7 @@ use crate::domain::Problem;
 use crate::worker;
 
 pub mod bench;
+pub mod bundle;
 pub mod compare;
 pub mod completions;
 pub mod decide;
@@ -17,6 +18,7 @@ pub mod determinism;
 pub mod doctor;
 pub mod hash;
 pub mod inspect;
+pub mod keys;
 pub mod lineage;
 pub mod logprobs;
 pub mod modes;
@@ -47,6 +49,8 @@ enum Command {
     Hash(hash::Args),
     Lineage(lineage::Args),
     Verify(verify::Args),
+    Bundle(bundle::Args),
+    Keys(keys::Args),
     Logprobs(logprobs::Args),
     Compare(compare::Args),
     Determinism(determinism::Args),
@@ -79,6 +83,8 @@ pub fn main() -> ExitCode {
         Command::Hash(args) => hash::run(args),
         Command::Lineage(args) => lineage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bundle(args) => bundle::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Logprobs(args) => logprobs::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Determinism(args) => determinism::run(args),

@@ -16,6 +16,8 @@ use crate::domain::score::FinalDecision;
 const PLAIN_WIDTH: u16 = 110;
 /// Remarks shown on the screen at most.
 const SHOWN_NOTES: usize = 8;
+/// Differences of tokenizer and configuration shown on the screen at most.
+const SHOWN_DIFFERENCES: usize = 3;
 
 /// Progress on standard error, if that is a terminal; else nothing.
 #[derive(Debug)]
@@ -51,15 +53,20 @@ fn label(stage: Stage) -> &'static str {
     }
 }
 
+/// Gives a table the width of a plain page where no terminal says how wide it is.
+pub fn fit(table: &mut Table) {
+    if !std::io::stdout().is_terminal() {
+        table.set_width(PLAIN_WIDTH);
+    }
+}
+
 /// The result for a person.
 pub fn result(report: &Report, written: &[&Path]) -> String {
     let mut text = headline(report);
     let diff = &report.enhanced_diff;
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(PLAIN_WIDTH);
-    }
+    fit(&mut table);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), printable(&value)]);
     };
@@ -90,6 +97,14 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
             row("would decide", format!("about {needed} challenges (--n-max {needed})"));
         }
     }
+    for (name, list) in [
+        ("tokenizer", &report.security.tokenizer.differences),
+        ("config", &report.security.config_hash.differences),
+    ] {
+        if let Some(text) = differences(list) {
+            row(name, text);
+        }
+    }
     for file in &report.files {
         let digest = file.sha256.map_or_else(|| "not digested".to_owned(), |digest| digest.to_string());
         let short: String = digest.chars().take(16).collect();
@@ -112,6 +127,17 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
     let _ = writeln!(text, "{table}");
     notes(report, &mut text);
     text
+}
+
+/// The first of a list of differences, and how many more there are.
+fn differences(list: &[String]) -> Option<String> {
+    let shown = list.iter().take(SHOWN_DIFFERENCES).cloned().collect::<Vec<_>>().join("; ");
+    let more = list.len().saturating_sub(SHOWN_DIFFERENCES);
+    match (list.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(shown),
+        (false, more) => Some(format!("{shown}; {more} more in the report")),
+    }
 }
 
 fn headline(report: &Report) -> String {
@@ -150,6 +176,6 @@ fn notes(report: &Report, text: &mut String) {
 }
 
 /// Text from files and workers without what could steer a terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

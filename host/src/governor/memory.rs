@@ -19,6 +19,14 @@ pub fn process_memory(pid: u32) -> Option<ProcessMemory> {
     parse(&std::fs::read_to_string(path).ok()?)
 }
 
+/// Memory that this process may fill at most, page cache included: the machine's, or its
+/// group's if that is less.
+pub fn room_bytes() -> u64 {
+    let machine = rustix::system::sysinfo();
+    let total = machine.totalram.saturating_mul(machine.mem_unit.into());
+    super::cgroup::cgroup().memory_limit_bytes.map_or(total, |limit| limit.min(total))
+}
+
 /// Makes this process the first to go when the machine runs out of memory. A process that
 /// may not say so stays where it was, which only costs its parent.
 pub fn go_first() {
@@ -41,6 +49,11 @@ fn parse(status: &str) -> Option<ProcessMemory> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room() {
+        assert!(room_bytes() > 1 << 20);
+    }
 
     #[test]
     fn reads_the_kinds_and_refuses_what_is_not_there() {
