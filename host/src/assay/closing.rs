@@ -4,9 +4,9 @@
 //! All of it follows from the recorded scores through the decider that decided, so anyone can
 //! compute it again. A value that is not defined is `None`, never 0 or infinity.
 
-use super::{claim, coverage};
 use super::judge::{Fold, Judge, replay, stopping_step};
 use super::report::{EnhancedDiff, Record};
+use super::{claim, coverage};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
 use crate::domain::moments;

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
-use super::{closing, coverage};
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
@@ -21,6 +20,7 @@ use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
 use super::report::{Record, Role, TraceSummary};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
+use super::{closing, coverage};
 use crate::challenge::{Challenge, ChallengeSet};
 use crate::domain::modes::{self, MAX_FAILED_SHARE, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};

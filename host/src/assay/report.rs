@@ -115,7 +115,7 @@ pub struct EnhancedDiff {
 }
 
 /// How much of the distributions the scores are of.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Coverage {
     pub kind: CoverageKind,
     /// Whether a score over the whole distributions could be higher.
@@ -127,7 +127,7 @@ pub struct Coverage {
     pub rest_mass: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CoverageKind {
     /// Every token.

@@ -59,7 +59,8 @@ impl Sampler {
             let mut buffer = vec![0; usize::try_from(block_bytes).unwrap_or(0)];
             let wanted = BLOCKS.min(blocks);
             for number in 0..wanted {
-                let start = (u128::from(number) * u128::from(blocks) / u128::from(wanted)) as u64 * block_bytes;
+                let start =
+                    (u128::from(number) * u128::from(blocks) / u128::from(wanted)) as u64 * block_bytes;
                 if start + block_bytes > tensor.bytes {
                     break;
                 }

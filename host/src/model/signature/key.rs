@@ -41,7 +41,9 @@ impl Key {
                     .map(Self::Ed25519)
                     .map_err(|_| "the public key is no point of Ed25519".to_owned())
             }
-            _ => Err("the public key is neither of P-256 nor of Ed25519; others are not supported".to_owned()),
+            _ => {
+                Err("the public key is neither of P-256 nor of Ed25519; others are not supported".to_owned())
+            }
         }
     }
 

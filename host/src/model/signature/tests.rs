@@ -66,8 +66,7 @@ const LEAF: Says<'_> = Says {
     until: "300101000000Z",
     critical: None,
 };
-const ROOT: Says<'_> =
-    Says { subject: "root", authority: Some(1), usage: Some(0x04), ..LEAF };
+const ROOT: Says<'_> = Says { subject: "root", authority: Some(1), usage: Some(0x04), ..LEAF };
 
 fn certificate(says: &Says<'_>, own: &SigningKey, issuer: &SigningKey) -> Vec<u8> {
     let algorithm = tlv(0x30, &[&[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]]);
@@ -307,7 +306,8 @@ fn certificates_lead_to_a_root_or_nowhere() {
     let roots = folder.put("roots.pem", &pem("CERTIFICATE", &root_certificate));
     let trust = Trust { roots: Some(&roots), ..Trust::default() };
     let check = |certificates: &[Vec<u8>], key: &SigningKey| {
-        let report = folder.check("model", &bundle(&payload, key, chain(certificates)).to_string(), trust).unwrap();
+        let report =
+            folder.check("model", &bundle(&payload, key, chain(certificates)).to_string(), trust).unwrap();
         report.exit_code()
     };
     let middle_says = Says { subject: "middle", authority: Some(0), usage: Some(0x04), ..LEAF };
@@ -344,7 +344,11 @@ fn certificates_lead_to_a_root_or_nowhere() {
     let no_authority = Says { authority: None, usage: Some(0x84), ..middle_says.clone() };
     assert_eq!(check(&[lower.clone(), certificate(&no_authority, &middle, &root)], &leaf), 1, "no authority");
     let no_certifying = Says { usage: Some(0x80), ..middle_says.clone() };
-    assert_eq!(check(&[lower.clone(), certificate(&no_certifying, &middle, &root)], &leaf), 1, "must not certify");
+    assert_eq!(
+        check(&[lower.clone(), certificate(&no_certifying, &middle, &root)], &leaf),
+        1,
+        "must not certify"
+    );
     let no_signing = Says { usage: Some(0x20), ..LEAF };
     assert_eq!(check(&[certificate(&no_signing, &leaf, &root)], &leaf), 1, "must not sign");
     // The one between allows none below it.
