@@ -75,6 +75,7 @@ pub struct Pair<'a> {
 
 /// One comparison while it runs.
 pub struct Comparison<'a> {
+    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
     pub pair: Pair<'a>,
@@ -94,7 +95,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &AssayRequest,
+        request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
         pair: Pair<'a>,
@@ -122,6 +123,7 @@ impl<'a> Comparison<'a> {
             cache,
             across,
             scorer: context.plugins.scorer(&request.scorer)?,
+            request,
             context,
             runner,
             pair,
@@ -182,7 +184,7 @@ impl<'a> Comparison<'a> {
         );
         self.draft.add_time("reference_seconds", started);
         match answered {
-            Ok(()) => self.end(Role::Reference, session),
+            Ok(()) => self.end(Role::Reference, session)?,
             Err(ReferenceError::Worker(end)) => return Err(self.worker_failed(Role::Reference, &end)),
             Err(ReferenceError::Problem(problem)) => return Err(problem.into()),
         }
@@ -200,7 +202,7 @@ impl<'a> Comparison<'a> {
             && !self.across
         {
             // The cached traces come from another build: its rounding is not this one's.
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             self.cache.clear();
             self.reference_block(0..rounds.end)?;
             session = self.load(Role::Candidate)?;
@@ -208,7 +210,7 @@ impl<'a> Comparison<'a> {
         if let Some(reference) = self.cache.info()
             && reference.vocab != info.vocab
         {
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             return Err(Halt {
                 statistics: Statistics::NotComparable,
                 error: format!(
@@ -234,8 +236,7 @@ impl<'a> Comparison<'a> {
             self.check_failures(self.judge.params().n_max)?;
         }
         self.draft.add_time("candidate_seconds", started);
-        self.end(Role::Candidate, session);
-        Ok(())
+        self.end(Role::Candidate, session)
     }
 
     /// Across engines: does the candidate's own tokenizer make the tokens of the reference of
@@ -388,9 +389,13 @@ impl<'a> Comparison<'a> {
         runner.start(spec, &mut progress).map_err(|end| self.worker_failed(role, &end))
     }
 
-    fn end(&mut self, role: Role, session: Box<dyn Session>) {
+    fn end(&mut self, role: Role, session: Box<dyn Session>) -> Result<(), Halt> {
         let summary = session.finish();
         self.draft.worker_ended(role, &summary);
+        match summary.changed {
+            Some(what) => Err(Halt::failed(format!("what ran is not what was judged: {what}"))),
+            None => Ok(()),
+        }
     }
 
     fn worker_failed(&mut self, role: Role, end: &WorkerEnd) -> Halt {

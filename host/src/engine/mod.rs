@@ -6,10 +6,12 @@
 //! (every judged continuation is greedy) and any retry.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Problem;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::inspection::{ArtifactKind, Inspection, Severity, Status};
 use crate::domain::trace::Trace;
 
@@ -185,7 +187,7 @@ pub struct RunSequence {
     pub seconds: Vec<f64>,
 }
 
-/// Which settings of a [`RunSpec`] reached something; the others changed nothing.
+/// Which settings of a [`RunSpec`] a run was made under; the others the engine cannot take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Honoured {
     pub parallel: bool,
@@ -239,11 +241,19 @@ pub trait Model {
     ) -> Result<Vec<Vec<u32>>, EngineError>;
 
     /// A greedy run under the given conditions. An engine without settings of its own honours
-    /// none of them, measures nothing and says so.
+    /// none of them and says so; its tokens are timed if it reports progress after each.
     fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
-        let tokens = self.generate(&spec.prompts, spec.new_tokens, progress)?;
-        let sequences = tokens.into_iter().map(|tokens| RunSequence { tokens, ..RunSequence::default() });
-        Ok(RunRecord { sequences: sequences.collect(), honoured: Honoured::default() })
+        let started = Instant::now();
+        let mut seconds = Vec::new();
+        let tokens = self.generate(&spec.prompts, spec.new_tokens, &mut |fraction| {
+            seconds.push(started.elapsed().as_secs_f64());
+            progress(fraction);
+        })?;
+        let timed = spec.prompts.len() == 1 && seconds.len() == spec.new_tokens as usize;
+        let seconds = if timed { seconds } else { Vec::new() };
+        let sequence = |tokens| RunSequence { tokens, seconds: seconds.clone(), ..RunSequence::default() };
+        let sequences = tokens.into_iter().map(sequence).collect();
+        Ok(RunRecord { sequences, honoured: Honoured::default() })
     }
 }
 
@@ -252,7 +262,26 @@ pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model
     match spec.engine {
         EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
         EngineKind::Candle => Ok(Box::new(candle::CandleModel::load(spec, progress)?)),
-        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec)?)),
+        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec, progress)?)),
+    }
+}
+
+/// Loads what an engine computes with, its kernels and their libraries, but no model: after
+/// this a worker may lose its access to every other file.
+pub fn prepare(engine: EngineKind) -> Result<(), EngineError> {
+    match engine {
+        EngineKind::LlamaCpp => llama::prepare(),
+        EngineKind::Candle | EngineKind::Scripted => Ok(()),
+    }
+}
+
+/// Memory by device that running `spec` takes with the context filled, from a dry run that
+/// reads headers and allocates nothing large. The machine's own memory comes first.
+pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    match spec.engine {
+        EngineKind::LlamaCpp => llama::estimate(spec),
+        EngineKind::Candle => candle::estimate(spec),
+        EngineKind::Scripted => Ok(vec![DeviceBytes { name: "CPU".to_owned(), ..DeviceBytes::default() }]),
     }
 }
 

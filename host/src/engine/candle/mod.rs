@@ -16,6 +16,7 @@ use super::{
 };
 use super::{check_item, check_prompts, check_spec};
 use crate::domain::budget;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
 
 mod adapter;
@@ -51,6 +52,65 @@ pub struct CandleModel {
 /// Layers computed so far in this process; only its changes mean anything.
 pub fn ticks() -> u64 {
     decoder::TICKS.load(Ordering::Relaxed)
+}
+
+/// Memory that running `spec` takes, from the headers alone: weights widened to F32, the cache
+/// of one sequence, and the working memory of one chunk.
+///
+/// # Errors
+/// As for loading, as far as headers tell.
+pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    let Parts { config, layout, .. } = Parts::open(spec).map_err(|reason| load_error(spec, reason))?;
+    let product = |sizes: &[usize]| sizes.iter().fold(4u64, |all, &size| all.saturating_mul(size as u64));
+    let context = spec.context as usize;
+    let heads = config.heads * config.head_dim;
+    let scores = product(&[config.heads, CHUNK.min(context), context]);
+    let rows = product(&[CHUNK, 4 * config.width + 2 * heads + 3 * config.ffn]);
+    // A tensor is read as it is stored and then widened.
+    let largest = layout.all().map(|place| product(&place.shape)).max().unwrap_or(0);
+    Ok(vec![DeviceBytes {
+        name: "CPU".to_owned(),
+        model_bytes: layout.all().map(|place| product(&place.shape)).fold(0, u64::saturating_add),
+        kv_bytes: product(&[2, config.layers, config.kv_heads, config.head_dim, context]),
+        compute_bytes: largest.max(scores.saturating_mul(3).saturating_add(rows)),
+        output_bytes: product(&[2, rows_per_step(config.vocab), config.vocab]),
+        mapped_bytes: 0,
+    }])
+}
+
+/// What the headers of a folder say, checked against one another.
+struct Parts {
+    config: Config,
+    layout: Layout,
+    weights: Weights,
+}
+
+impl Parts {
+    fn open(spec: &LoadSpec) -> Result<Self, String> {
+        let text = text_file(&spec.paths, "config.json", budget::CONFIG_BYTES)?;
+        let config = Config::parse(&text.ok_or("there is no config.json")?)?;
+        if config.rope.is_none() && spec.context as usize > config.context {
+            return Err(format!(
+                "the model has {} learned positions and a context of {} was asked for",
+                config.context, spec.context
+            ));
+        }
+        let layout = Layout::of(&config);
+        let prefix = if config.family == Family::Gpt2 { "transformer." } else { "" };
+        let weights = Weights::open(&spec.paths, prefix)?;
+        weights.check(&layout)?;
+        Ok(Self { config, layout, weights })
+    }
+}
+
+fn load_error(spec: &LoadSpec, reason: String) -> EngineError {
+    let folder = spec.paths.first().and_then(|path| path.parent());
+    EngineError::Load { path: folder.map(|path| path.display().to_string()).unwrap_or_default(), reason }
+}
+
+/// Rows of logits computed at once.
+fn rows_per_step(vocab: usize) -> usize {
+    usize::try_from(LOGIT_BYTES / (4 * vocab.max(1) as u64)).unwrap_or(1).clamp(16, CHUNK)
 }
 
 fn engine_info() -> EngineInfo {
@@ -89,25 +149,12 @@ impl CandleModel {
         if spec.gpu_layers != 0 {
             return Err(EngineError::Request("safetensors models run on the CPU only".to_owned()));
         }
-        let folder = spec.paths.first().and_then(|path| path.parent());
-        let path = folder.map(|path| path.display().to_string()).unwrap_or_default();
-        Self::open(spec, progress).map_err(|reason| EngineError::Load { path, reason })
+        Self::open(spec, progress).map_err(|reason| load_error(spec, reason))
     }
 
     fn open(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Self, String> {
-        let text = text_file(&spec.paths, "config.json", budget::CONFIG_BYTES)?;
-        let config = Config::parse(&text.ok_or("there is no config.json")?)?;
+        let Parts { config, layout, weights } = Parts::open(spec)?;
         let context = spec.context as usize;
-        if config.rope.is_none() && context > config.context {
-            return Err(format!(
-                "the model has {} learned positions and a context of {context} was asked for",
-                config.context
-            ));
-        }
-        let layout = Layout::of(&config);
-        let prefix = if config.family == Family::Gpt2 { "transformer." } else { "" };
-        let weights = Weights::open(&spec.paths, prefix)?;
-        weights.check(&layout)?;
         if config.tied {
             let embedding = layout.whole.iter().find(|place| place.slot == Slot::Embedding);
             weights.check_tied(embedding.map_or("", |place| place.name.as_str()))?;
@@ -140,11 +187,6 @@ impl CandleModel {
         Ok(Self { config, decoder, tokens, ends, info, spec: spec.clone() })
     }
 
-    /// Rows of logits computed at once.
-    fn rows_per_step(&self) -> usize {
-        usize::try_from(LOGIT_BYTES / (4 * self.config.vocab as u64)).unwrap_or(1).clamp(16, CHUNK)
-    }
-
     /// Computes one sequence and hands its scored rows to the builder; parts go to `each`.
     fn trace(
         &self,
@@ -162,7 +204,7 @@ impl CandleModel {
             let end = start + chunk.len();
             let mut row = first.max(start);
             while row < end {
-                let count = self.rows_per_step().min(end - row);
+                let count = rows_per_step(self.config.vocab).min(end - row);
                 let part = hidden.narrow(0, row - start, count).map_err(compute)?;
                 let logits = self.decoder.logits(&part).map_err(compute)?;
                 let rows: Vec<&[f32]> = logits.chunks_exact(self.config.vocab).collect();
