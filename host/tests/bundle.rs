@@ -346,7 +346,9 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
         ),
         (
             "a note",
-            |p| drop(p.report.records[2].notes.insert("mean_kl_nats".into(), 0.0)),
+            |p| {
+                let _ = p.report.records[2].notes.insert("mean_kl_nats".into(), 0.0);
+            },
             "transcript",
             Some(3),
         ),
