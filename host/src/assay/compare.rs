@@ -75,6 +75,7 @@ pub struct Pair<'a> {
 
 /// One comparison while it runs.
 pub struct Comparison<'a> {
+    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
     pub pair: Pair<'a>,
@@ -92,7 +93,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &AssayRequest,
+        request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
         pair: Pair<'a>,
@@ -113,6 +114,7 @@ impl<'a> Comparison<'a> {
             judge: Judge::start(&context.plugins, &request.decider, params)?,
             cache: TraceCache::open(&context.cache_dir, &key)?,
             scorer: context.plugins.scorer(&request.scorer)?,
+            request,
             context,
             runner,
             pair,
@@ -173,7 +175,7 @@ impl<'a> Comparison<'a> {
         );
         self.draft.add_time("reference_seconds", started);
         match answered {
-            Ok(()) => self.end(Role::Reference, session),
+            Ok(()) => self.end(Role::Reference, session)?,
             Err(ReferenceError::Worker(end)) => return Err(self.worker_failed(Role::Reference, &end)),
             Err(ReferenceError::Problem(problem)) => return Err(problem.into()),
         }
@@ -190,7 +192,7 @@ impl<'a> Comparison<'a> {
             && reference.engine != info.engine
         {
             // The cached traces come from another build: its rounding is not this one's.
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             self.cache.clear();
             self.reference_block(0..rounds.end)?;
             session = self.load(Role::Candidate)?;
@@ -198,7 +200,7 @@ impl<'a> Comparison<'a> {
         if let Some(reference) = self.cache.info()
             && reference.vocab != info.vocab
         {
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             return Err(Halt {
                 statistics: Statistics::NotComparable,
                 error: format!(
@@ -221,8 +223,7 @@ impl<'a> Comparison<'a> {
             self.check_failures(self.judge.params().n_max)?;
         }
         self.draft.add_time("candidate_seconds", started);
-        self.end(Role::Candidate, session);
-        Ok(())
+        self.end(Role::Candidate, session)
     }
 
     /// One round: traces, scores, one look of the decider per score.
@@ -346,9 +347,13 @@ impl<'a> Comparison<'a> {
         runner.start(spec, &mut progress).map_err(|end| self.worker_failed(role, &end))
     }
 
-    fn end(&mut self, role: Role, session: Box<dyn Session>) {
+    fn end(&mut self, role: Role, session: Box<dyn Session>) -> Result<(), Halt> {
         let summary = session.finish();
         self.draft.worker_ended(role, &summary);
+        match summary.changed {
+            Some(what) => Err(Halt::failed(format!("what ran is not what was judged: {what}"))),
+            None => Ok(()),
+        }
     }
 
     fn worker_failed(&mut self, role: Role, end: &WorkerEnd) -> Halt {
