@@ -224,6 +224,74 @@ fn a_full_disk_loses_nothing_and_is_told() {
     assert_eq!(on_record(dir.path()), 40, "what was told is on disk");
 }
 
+/// The bundle of a judged assay is served from disk, whole, and verifies; the oldest go when
+/// the space is used up; an assay without a verdict has none.
+#[test]
+fn a_judged_assay_keeps_its_bundle_within_the_space_there_is() {
+    let dir = house("bundles = \"6MiB\"\n");
+    let models = dir.path().join("models");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/models");
+    for name in ["reference", "finetuned", "truncated"] {
+        let name = format!("{name}.gguf");
+        fs::copy(examples.join(&name), models.join(&name)).unwrap();
+    }
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    let judged = |candidate: &str| {
+        let body = json!({"candidate": candidate, "reference": "reference.gguf", "mode": "quick"});
+        let made = post(address, "/api/assays", &body);
+        assert_eq!(made.status, 202, "{made:?}");
+        let id = made.json()["id"].as_str().unwrap().to_owned();
+        wait("the verdict", || {
+            let assay = get(address, &format!("/api/assays/{id}")).json();
+            (assay["state"] == "done").then_some(())
+        });
+        id
+    };
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(judged("finetuned.gguf"));
+    }
+    let bundle = |id: &str| {
+        let (head, body) = raw(address, &format!("/api/assays/{id}/bundle"));
+        (head.split(' ').nth(1).unwrap().to_owned(), head, body)
+    };
+    // Each takes some 2.6 MiB: two fit.
+    assert_eq!(bundle(&ids[0]).0, "404");
+    for id in &ids[1..] {
+        let (status, head, body) = bundle(id);
+        assert_eq!(status, "200", "{head}");
+        assert!(head.to_lowercase().contains(&format!("content-length: {}", body.len())), "{head}");
+        fs::write(dir.path().join("b"), &body).unwrap();
+        let verified = command(dir.path()).args(["bundle", "verify", "b", "--json"]).output().unwrap();
+        let found: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(verified.status.code(), Some(0), "{found:#}");
+        let report = get(address, &format!("/api/assays/{id}/report")).json();
+        assert_eq!(
+            (&found["verdict"], &found["n"]),
+            (&report["final_decision"], &report["enhanced_diff"]["n_effective"])
+        );
+        assert_eq!(found["transcript_root"], report["provenance"]["transcript_root"]);
+    }
+    assert_eq!(bundle(&judged("truncated.gguf")).0, "404");
+    assert_eq!(bundle("00000000-0000-7000-8000-000000000000").0, "404");
+    assert_eq!(get(address, &format!("/api/assays/{}/bundle?x=1", ids[2])).status, 400);
+    let kept = fs::read_dir(dir.path().join("state/bundles")).unwrap().count();
+    assert_eq!(kept, 2, "and nothing half-written");
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Head and body of an answer that is not text.
+fn raw(address: SocketAddr, target: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end..].to_vec())
+}
+
 /// Artifacts that a new daemon finds on record before it has looked at a file.
 fn on_record(dir: &Path) -> usize {
     let daemon = start(dir);

@@ -95,7 +95,7 @@ impl Supervisor {
                     let _ = news.try_send(News::Progress(id, progress));
                 }
             };
-            let work = std::panic::AssertUnwindSafe(|| run(&request, cancel, &tell));
+            let work = std::panic::AssertUnwindSafe(|| run(id, &request, cancel, &tell));
             let result = std::panic::catch_unwind(work)
                 .unwrap_or_else(|_| Err(Problem::internal("the assay broke off")));
             let _ = news.blocking_send(News::Ended(id, result));

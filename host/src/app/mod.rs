@@ -7,6 +7,7 @@
 //! Deliberately absent: any judgement of models, which belongs to the assay.
 
 mod artifacts;
+mod bundles;
 pub mod config;
 mod daemon;
 mod inspector;

@@ -4,9 +4,12 @@
 //! All of it follows from the recorded scores through the decider that decided, so anyone can
 //! compute it again. A value that is not defined is `None`, never 0 or infinity.
 
-use super::judge::{Fold, replay, stopping_step};
+use super::{claim, coverage};
+use super::judge::{Fold, Judge, replay, stopping_step};
+use super::report::{EnhancedDiff, Record};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
+use crate::domain::moments;
 use crate::domain::score::{Decision, DecisionParams, Step};
 use crate::plugin::{Decider, PluginFault};
 
@@ -19,6 +22,63 @@ const NEEDED_FACTOR: usize = 10;
 /// ... never beyond this many scores.
 const NEEDED_LIMIT: usize = 2_000;
 
+/// Something that is missing from the statistics, for the report's reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub text: String,
+    /// A plugin failed, so that trying again may give an answer.
+    pub fault: bool,
+}
+
+/// Fills what follows from the scores that count.
+///
+/// # Errors
+/// The decider failed at something that is more than a forecast.
+pub fn fill(diff: &mut EnhancedDiff, judge: &Judge, scorer: &str) -> Result<Vec<Note>, PluginFault> {
+    let (scores, params) = (judge.scores(), judge.params());
+    let moments = moments(scores);
+    let decision = judge.decision();
+    diff.decision = Some(decision);
+    diff.n_effective = scores.len() as u64;
+    diff.stopped_early = judge.stopped_early();
+    (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
+    (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
+    diff.p_same = anytime_p(judge.steps().iter().map(|step| step.log_e_same));
+    diff.p_different = anytime_p(judge.steps().iter().map(|step| step.log_e_different));
+    diff.claim = claim::claim(decision, params, scorer, diff.n_effective);
+    let caveat = diff.coverage.as_ref().and_then(coverage::caveat);
+    diff.claim.push_str(&caveat.unwrap_or_default());
+    diff.smallest_delta_certified = smallest_delta(judge.decider(), params, scores)?;
+    diff.needed_n = None;
+    let mut notes = Vec::new();
+    if decision == Decision::Undecided {
+        // A forecast, not evidence: a decider too slow for it does not spoil the verdict.
+        let needed = needed_n(judge.decider(), params, scores);
+        diff.needed_n = needed.as_ref().ok().copied().flatten();
+        let text = |why: String| format!("enhanced_diff.needed_n: {why}");
+        match needed {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let why = "no number of challenges within reach would decide".to_owned();
+                notes.push(Note { text: text(why), fault: false });
+            }
+            Err(fault) => notes.push(Note { text: text(fault.to_string()), fault: true }),
+        }
+    }
+    Ok(notes)
+}
+
+/// Mean of the scorer's own value in nats, its note `mean_..._nats`, over the records that
+/// count; `None` if one of them has none.
+pub fn mean_nats(records: &[Record]) -> Option<f64> {
+    let of = |record: &Record| {
+        let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
+        record.notes.iter().find(note).map(|(_, value)| *value)
+    };
+    let known: Option<Vec<f64>> = records.iter().filter(|record| record.counted).map(of).collect();
+    known.filter(|nats| !nats.is_empty()).map(|nats| nats.iter().sum::<f64>() / nats.len() as f64)
+}
+
 /// Mean, standard deviation (n - 1) and d_z = mean / sd of the scores, by Welford's method.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moments {
@@ -30,19 +90,10 @@ pub struct Moments {
 }
 
 pub fn moments(scores: &[f64]) -> Moments {
-    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for score in scores {
-        n += 1.0;
-        let before = score - mean;
-        mean += before / n;
-        squares += before * (score - mean);
-    }
-    let std = (n >= 2.0).then(|| (squares / (n - 1.0)).sqrt());
-    Moments {
-        mean: (n > 0.0).then_some(mean),
-        std,
-        effect_size: std.filter(|&std| std > 0.0).map(|std| mean / std),
-    }
+    let all = moments::Moments::of(scores.iter().copied());
+    let (mean, std) = (all.mean(), all.std());
+    let effect_size = std.filter(|&std| std > 0.0).zip(mean).map(|(std, mean)| mean / std);
+    Moments { mean, std, effect_size }
 }
 
 /// Anytime p-value `min(1, 1 / max E)` from the logarithms of an e-process.

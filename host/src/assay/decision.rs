@@ -9,13 +9,14 @@
 //! - **equal bytes**: a copy of the reference is measured like anything else.
 //! - **lineage**: it says how the weights came about, not what the model does.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::inspection::Status;
 use crate::domain::score::{Decision, FinalDecision};
 
 /// What came of the statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Statistics {
     Decided(Decision),
     /// Not run because the models do not share their tokens.
@@ -33,7 +34,7 @@ pub enum Statistics {
 }
 
 /// What is known of the two tokenizers, or of the two configurations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Agreement {
     Match,
     Mismatch,
@@ -65,7 +66,7 @@ impl Agreement {
 }
 
 /// What the hash checks said, taken together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum HashChecks {
     Passed,
     /// A manifest contradicts a file.
@@ -77,7 +78,7 @@ pub enum HashChecks {
 }
 
 /// Everything the final decision looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Findings {
     pub statistics: Statistics,
     /// `None` when there is no reference.
@@ -88,6 +89,21 @@ pub struct Findings {
     pub provenance_complete: bool,
     pub tokenizer: Agreement,
     pub config: Agreement,
+}
+
+impl Findings {
+    /// Before anything was looked at.
+    pub fn unknown() -> Self {
+        Self {
+            statistics: Statistics::NotRun,
+            reference_structure: None,
+            candidate_structure: Status::Accept,
+            hash_checks: HashChecks::NotApplicable,
+            provenance_complete: false,
+            tokenizer: Agreement::Unknown,
+            config: Agreement::Unknown,
+        }
+    }
 }
 
 /// A final decision with the rule that made it, and remarks that go into the report.

@@ -6,14 +6,17 @@
 //! challenges are committed to before a model is loaded; never two models in memory; the
 //! truth table of [`decision`] has the last word; what failed is named, never counted.
 
+pub mod bundle;
 pub mod cache;
 pub mod canonical;
 pub mod claim;
 pub mod closing;
 mod compare;
+mod coverage;
 pub mod decision;
 mod draft;
 pub mod events;
+mod evidence;
 mod hash_checks;
 pub mod judge;
 mod measure;
@@ -25,10 +28,12 @@ pub mod round_trip;
 pub mod runner;
 #[cfg(test)]
 mod tests;
+pub mod transcript;
 
 pub use canonical::constants_digest;
-pub use draft::{artifact_root, name_of, transcript_root};
+pub use draft::{artifact_root, name_of};
 pub use events::{AssayEvent, Stage};
 pub use pipeline::run;
 pub use report::Report;
 pub use request::{AssayContext, AssayRequest, KeyText};
+pub use transcript::transcript_root;

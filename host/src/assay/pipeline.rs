@@ -9,16 +9,16 @@ use super::compare::{Comparison, Halt, Pair};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
-use super::judge::{INTERVAL_DECIDER, Judge};
+use super::hash_checks;
+use super::judge::INTERVAL_DECIDER;
 use super::measure::measure;
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
-use super::{claim, hash_checks};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
 use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
-use crate::domain::score::{Decision, DecisionParams};
+use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
 use crate::governor::Machine;
@@ -67,15 +67,7 @@ pub fn judge(
 ) -> Report {
     let checked = request.check(&context.plugins);
     let params = *checked.as_ref().unwrap_or(&request.mode.mode().params);
-    let mut findings = Findings {
-        statistics: Statistics::NotRun,
-        reference_structure: None,
-        candidate_structure: Status::Accept,
-        hash_checks: HashChecks::NotApplicable,
-        provenance_complete: false,
-        tokenizer: Agreement::Unknown,
-        config: Agreement::Unknown,
-    };
+    let mut findings = Findings::unknown();
     let mut draft = Draft::new(request, &params);
     let outcome = match checked {
         Ok(params) => {
@@ -353,7 +345,8 @@ impl Assay<'_> {
             challenges.key_revealed = Some(key.reveal());
         }
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
-        self.close(&judge)?;
+        let notes = closing::fill(&mut self.draft.report.enhanced_diff, &judge, &self.request.scorer)?;
+        notes.into_iter().for_each(|note| self.draft.note(note.text));
         Ok(statistics)
     }
 
@@ -423,37 +416,6 @@ impl Assay<'_> {
         let mut spec = LoadSpec::judged(engine, paths, context, threads);
         spec.parallel = JUDGED_PARALLEL;
         Ok(spec)
-    }
-
-    /// Fills what follows from the scores that count.
-    fn close(&mut self, judge: &Judge) -> Result<(), Halt> {
-        let (scores, params) = (judge.scores(), judge.params());
-        let moments = closing::moments(scores);
-        let decision = judge.decision();
-        let diff = &mut self.draft.report.enhanced_diff;
-        diff.decision = Some(decision);
-        diff.n_effective = scores.len() as u64;
-        diff.stopped_early = judge.stopped_early();
-        (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
-        (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
-        diff.p_same = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_same));
-        diff.p_different = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_different));
-        diff.claim = claim::claim(decision, params, &self.request.scorer, diff.n_effective);
-        diff.smallest_delta_certified = closing::smallest_delta(judge.decider(), params, scores)?;
-        if decision == Decision::Undecided {
-            // A forecast, not evidence: a decider too slow for it does not spoil the verdict.
-            let needed = closing::needed_n(judge.decider(), params, scores);
-            diff.needed_n = needed.as_ref().ok().copied().flatten();
-            match needed {
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    self.draft
-                        .note("enhanced_diff.needed_n: no number of challenges within reach would decide");
-                }
-                Err(fault) => self.draft.note(format!("enhanced_diff.needed_n: {fault}")),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::decision::Findings;
 use crate::challenge::Challenge;
 use crate::domain::Sha256;
 use crate::domain::inspection::{Finding, Status};
@@ -20,7 +22,8 @@ use crate::worker::Ending;
 pub const SCHEMA: &str = "assayd.report/1";
 
 /// What an assay found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "assayd report")]
 pub struct Report {
     pub schema: String,
     pub assayd_version: String,
@@ -32,6 +35,8 @@ pub struct Report {
     pub final_decision: FinalDecision,
     /// The rule that made the final decision.
     pub because: String,
+    /// What the truth table of the final decision looked at.
+    pub grounds: Option<Findings>,
     /// Whether the assay came to an end by itself: everything but ERROR.
     pub success: bool,
     /// What went wrong, if it ended as ERROR.
@@ -50,6 +55,9 @@ pub struct Report {
     pub files: Vec<ReportFile>,
     pub challenges: Option<Challenges>,
     pub plugins: Vec<ReportPlugin>,
+    /// The table of modes and constants that held, as `assayd modes` prints it.
+    pub constants: serde_json::Value,
+    /// SHA-256 over its canonical form.
     pub constants_digest: Sha256,
     pub engine: Option<EngineInfo>,
     pub memory: Memory,
@@ -67,7 +75,7 @@ pub struct Report {
 }
 
 /// The statistical comparison.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EnhancedDiff {
     /// Null when nothing was compared.
     pub decision: Option<Decision>,
@@ -89,6 +97,9 @@ pub struct EnhancedDiff {
     pub gamma: f64,
     pub delta: f64,
     pub clip_nats: f64,
+    /// How much of each distribution was scored, and what the rest can add; null when
+    /// nothing was scored.
+    pub coverage: Option<Coverage>,
     /// What the decision claims, in words.
     pub claim: String,
     /// Anytime p-value against "the mean is at least delta".
@@ -103,15 +114,39 @@ pub struct EnhancedDiff {
     pub needed_n: Option<u64>,
 }
 
+/// How much of the distributions the scores are of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Coverage {
+    pub kind: CoverageKind,
+    /// Whether a score over the whole distributions could be higher.
+    pub lower_bound: bool,
+    /// The mean score over the whole distributions is at most this; null for a scorer of
+    /// which that is not known.
+    pub mean_at_most: Option<f64>,
+    /// Mean share of the reference's probability on tokens that were not scored one by one.
+    pub rest_mass: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoverageKind {
+    /// Every token.
+    Full,
+    /// Every token, in 16 bits.
+    Half,
+    /// The reference's likeliest tokens one by one, and the rest in buckets.
+    Coarse,
+}
+
 /// Comparisons that need no model run.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Security {
     pub config_hash: HashPair,
     pub fuzzy_hash: FuzzyHash,
     pub tokenizer: Tokenizer,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct HashPair {
     pub reference: Option<Sha256>,
     pub candidate: Option<Sha256>,
@@ -122,7 +157,7 @@ pub struct HashPair {
     pub differences: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FuzzyHash {
     pub algorithm: Option<String>,
     pub distance: Option<u32>,
@@ -131,7 +166,7 @@ pub struct FuzzyHash {
     pub matches: Option<bool>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Tokenizer {
     /// Null when it is not known of both.
     pub compatible: Option<bool>,
@@ -140,7 +175,7 @@ pub struct Tokenizer {
     pub differences: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Lineage {
     pub relation: crate::model::lineage::Relation,
     /// Why, in words, the strongest reason first.
@@ -152,7 +187,7 @@ pub struct Lineage {
 }
 
 /// What a model does on fixed, public prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Measurement {
     pub prompts: u64,
     /// Tokens that were predicted.
@@ -168,7 +203,7 @@ pub struct Measurement {
 }
 
 /// RFC 6962 roots over the files of each side and over the records.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     pub reference_root: Option<Sha256>,
     pub candidate_root: Option<Sha256>,
@@ -176,7 +211,7 @@ pub struct Provenance {
 }
 
 /// Which side of the comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Reference,
@@ -192,7 +227,7 @@ impl Role {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportFile {
     pub role: Role,
     pub path: PathBuf,
@@ -200,7 +235,7 @@ pub struct ReportFile {
     pub sha256: Option<Sha256>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Challenges {
     /// Published before the first model was loaded.
     pub commitment: Sha256,
@@ -213,7 +248,7 @@ pub struct Challenges {
     pub plan: crate::challenge::Plan,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportPlugin {
     pub id: String,
     pub kind: String,
@@ -221,7 +256,7 @@ pub struct ReportPlugin {
     pub sha256: Sha256,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     pub limit_bytes: Option<u64>,
     pub predicted_bytes: Option<u64>,
@@ -230,30 +265,42 @@ pub struct Memory {
     pub enforcement: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportWorker {
     pub role: Role,
     pub ending: Ending,
     pub detail: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Inspections {
     pub reference: Option<InspectionSummary>,
     pub candidate: Option<InspectionSummary>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InspectionSummary {
     pub status: Status,
     pub architecture: Option<String>,
     pub parameters: Option<u64>,
     pub quantization: Option<String>,
+    pub tokenizer_hash: Option<Sha256>,
     pub findings: Vec<Finding>,
 }
 
+/// What a record says of a trace besides its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TraceSummary {
+    /// Scored positions.
+    pub rows: u64,
+    /// Mean negative log-probability of the given tokens, in nats; null if it is not finite.
+    pub nll_nats: Option<f64>,
+    /// Mean entropy of the predictions, in nats; null if it is not finite.
+    pub entropy_nats: Option<f64>,
+}
+
 /// One challenge with what came of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     #[serde(flatten)]
     pub challenge: Challenge,
@@ -265,6 +312,8 @@ pub struct Record {
     /// SHA-256 over each side's trace as it was measured.
     pub reference_trace: Option<Sha256>,
     pub candidate_trace: Option<Sha256>,
+    pub reference_summary: Option<TraceSummary>,
+    pub candidate_summary: Option<TraceSummary>,
     /// In [0, 1].
     pub score: Option<f64>,
     /// The scorer's details in natural units.
@@ -279,4 +328,13 @@ pub struct Record {
     pub log_e_same: Option<f64>,
     pub log_e_different: Option<f64>,
     pub decision: Option<Decision>,
+}
+
+/// The published JSON schema of a report, as it is written.
+pub fn schema() -> String {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    let schema = settings.into_generator().into_root_schema_for::<Report>();
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
+use super::bundle::BundleWriter;
 use super::events::AssayEvent;
 use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
@@ -67,6 +68,9 @@ pub struct AssayRequest {
     /// Go on although the memory estimate says no.
     #[serde(default)]
     pub force: bool,
+    /// Keep whole distributions whatever the vocabulary.
+    #[serde(default)]
+    pub exact: bool,
 }
 
 fn default_scorer() -> String {
@@ -96,6 +100,7 @@ impl AssayRequest {
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,
+            exact: false,
         }
     }
 
@@ -139,6 +144,8 @@ pub struct AssayContext<'a> {
     pub plugins: Arc<PluginSet>,
     /// Folder of the reference trace cache; made if it is not there.
     pub cache_dir: PathBuf,
+    /// Takes every trace that was scored, for the bundle of this assay.
+    pub bundle: Option<&'a BundleWriter>,
     /// Ends the assay, and its worker, as soon as it becomes true.
     pub cancel: Arc<AtomicBool>,
     pub on_event: &'a dyn Fn(AssayEvent),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
+use super::bundle::{BundleWriter, Outcome, Trust, verify};
 use super::events::AssayEvent;
 use super::pipeline::judge;
 use super::report::{Measurement, Report, Role};
@@ -106,6 +107,7 @@ impl Session for Loaded {
             load_seconds: 0.0,
             peak_rss_anon_bytes: 1,
             peak_rss_file_bytes: 1,
+            peak_rss_bytes: None,
         }
     }
 }
@@ -171,6 +173,10 @@ impl Bench {
     }
 
     fn run(&self) -> Report {
+        self.run_into(None)
+    }
+
+    fn run_into(&self, bundle: Option<&BundleWriter>) -> Report {
         let log = Rc::clone(&self.runner.log);
         let on_event = |event: AssayEvent| {
             if let AssayEvent::Committed { .. } = event {
@@ -181,6 +187,7 @@ impl Bench {
         let context = AssayContext {
             plugins: Arc::clone(&PLUGINS),
             cache_dir: self.folder.path().join("cache"),
+            bundle,
             cancel: Arc::clone(&self.cancel),
             on_event: &on_event,
         };
@@ -458,6 +465,60 @@ fn the_transcript_root_covers_every_record() {
         edit(&mut edited);
         assert_ne!(transcript_root(&edited).unwrap(), root, "edit {i}");
     }
+}
+
+/// Before the key is revealed no file holds a byte of it, in whatever form; afterwards one does.
+#[test]
+fn a_bundle_holds_the_key_only_after_the_last_model_ran() {
+    let place = tempfile::tempdir().unwrap();
+    let (hex, raw) = ("42".repeat(32), [0x42; 32]);
+    let holds = |bytes: &[u8]| {
+        bytes.windows(64).any(|window| window == hex.as_bytes())
+            || bytes.windows(32).any(|window| window == raw)
+    };
+    // A challenge of every round is refused: the run breaks off while models are asked.
+    for (difference, revealed) in [(r#", "faults": {"fail_items": [0]}"#, false), ("", true)] {
+        let path = place.path().join("b");
+        let writer = BundleWriter::create(&path, 1 << 30).unwrap();
+        let report = Bench::new(difference).run_into(Some(&writer));
+        assert!(!path.exists(), "nothing is there before all of it is");
+        writer.finish(&report, &PLUGINS, None).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.len() > 100_000, "traces are inside");
+        assert_eq!(holds(&bytes), revealed);
+        let found = verify(&path, &Trust::default(), &PLUGINS, &mut |_| {});
+        let expected = if revealed { Outcome::Verified } else { Outcome::CannotBeJudged };
+        assert_eq!(found.outcome, expected, "{found:?}");
+    }
+}
+
+/// What a run with failed challenges says is worked out again, down to why they failed.
+#[test]
+fn a_bundle_with_failed_challenges_is_verified() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("b");
+    let mut bench = Bench::new(r#", "noise": 0.2, "noise_seed": 3"#);
+    bench.runner.refuse_nth = Some(3);
+    let writer = BundleWriter::create(&path, 1 << 30).unwrap();
+    let report = bench.run_into(Some(&writer));
+    assert_eq!(report.enhanced_diff.n_failed, 1);
+    writer.finish(&report, &PLUGINS, None).unwrap();
+    let found = verify(&path, &Trust::default(), &PLUGINS, &mut |_| {});
+    assert_eq!((found.outcome, found.verdict), (Outcome::Verified, Some(report.final_decision)), "{found:?}");
+    assert_eq!(found.n, Some(report.enhanced_diff.n_effective));
+}
+
+/// A bundle that would be larger than it may be is not written, nor half of it.
+#[test]
+fn a_bundle_over_its_limit_is_not_there() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("b");
+    let writer = BundleWriter::create(&path, 50_000).unwrap();
+    let report = Bench::new("").run_into(Some(&writer));
+    assert_eq!(report.final_decision, FinalDecision::Same, "the assay goes on");
+    let problem = writer.finish(&report, &PLUGINS, None).unwrap_err();
+    assert!(problem.message.contains("50000"), "{problem}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
 }
 
 /// All keys of the contract are there, whatever happened.

@@ -8,12 +8,17 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod bench;
+pub mod bundle;
+pub mod compare;
 pub mod completions;
 pub mod decide;
 pub mod demo;
+pub mod determinism;
 pub mod doctor;
 pub mod hash;
 pub mod inspect;
+pub mod keys;
 pub mod lineage;
 pub mod logprobs;
 pub mod modes;
@@ -44,7 +49,12 @@ enum Command {
     Hash(hash::Args),
     Lineage(lineage::Args),
     Verify(verify::Args),
+    Bundle(bundle::Args),
+    Keys(keys::Args),
     Logprobs(logprobs::Args),
+    Compare(compare::Args),
+    Determinism(determinism::Args),
+    Bench(bench::Args),
     Decide(decide::Args),
     Modes(modes::Args),
     Plugin(plugin::Args),
@@ -73,7 +83,12 @@ pub fn main() -> ExitCode {
         Command::Hash(args) => hash::run(args),
         Command::Lineage(args) => lineage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bundle(args) => bundle::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Determinism(args) => determinism::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Decide(args) => decide::run(args),
         Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),

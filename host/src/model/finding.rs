@@ -3,6 +3,8 @@
 //! `host/docs/findings.md` is this table for readers, and a test keeps the two equal.
 //! A code is stable: scripts and hash-check plugins match on it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
 
@@ -319,7 +321,7 @@ impl Code {
 
 /// A list that keeps at most [`budget::FINDINGS`] findings and counts the rest.
 /// Errors are never dropped in favour of less: the worst severity seen stays visible.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Findings {
     list: Vec<Finding>,
     dropped: usize,

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::budget;
 use crate::domain::trace::Trace;
-use crate::engine::{EngineError, LoadSpec, ModelInfo, ScoreItem};
+use crate::engine::{EngineError, LoadSpec, ModelInfo, RunRecord, RunSpec, ScoreItem};
 
 /// Changes whenever a message changes shape.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// Parent to worker. Each request is answered by zero or more events and then one of
 /// [`Event::Done`] and [`Event::Failed`], except where another final event is named.
@@ -26,10 +26,13 @@ pub(super) enum Request {
     Detokenize { sequences: Vec<Vec<u32>> },
     /// Answered by `Progress`... and `Tokens`.
     Generate { prompts: Vec<Vec<u32>>, new_tokens: u32 },
-    /// Answered by one `Trace` or `NoTrace` per item, in order, and `Done`.
+    /// Answered by `Trace` (several in a row for a whole distribution) or `NoTrace` per item, in
+    /// order, and `Done`.
     Score { items: Vec<ScoreItem> },
     /// Free the model and exit; answered by `Done`.
     Exit,
+    /// Answered by `Progress`... and `Ran`.
+    Run(RunSpec),
 }
 
 /// Worker to parent.
@@ -55,6 +58,7 @@ pub(super) enum Event {
     },
     Done,
     Failed(EngineError),
+    Ran(RunRecord),
 }
 
 /// Writes one frame and flushes it.

@@ -43,6 +43,10 @@ pub struct ConfigFile {
     /// Memory that a worker may take, such as `"8GiB"`. Default: what is free.
     #[schemars(with = "Option<SizeText>")]
     pub max_memory: Option<ByteSize>,
+    /// Disk space for the bundles of judged assays, such as `"10GiB"`: the oldest go first, and 0
+    /// keeps none. Default: 2GiB.
+    #[schemars(with = "Option<SizeText>")]
+    pub bundles: Option<ByteSize>,
     /// Folder of plugins that add to the built-in ones or override them.
     pub plugins: Option<PathBuf>,
     /// File that holds the API key, one line of at least 16 characters.

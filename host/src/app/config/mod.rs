@@ -37,6 +37,8 @@ pub struct Config {
     pub measure: bool,
     pub threads: Option<u32>,
     pub max_memory: Option<ByteSize>,
+    /// Bytes that the bundles of judged assays may take together; 0 keeps none.
+    pub bundles: u64,
     pub plugins: Option<PathBuf>,
     pub api_key: Option<ApiKey>,
     pub rules: Rules,

@@ -82,6 +82,7 @@ pub fn load(overrides: &Overrides, env: Env<'_>) -> Result<Config, Problem> {
         measure: file.measure.unwrap_or(true),
         threads: file.threads.map(|threads| threads.0),
         max_memory: file.max_memory,
+        bundles: file.bundles.map_or(budget::KEPT_BUNDLE_BYTES, |size| size.0),
         plugins,
         api_key,
         rules: Rules::new(file.rules, &base),

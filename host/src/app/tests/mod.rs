@@ -79,7 +79,7 @@ impl House {
                 Some("nonsense") => Err(Problem::usage("there is no scorer called nonsense")),
                 _ => Ok(request),
             }),
-            assay: Arc::new(move |request, cancel, tell| {
+            assay: Arc::new(move |_, request, cancel, tell| {
                 runs.fetch_add(1, Ordering::SeqCst);
                 let message = Some("half <way>".to_owned());
                 tell(Progress { stage: "candidate".to_owned(), done: 1, total: 2, message });

@@ -299,7 +299,8 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
     if let Some(header) = header {
         inspector.roots.text_metadata(&header.metadata);
     }
-    let layout = Layout { weights: &weights, data_offset, tensors: header.map(|_| tensors.len()) };
+    let layout =
+        Layout { weights: &weights, data_offset, tensors: header.map(|_| tensors.len()), in_order: true };
     inspector.pass(&shard.path, &shard.source, &layout, findings)
 }
 

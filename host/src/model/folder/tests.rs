@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::inspection::Status;
-use crate::model::{InspectOptions, inspect};
+use crate::model::{Hashing, InspectOptions, inspect};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_hidden_layers":1,"hidden_size":4,"vocab_size":3,
     "max_position_embeddings":32,"tie_word_embeddings":true,"torch_dtype":"float32"}"#;
@@ -178,7 +178,7 @@ fn links_out_of_the_folder_are_noticed_and_the_cache_layout_is_not() {
     std::os::unix::fs::symlink(outside.0.path().join("w"), made.0.path().join("model.safetensors")).unwrap();
     // Discovery leaves such a link alone, so ask for the folder itself.
     let mut silent = |_, _| {};
-    let mut inspector = Inspector::new(InspectOptions::default(), &mut silent);
+    let mut inspector = Inspector::new(InspectOptions::default(), Hashing::default(), &mut silent);
     let inspection = folder(&mut inspector, made.0.path()).unwrap();
     assert!(
         inspection.findings.iter().any(|finding| finding.code == "symlink-escape"),

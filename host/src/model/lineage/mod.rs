@@ -9,7 +9,6 @@
 //! held to the rounding under the scales they store), and IQ types of fewer bits.
 
 mod decode;
-mod half;
 mod judge;
 mod kquants;
 mod lowrank;
@@ -26,13 +25,22 @@ use std::sync::mpsc;
 
 use serde::{Deserialize, Serialize};
 
+use super::gguf::GgmlType;
 use crate::domain::Problem;
+use crate::domain::half;
 use permute::Order;
 use side::{Entry, Side};
 use tensor::{Buffers, Seen};
 
+/// Whole blocks as numbers; `None` for a type that cannot be decoded.
+pub(super) fn decoded(kind: GgmlType, bytes: &[u8]) -> Option<Vec<f32>> {
+    let mut weights = Vec::new();
+    decode::is_known(kind).then(|| decode::decode(kind, bytes, &mut weights))?;
+    Some(weights.iter().map(|weight| weight.value).collect())
+}
+
 /// How the candidate came about, as far as the weights tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
     /// The same files of weights, byte for byte.

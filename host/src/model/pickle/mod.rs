@@ -47,7 +47,7 @@ pub(super) fn file(
     let mut inspection = blank(path, ArtifactKind::Pickle);
     inspector.total = source.size();
     let size = source.size();
-    let layout = Layout { weights: &[], data_offset: size, tensors: None };
+    let layout = Layout { weights: &[], data_offset: size, tensors: None, in_order: true };
     let record = inspector.pass(path, &source, &layout, &mut findings).map_err(|error| io(&error))?;
     inspection.files.push(record);
     inspector.state_roots(&mut inspection);

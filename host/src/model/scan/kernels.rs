@@ -1,10 +1,12 @@
 //! Looks for values that no weight should have. The common case, nothing wrong, is one
 //! maximum over the bit patterns of a few kilobytes, which compilers turn into vector code.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::gguf::GgmlType;
 
 /// How often something occurred, and where first.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     pub count: u64,
     pub first: Option<u64>,
@@ -17,7 +19,7 @@ impl Count {
     }
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub nan: Count,
     pub inf: Count,
