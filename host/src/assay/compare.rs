@@ -21,7 +21,7 @@ use super::report::{Record, Role, TraceSummary};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
 use super::{closing, coverage};
-use crate::challenge::{Challenge, ChallengeSet};
+use crate::challenge::{Challenge, ChallengeSet, Prompt};
 use crate::domain::modes::{self, MAX_FAILED_SHARE, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};
 use crate::domain::trace::{Distribution, Trace};
@@ -82,6 +82,8 @@ pub struct Comparison<'a> {
     pub draft: &'a mut Draft,
     pub judge: Judge,
     cache: TraceCache,
+    /// The two models run on different engines.
+    across: bool,
     scorer: Scorer,
     prompts_seen: HashSet<Vec<u32>>,
     coverage: coverage::Tally,
@@ -110,9 +112,16 @@ impl<'a> Comparison<'a> {
             exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),
         };
+        let mut cache = TraceCache::open(&context.cache_dir, &key)?;
+        let across = pair.reference.engine != pair.candidate.engine;
+        if across {
+            // The candidate's engine cannot vouch for the build that made older traces.
+            cache.clear();
+        }
         Ok(Self {
             judge: Judge::start(&context.plugins, &request.decider, params)?,
-            cache: TraceCache::open(&context.cache_dir, &key)?,
+            cache,
+            across,
             scorer: context.plugins.scorer(&request.scorer)?,
             request,
             context,
@@ -175,7 +184,7 @@ impl<'a> Comparison<'a> {
         );
         self.draft.add_time("reference_seconds", started);
         match answered {
-            Ok(()) => self.end(Role::Reference, session),
+            Ok(()) => self.end(Role::Reference, session)?,
             Err(ReferenceError::Worker(end)) => return Err(self.worker_failed(Role::Reference, &end)),
             Err(ReferenceError::Problem(problem)) => return Err(problem.into()),
         }
@@ -190,9 +199,10 @@ impl<'a> Comparison<'a> {
         let info = session.info().clone();
         if let Some(reference) = self.cache.info()
             && reference.engine != info.engine
+            && !self.across
         {
             // The cached traces come from another build: its rounding is not this one's.
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             self.cache.clear();
             self.reference_block(0..rounds.end)?;
             session = self.load(Role::Candidate)?;
@@ -200,7 +210,7 @@ impl<'a> Comparison<'a> {
         if let Some(reference) = self.cache.info()
             && reference.vocab != info.vocab
         {
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             return Err(Halt {
                 statistics: Statistics::NotComparable,
                 error: format!(
@@ -210,6 +220,9 @@ impl<'a> Comparison<'a> {
             });
         }
         self.draft.report.engine = Some(info.engine);
+        if self.across && rounds.start == 0 {
+            self.check_token_ids(session.as_mut(), rounds.start)?;
+        }
         self.stage(Stage::Candidate);
         let started = Instant::now();
         for round in rounds {
@@ -223,7 +236,35 @@ impl<'a> Comparison<'a> {
             self.check_failures(self.judge.params().n_max)?;
         }
         self.draft.add_time("candidate_seconds", started);
-        self.end(Role::Candidate, session);
+        self.end(Role::Candidate, session)
+    }
+
+    /// Across engines: does the candidate's own tokenizer make the tokens of the reference of
+    /// the first prompts? If not, the same ids do not mean the same text.
+    fn check_token_ids(&mut self, session: &mut dyn Session, round: u64) -> Result<(), Halt> {
+        let mut asked: Vec<(&str, Arc<Answer>)> = Vec::new();
+        for challenge in round_of(self.pair.set, round) {
+            if let (Prompt::Text(text), Some(answer)) = (&challenge.prompt, self.cache.get(challenge.index)) {
+                asked.push((text, answer));
+            }
+        }
+        let texts: Vec<String> = asked.iter().map(|(text, _)| (*text).to_owned()).collect();
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let made = session.tokenize(&texts, true).map_err(|end| self.worker_failed(Role::Candidate, &end))?;
+        for ((text, answer), mut made) in asked.iter().zip(made) {
+            let Answer::Trace(trace) = &**answer else { continue };
+            let prompt = trace.tokens.get(..trace.scored_from as usize).unwrap_or_default();
+            made.truncate(prompt.len());
+            if made != prompt {
+                let start: String = text.chars().take(40).collect();
+                return Err(Halt {
+                    statistics: Statistics::NotComparable,
+                    error: format!("the two tokenizers cut {start:?} into different tokens"),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -348,9 +389,13 @@ impl<'a> Comparison<'a> {
         runner.start(spec, &mut progress).map_err(|end| self.worker_failed(role, &end))
     }
 
-    fn end(&mut self, role: Role, session: Box<dyn Session>) {
+    fn end(&mut self, role: Role, session: Box<dyn Session>) -> Result<(), Halt> {
         let summary = session.finish();
         self.draft.worker_ended(role, &summary);
+        match summary.changed {
+            Some(what) => Err(Halt::failed(format!("what ran is not what was judged: {what}"))),
+            None => Ok(()),
+        }
     }
 
     fn worker_failed(&mut self, role: Role, end: &WorkerEnd) -> Halt {

@@ -12,6 +12,8 @@ use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 
 /// A challenge key as text; `Debug` withholds it.
@@ -34,6 +36,9 @@ pub struct AssayRequest {
     /// Without one the candidate is inspected and measured, and nothing is compared.
     #[serde(default)]
     pub reference: Option<PathBuf>,
+    /// A LoRA adapter that is put over the candidate.
+    #[serde(default)]
+    pub adapter: Option<PathBuf>,
     #[serde(default)]
     pub mode: ModeName,
     #[serde(default = "default_scorer")]
@@ -68,6 +73,12 @@ pub struct AssayRequest {
     /// Go on although the memory estimate says no.
     #[serde(default)]
     pub force: bool,
+    /// How careful to be with the memory estimate.
+    #[serde(default)]
+    pub guardrail: Guardrail,
+    /// How a worker is held to its memory limit.
+    #[serde(default)]
+    pub enforcement: Enforcement,
     /// Keep whole distributions whatever the vocabulary.
     #[serde(default)]
     pub exact: bool,
@@ -87,6 +98,7 @@ impl AssayRequest {
         Self {
             candidate: candidate.into(),
             reference,
+            adapter: None,
             mode: ModeName::default(),
             scorer: default_scorer(),
             decider: default_decider(),
@@ -100,6 +112,8 @@ impl AssayRequest {
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,
+            guardrail: Guardrail::default(),
+            enforcement: Enforcement::default(),
             exact: false,
         }
     }

@@ -1,8 +1,8 @@
 //! A segment of the pass: the threads, and the buffers that go around between them.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
 use super::hashing::{Hashing, Others};
 use super::look::Scanner;
