@@ -19,9 +19,9 @@ use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
 use super::report::{Record, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
-use crate::challenge::{Challenge, ChallengeSet};
+use crate::challenge::{Challenge, ChallengeSet, Judging};
 use crate::digest::sha256_parts;
-use crate::domain::modes::{self, MAX_FAILED_SHARE, ROUND, SCORED_POSITIONS};
+use crate::domain::modes::{self, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Score, Step};
 use crate::domain::trace::{Distribution, Trace};
 use crate::domain::{Problem, ProblemKind, Sha256};
@@ -65,38 +65,50 @@ impl From<Problem> for Halt {
 
 /// What is compared with what.
 #[derive(Debug)]
-pub struct Pair<'a> {
+pub struct Pair<'a, Purpose> {
     pub reference: &'a LoadSpec,
     pub reference_root: Sha256,
     pub candidate: &'a LoadSpec,
-    pub set: &'a ChallengeSet,
+    pub set: &'a ChallengeSet<Purpose>,
+}
+
+/// How the answers are scored and when it ends.
+#[derive(Debug)]
+pub struct Scoring {
+    /// Parameters of the scorer plugin; empty for its defaults.
+    pub scorer_params: String,
+    pub judge: Judge,
+    /// Share of failed challenges above which the comparison ends in an error.
+    pub max_failed_share: f64,
 }
 
 /// One comparison while it runs.
-pub struct Comparison<'a> {
+pub struct Comparison<'a, Purpose = Judging> {
     pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
-    pub pair: Pair<'a>,
+    pub pair: Pair<'a, Purpose>,
     pub draft: &'a mut Draft,
     pub judge: Judge,
     cache: TraceCache,
     scorer: Scorer,
+    scorer_params: String,
+    max_failed_share: f64,
     prompts_seen: HashSet<Vec<u32>>,
     nats: Vec<Option<f64>>,
     failed: u64,
     attempted: u64,
 }
 
-impl<'a> Comparison<'a> {
+impl<'a, Purpose> Comparison<'a, Purpose> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
         request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
-        pair: Pair<'a>,
-        params: DecisionParams,
+        pair: Pair<'a, Purpose>,
+        scoring: Scoring,
         draft: &'a mut Draft,
     ) -> Result<Self, Halt> {
         let key = CacheKey {
@@ -109,7 +121,9 @@ impl<'a> Comparison<'a> {
             assayd_version: env!("CARGO_PKG_VERSION"),
         };
         Ok(Self {
-            judge: Judge::start(&context.plugins, &request.decider, params)?,
+            judge: scoring.judge,
+            scorer_params: scoring.scorer_params,
+            max_failed_share: scoring.max_failed_share,
             cache: TraceCache::open(&context.cache_dir, &key)?,
             scorer: context.plugins.scorer(&request.scorer)?,
             request,
@@ -130,7 +144,8 @@ impl<'a> Comparison<'a> {
     /// A worker or a plugin failed, too many challenges did, or it was cancelled.
     pub fn run(&mut self) -> Result<Statistics, Halt> {
         let rounds = (self.pair.set.challenges.len() as u64).div_ceil(ROUND);
-        let mut block = first_block(self.judge.params());
+        // What runs to the end anyway takes turns only once.
+        let mut block = if self.judge.runs_to_the_end() { rounds } else { first_block(self.judge.params()) };
         let mut next = 0;
         while next < rounds && !self.judge.is_done() {
             let range = next..(next + block).min(rounds);
@@ -241,7 +256,7 @@ impl<'a> Comparison<'a> {
                 Some(Answer::Failed(reason)) => Some(format!("reference: {reason}")),
                 None => Some("reference: its trace is not there any more".to_owned()),
             };
-            records.push(blank_record(challenge, failure.clone()));
+            records.push(Record::blank(challenge, failure.clone()));
             if let (None, Some(answer)) = (failure, answer) {
                 asked.push((challenge, answer));
             }
@@ -270,7 +285,7 @@ impl<'a> Comparison<'a> {
                         reference: Arc::new(reference.clone()),
                         candidate: Arc::new(candidate),
                     };
-                    match self.scorer.score(&evidence, "") {
+                    match self.scorer.score(&evidence, &self.scorer_params) {
                         Ok(score) => {
                             check_score(&score, &self.request.scorer)?;
                             record.score = Some(score.value);
@@ -294,7 +309,7 @@ impl<'a> Comparison<'a> {
         for record in &mut records {
             self.attempted += 1;
             if let Some(score) = record.score {
-                self.nats.push(mean_nats(record));
+                self.nats.push(record.nats());
                 let Some(step) = steps.next() else {
                     return Err(Halt::failed("the decider gave fewer steps than it got scores"));
                 };
@@ -314,13 +329,13 @@ impl<'a> Comparison<'a> {
 
     /// Too many failed challenges end the assay; a single one never does.
     fn check_failures(&self, out_of: u64) -> Result<(), Halt> {
-        let allowed = ((out_of as f64 * MAX_FAILED_SHARE).floor() as u64).max(1);
+        let allowed = ((out_of as f64 * self.max_failed_share).floor() as u64).max(1);
         if self.failed > allowed {
             return Err(Halt::failed(format!(
                 "{} of {} challenges failed; at most {} % may",
                 self.failed,
                 self.attempted,
-                100.0 * MAX_FAILED_SHARE
+                100.0 * self.max_failed_share
             )));
         }
         Ok(())
@@ -375,26 +390,6 @@ fn item_of(answer: &Answer) -> Option<ScoreItem> {
     Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })
 }
 
-fn blank_record(challenge: &Challenge, failure: Option<String>) -> Record {
-    Record {
-        challenge: challenge.clone(),
-        failure,
-        tokens: Vec::new(),
-        scored_from: 0,
-        reference_trace: None,
-        candidate_trace: None,
-        score: None,
-        notes: std::collections::BTreeMap::new(),
-        n: None,
-        counted: false,
-        lower: None,
-        upper: None,
-        log_e_same: None,
-        log_e_different: None,
-        decision: None,
-    }
-}
-
 fn take_down(record: &mut Record, step: &Step, counted: u64) {
     record.n = Some(step.n);
     record.counted = step.n <= counted;
@@ -403,12 +398,6 @@ fn take_down(record: &mut Record, step: &Step, counted: u64) {
     record.log_e_same = step.log_e_same;
     record.log_e_different = step.log_e_different;
     record.decision = Some(step.decision);
-}
-
-/// The scorer's own mean in nats, from a note named `mean_..._nats`.
-fn mean_nats(record: &Record) -> Option<f64> {
-    let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
-    record.notes.iter().find(note).map(|(_, value)| *value)
 }
 
 /// Whether a scorer worked and said that this evidence cannot be scored: a failed challenge,

@@ -6,6 +6,7 @@
 //! challenges are committed to before a model is loaded; never two models in memory; the
 //! truth table of [`decision`] has the last word; what failed is named, never counted.
 
+pub mod band;
 pub mod cache;
 pub mod canonical;
 pub mod claim;
@@ -15,9 +16,12 @@ pub mod decision;
 mod draft;
 pub mod events;
 mod hash_checks;
+pub mod hidden;
 pub mod judge;
 pub mod pipeline;
+pub mod probe;
 mod reference;
+pub mod relationship;
 pub mod report;
 pub mod request;
 pub mod runner;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::band::BandChoice;
 use super::closing;
-use super::compare::{Comparison, Halt, Pair};
+use super::compare::{Comparison, Halt, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
@@ -13,10 +14,10 @@ use super::judge::{INTERVAL_DECIDER, Judge};
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
-use super::{claim, hash_checks};
+use super::{band, claim, hash_checks, hidden, probe};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
-use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
+use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
 use crate::domain::score::{Decision, DecisionParams};
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
@@ -73,6 +74,8 @@ pub fn judge(
         provenance_complete: false,
         tokenizer: Agreement::Unknown,
         config: Agreement::Unknown,
+        lineage: None,
+        fuzzy_match: None,
     };
     let mut draft = Draft::new(request, &params);
     let outcome = match checked {
@@ -249,7 +252,9 @@ impl Assay<'_> {
         let mut progress = |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
         match lineage::compare(&candidate.path, &reference.path, &mut progress) {
             Ok(found) => {
+                self.findings.lineage = Some(found.relation);
                 self.draft.report.lineage = Some(Lineage {
+                    tensors_unmatched: found.tensors.iter().filter(|tensor| unmatched(tensor)).count() as u64,
                     relation: found.relation,
                     reasons: found.reasons,
                     tensors_compared: found.tensors_compared,
@@ -281,13 +286,32 @@ impl Assay<'_> {
         self.check_memory(reference, candidate)?;
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
-        let reference = self.load_spec(reference, context, threads)?;
-        let candidate = self.load_spec(candidate, context, threads)?;
-        let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+        let specs =
+            (self.load_spec(reference, context, threads)?, self.load_spec(candidate, context, threads)?);
+        self.set_band(&band::Inputs {
+            key: &key,
+            judging: &set,
+            reference: &specs.0,
+            reference_root,
+            reference_kind: reference.kind,
+            candidate,
+            params: self.params,
+        })?;
+        let pair = || Pair { reference: &specs.0, reference_root, candidate: &specs.1, set: &set };
+        let scorer_params = self.draft.report.enhanced_diff.scorer_params.clone();
+        let scoring = Scoring {
+            scorer_params: scorer_params.clone(),
+            judge: Judge::start(&self.context.plugins, &self.request.decider, self.params)?,
+            max_failed_share: MAX_FAILED_SHARE,
+        };
         let mut comparison =
-            Comparison::new(self.request, self.context, self.runner, pair, self.params, self.draft)?;
+            Comparison::new(self.request, self.context, self.runner, pair(), scoring, self.draft)?;
         let statistics = comparison.run()?;
         let judge = comparison.judge;
+        if !self.request.probes.is_empty() {
+            let (request, context, runner) = (self.request, self.context, self.runner);
+            probe::run(request, context, runner, self.draft, &pair(), (&scorer_params, self.params))?;
+        }
         // Every model is gone: now the key may be known.
         if let Some(challenges) = &mut self.draft.report.challenges {
             challenges.key_revealed = Some(key.reveal());
@@ -295,6 +319,28 @@ impl Assay<'_> {
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
         self.close(&judge)?;
         Ok(statistics)
+    }
+
+    /// Measures the band if that is asked for, and takes gamma, delta and the clip from it.
+    fn set_band(&mut self, inputs: &band::Inputs<'_>) -> Result<(), Halt> {
+        if self.request.band == BandChoice::Mode {
+            return Ok(());
+        }
+        let band = band::calibrate(self.request, self.context, self.runner, self.draft, inputs)?;
+        self.params = DecisionParams { gamma: band.gamma, delta: band.delta, ..self.params };
+        let diff = &mut self.draft.report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&self.request.scorer);
+        if !band.other_types.is_empty() {
+            self.draft.report.remarks.push(format!(
+                "band: {} tensors of the honest quantisation have another type than the candidate's, because the \
+                 quantiser leaves them as they are: {}",
+                band.other_types.len(),
+                band.other_types.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self.draft.report.band = Some(band);
+        Ok(())
     }
 
     /// Derives the challenges and commits to them, before any model is loaded.
@@ -363,10 +409,21 @@ impl Assay<'_> {
         diff.stopped_early = judge.stopped_early();
         (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
         (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
-        diff.p_same = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_same));
-        diff.p_different = closing::anytime_p(judge.steps().iter().map(|step| step.log_e_different));
-        diff.claim = claim::claim(decision, params, &self.request.scorer, diff.n_effective);
-        diff.smallest_delta_certified = closing::smallest_delta(judge.decider(), params, scores)?;
+        // A decider without e-values leaves the p-values to the sequence that every report shows.
+        let own = judge.steps().iter().any(|step| step.log_e_same.is_some());
+        let evidence = if own { judge.steps() } else { judge.interval_steps() };
+        diff.p_same = closing::anytime_p(evidence.iter().map(|step| step.log_e_same));
+        diff.p_different = closing::anytime_p(evidence.iter().map(|step| step.log_e_different));
+        let from = if own { self.request.decider.as_str() } else { INTERVAL_DECIDER };
+        diff.p_values_from = diff.p_same.map(|_| from.to_owned());
+        diff.claim = claim::claim(decision, params, &self.request.scorer, diff.clip_nats, diff.n_effective);
+        if let Some(band) = &self.draft.report.band {
+            diff.claim = format!("{}; {}", diff.claim, band.claim(decision));
+        }
+        diff.smallest_delta_certified =
+            closing::smallest_delta(judge.decider(), params, scores, judge.steps())?;
+        diff.rare_difference = Some(hidden::rare_difference(diff.smallest_delta_certified, diff.confidence));
+        diff.outliers = hidden::outliers(&self.draft.report.records, params.gamma);
         if decision == Decision::Undecided {
             // A forecast, not evidence: a decider too slow for it does not spoil the verdict.
             let needed = closing::needed_n(judge.decider(), params, scores);
@@ -382,6 +439,12 @@ impl Assay<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether only one side has the tensor, or in another shape.
+fn unmatched(tensor: &lineage::TensorLineage) -> bool {
+    use lineage::TensorRelation::{Extra, Missing, ShapeDiffers};
+    matches!(tensor.relation, Extra | Missing | ShapeDiffers)
 }
 
 /// Tokens per sequence: what both models were trained for, at most what is judged with.

@@ -2,7 +2,7 @@
 //! can be tested without processes.
 
 use crate::domain::trace::Trace;
-use crate::engine::{LoadSpec, ModelInfo, ScoreItem};
+use crate::engine::{LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
 use crate::worker::{Progress, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
 
 /// Starts sessions.
@@ -16,6 +16,12 @@ pub trait Runner {
         spec: &LoadSpec,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Session>, WorkerEnd>;
+
+    /// Writes a quantised copy of a model; blocks until it is written.
+    ///
+    /// # Errors
+    /// The way the worker ended instead.
+    fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd>;
 }
 
 /// One loaded model. Dropping it ends it.
@@ -61,6 +67,10 @@ impl Runner for WorkerRunner {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Session>, WorkerEnd> {
         Ok(Box::new(Worker::start(spec, &self.limits, progress)?))
+    }
+
+    fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd> {
+        Worker::quantize(spec, &self.limits)
     }
 }
 

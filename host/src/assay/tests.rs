@@ -18,7 +18,7 @@ use crate::domain::modes::{CLIP_NATS, ModeName};
 use crate::domain::score::{Decision, FinalDecision};
 use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256};
-use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, ScoreItem};
+use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, QuantizeSpec, ScoreItem};
 use crate::plugin::PluginSet;
 use crate::worker::{Ending, Progress, WorkerEnd, WorkerSummary};
 
@@ -61,6 +61,10 @@ impl Runner for InProcess {
             refuse_nth,
             asked: Rc::clone(&self.refused),
         }))
+    }
+
+    fn quantize(&self, _: &QuantizeSpec) -> Result<(), WorkerEnd> {
+        panic!("scripts are not quantised");
     }
 }
 

@@ -97,9 +97,16 @@ fn answer(
         *model = Some(loaded);
         return events.send(Event::Loaded(info)).map_err(gone);
     }
+    if let Request::Quantize(spec) = &request {
+        // A write beyond it ends the process: the file cannot fill the disk.
+        let most = Rlimit { current: Some(spec.max_bytes), maximum: Some(spec.max_bytes) };
+        let _ = rustix::process::setrlimit(Resource::Fsize, most);
+        engine::quantize(spec)?;
+        return events.send(Event::Done).map_err(gone);
+    }
     let model = model.as_mut().ok_or_else(|| EngineError::Request("no model is loaded".to_owned()))?;
     match request {
-        Request::Load(_) | Request::Exit => Ok(()),
+        Request::Load(_) | Request::Quantize(_) | Request::Exit => Ok(()),
         Request::Tokenize { texts, add_special } => {
             let tokens =
                 texts.iter().map(|text| model.tokenize(text, add_special)).collect::<Result<_, _>>()?;

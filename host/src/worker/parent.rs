@@ -11,7 +11,7 @@ use super::process::{Ending, Guarded, WorkerEnd};
 use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
 use crate::domain::budget;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
-use crate::engine::{Detail, LoadSpec, ModelInfo, ScoreItem};
+use crate::engine::{Detail, LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
 
 /// What a worker may take.
 #[derive(Debug, Clone)]
@@ -68,14 +68,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker and loads a model in it. Blocks until loaded.
-    pub fn start(
-        spec: &LoadSpec,
-        limits: &WorkerLimits,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<Self, WorkerEnd> {
-        let started = Instant::now();
-        let mut process = Guarded::start(limits.program.clone(), spec.threads, limits.memory_bytes)?;
+    /// Starts a worker that has no model yet.
+    fn connect(threads: u32, limits: &WorkerLimits) -> Result<Self, WorkerEnd> {
+        let mut process = Guarded::start(limits.program.clone(), threads, limits.memory_bytes)?;
         let crashed = |what: &str| WorkerEnd::new(Ending::Crashed, what);
         let (mut stdin, stdout) = process.pipes().ok_or_else(|| crashed("no pipes"))?;
         let (requests, queue) = channel::<Request>();
@@ -129,6 +124,38 @@ impl Worker {
             Event::Hello { protocol: PROTOCOL } => {}
             _ => return Err(worker.unexpected("a worker of another version")),
         }
+        Ok(worker)
+    }
+
+    /// Lets a worker of its own write a quantised copy of a model. Blocks until it is written.
+    pub fn quantize(spec: &QuantizeSpec, limits: &WorkerLimits) -> Result<(), WorkerEnd> {
+        let mut worker = Self::connect(spec.threads, limits)?;
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let source = spec.source.iter().map(absolute).collect();
+        worker.ask(Request::Quantize(QuantizeSpec {
+            source,
+            target: absolute(&spec.target),
+            ..spec.clone()
+        }));
+        loop {
+            match worker.next()? {
+                Event::Progress { .. } => {}
+                Event::Done => break,
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+        worker.finish();
+        Ok(())
+    }
+
+    /// Starts a worker and loads a model in it. Blocks until loaded.
+    pub fn start(
+        spec: &LoadSpec,
+        limits: &WorkerLimits,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, WorkerEnd> {
+        let started = Instant::now();
+        let mut worker = Self::connect(spec.threads, limits)?;
         // The worker stands in another folder.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let paths = spec.paths.iter().map(absolute).collect();

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::budget;
 use crate::domain::trace::Trace;
-use crate::engine::{EngineError, LoadSpec, ModelInfo, ScoreItem};
+use crate::engine::{EngineError, LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
 
 /// Changes whenever a message changes shape.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// Parent to worker. Each request is answered by zero or more events and then one of
 /// [`Event::Done`] and [`Event::Failed`], except where another final event is named.
@@ -28,6 +28,8 @@ pub(super) enum Request {
     Generate { prompts: Vec<Vec<u32>>, new_tokens: u32 },
     /// Answered by one `Trace` or `NoTrace` per item, in order, and `Done`.
     Score { items: Vec<ScoreItem> },
+    /// Write a quantised copy of a model; answered by `Progress`... and `Done`. Needs no `Load`.
+    Quantize(QuantizeSpec),
     /// Free the model and exit; answered by `Done`.
     Exit,
 }

@@ -14,6 +14,9 @@ use super::{
 use crate::domain::trace::{COARSE_TOP, Distribution, FULL_VOCAB_LIMIT, Trace};
 
 mod ffi;
+mod quantize;
+
+pub use quantize::quantize;
 
 /// Tokens computed at once; llama.cpp's own default.
 const MICRO_BATCH: u32 = 512;

@@ -1,0 +1,109 @@
+//! Every pair of the small real models beside the repository in audit mode, against the truth.
+//!
+//! The truth of a pair is the mean clipped divergence over many fresh challenges, scored to
+//! the end without stopping; for the pairs with the base model also the divergences that
+//! `ground_truth.json` states for other text. No SAME may stand where the truth is above
+//! delta, no DIFFERENT where it is below gamma.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a measurement that prints, and stops where it cannot go on"
+)]
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// Challenges behind a pair's true mean.
+const MANY: &str = "160";
+
+fn verify(place: &Path, candidate: &Path, reference: &Path, more: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
+        .arg("verify")
+        .arg(candidate)
+        .arg("--reference")
+        .arg(reference)
+        .arg("--json")
+        .args(more)
+        .env("ASSAYD_CACHE", place.join("cache"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn mean(list: &[f64]) -> f64 {
+    list.iter().sum::<f64>() / list.len() as f64
+}
+
+#[test]
+#[ignore = "runs some 600 assays of real models: a quarter of an hour"]
+fn no_verdict_contradicts_the_truth() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models");
+    if !models.is_dir() {
+        writeln!(std::io::stderr(), "SKIPPED matrix: {} is not there", models.display()).unwrap();
+        return;
+    }
+    let truths: Value =
+        serde_json::from_slice(&std::fs::read(models.join("ground_truth.json")).unwrap()).unwrap();
+    let mut names: Vec<PathBuf> =
+        std::fs::read_dir(models.join("gguf")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let place = tempfile::tempdir().unwrap();
+    let (mut rows, mut wrong) = (Vec::new(), Vec::new());
+    for reference in &names {
+        for candidate in &names {
+            let name = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
+            let (reference_name, candidate_name) = (name(reference), name(candidate));
+            let report = verify(place.path(), candidate, reference, &["--key", &"5c".repeat(32)]);
+            let verdict = report["final_decision"].as_str().unwrap().to_owned();
+            let n = report["enhanced_diff"]["n_effective"].as_u64().unwrap();
+            let label = report["relationship"]["label"].as_str().unwrap_or("-").to_owned();
+            // A rule that decides at the last score only: every challenge is asked.
+            let fixed = ["--key", &"c5".repeat(32), "--decider", "fixed-eb", "--n-max", MANY];
+            let fresh = verify(place.path(), candidate, reference, &fixed);
+            let scores: Vec<f64> =
+                fresh["records"].as_array().unwrap().iter().filter_map(|r| r["score"].as_f64()).collect();
+            let truth = (!scores.is_empty()).then(|| mean(&scores));
+            let stated = truths["models"][&candidate_name]["vs_base"]["kl_per_sequence"]
+                .as_array()
+                .filter(|_| reference_name == "base-f32")
+                .map(|list| {
+                    mean(&list.iter().map(|kl| (kl.as_f64().unwrap() / 0.1).min(1.0)).collect::<Vec<_>>())
+                });
+            let contradicts = |truth: Option<f64>| match verdict.as_str() {
+                "SAME" => truth.is_none_or(|truth| truth > 0.20),
+                // Other tokenizers are DIFFERENT without any score.
+                "DIFFERENT" => truth.is_some_and(|truth| truth < 0.05),
+                _ => false,
+            };
+            let shown =
+                |truth: Option<f64>| truth.map_or_else(|| "-".to_owned(), |truth| format!("{truth:.4}"));
+            let row = format!(
+                "{reference_name:<22} {candidate_name:<22} {verdict:<10} {n:>4} {:>8} {:>8} {label}",
+                shown(truth),
+                shown(stated)
+            );
+            println!("{row}");
+            if contradicts(truth) || (stated.is_some() && contradicts(stated)) {
+                wrong.push(row.clone());
+            }
+            rows.push((verdict, n));
+        }
+    }
+    for verdict in ["SAME", "DIFFERENT", "UNDECIDED", "ERROR"] {
+        let ns: Vec<f64> = rows.iter().filter(|(v, _)| v == verdict).map(|(_, n)| *n as f64).collect();
+        println!(
+            "{verdict}: {} pairs, {:.1} challenges on average",
+            ns.len(),
+            if ns.is_empty() { 0.0 } else { mean(&ns) }
+        );
+    }
+    assert!(wrong.is_empty(), "verdicts against the truth:\n{}", wrong.join("\n"));
+}
