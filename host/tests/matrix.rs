@@ -7,7 +7,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::print_stdout,
     clippy::indexing_slicing,
     reason = "a measurement that prints, and stops where it cannot go on"
@@ -15,27 +14,38 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::sync::{Arc, LazyLock};
 
+use assayd::assay::pipeline::run_with;
+use assayd::assay::report::Report;
+use assayd::assay::runner::WorkerRunner;
+use assayd::assay::{AssayContext, AssayRequest, KeyText};
+use assayd::plugin::PluginSet;
+use assayd::worker::WorkerLimits;
 use serde_json::Value;
 
 /// Challenges behind a pair's true mean.
-const MANY: &str = "160";
+const MANY: u64 = 160;
 
-fn verify(place: &Path, candidate: &Path, reference: &Path, more: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
-        .arg("verify")
-        .arg(candidate)
-        .arg("--reference")
-        .arg(reference)
-        .arg("--json")
-        .args(more)
-        .env("ASSAYD_CACHE", place.join("cache"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+/// Compiled once for all pairs.
+static PLUGINS: LazyLock<Arc<PluginSet>> = LazyLock::new(|| Arc::new(PluginSet::builtin().unwrap()));
+
+fn verify(place: &Path, candidate: &Path, reference: &Path, change: impl Fn(&mut AssayRequest)) -> Report {
+    let mut request = AssayRequest::new(candidate, Some(reference.to_owned()));
+    request.threads = Some(1);
+    change(&mut request);
+    let context = AssayContext {
+        plugins: Arc::clone(&PLUGINS),
+        cache_dir: place.join("cache"),
+        cancel: Arc::default(),
+        on_event: &|_| {},
+    };
+    let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd")));
+    run_with(
+        &request,
+        &context,
+        &WorkerRunner { limits: WorkerLimits { program, ..WorkerLimits::default() } },
+    )
 }
 
 fn mean(list: &[f64]) -> f64 {
@@ -61,15 +71,18 @@ fn no_verdict_contradicts_the_truth() {
         for candidate in &names {
             let name = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
             let (reference_name, candidate_name) = (name(reference), name(candidate));
-            let report = verify(place.path(), candidate, reference, &["--key", &"5c".repeat(32)]);
-            let verdict = report["final_decision"].as_str().unwrap().to_owned();
-            let n = report["enhanced_diff"]["n_effective"].as_u64().unwrap();
-            let label = report["relationship"]["label"].as_str().unwrap_or("-").to_owned();
+            let report = verify(place.path(), candidate, reference, |request| {
+                request.key = Some(KeyText("5c".repeat(32)));
+            });
+            let verdict = report.final_decision.as_str().to_owned();
+            let n = report.enhanced_diff.n_effective;
+            let label = report.relationship.as_ref().map_or("-", |relationship| relationship.label.as_str());
             // A rule that decides at the last score only: every challenge is asked.
-            let fixed = ["--key", &"c5".repeat(32), "--decider", "fixed-eb", "--n-max", MANY];
-            let fresh = verify(place.path(), candidate, reference, &fixed);
-            let scores: Vec<f64> =
-                fresh["records"].as_array().unwrap().iter().filter_map(|r| r["score"].as_f64()).collect();
+            let fresh = verify(place.path(), candidate, reference, |request| {
+                request.key = Some(KeyText("c5".repeat(32)));
+                (request.decider, request.n_max) = ("fixed-eb".to_owned(), Some(MANY));
+            });
+            let scores: Vec<f64> = fresh.records.iter().filter_map(|record| record.score).collect();
             let truth = (!scores.is_empty()).then(|| mean(&scores));
             let stated = truths["models"][&candidate_name]["vs_base"]["kl_per_sequence"]
                 .as_array()
