@@ -39,6 +39,7 @@ fn verify(place: &Path, candidate: &Path, reference: &Path, change: impl Fn(&mut
         cache_dir: place.join("cache"),
         cancel: Arc::default(),
         on_event: &|_| {},
+        bundle: None,
     };
     let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd")));
     run_with(

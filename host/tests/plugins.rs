@@ -98,6 +98,7 @@ fn every_builtin_plugin_loads_and_is_what_its_section_says() {
         (PluginKind::HashCheck, "sha256-manifest"),
         (PluginKind::Report, "markdown"),
         (PluginKind::Report, "html"),
+        (PluginKind::Report, "card"),
     ] {
         assert!(has(kind, id), "{id} is missing");
     }
@@ -293,7 +294,7 @@ fn a_hash_check_judges_what_the_host_digests() {
 #[test]
 fn reports_render_a_document_and_refuse_another_schema() {
     let set = PluginSet::builtin().unwrap();
-    for id in ["markdown", "html"] {
+    for id in ["markdown", "html", "card"] {
         let format = set.report(id).unwrap();
         let files = format.render(r#"{"schema":"assayd.report/1","final_decision":"SAME"}"#, "").unwrap();
         assert!(String::from_utf8(files[0].body.clone()).unwrap().contains("SAME"));

@@ -224,6 +224,74 @@ fn a_full_disk_loses_nothing_and_is_told() {
     assert_eq!(on_record(dir.path()), 40, "what was told is on disk");
 }
 
+/// The bundle of a judged assay is served from disk, whole, and verifies; the oldest go when
+/// the space is used up; an assay without a verdict has none.
+#[test]
+fn a_judged_assay_keeps_its_bundle_within_the_space_there_is() {
+    let dir = house("bundles = \"6MiB\"\n");
+    let models = dir.path().join("models");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/models");
+    for name in ["reference", "finetuned", "truncated"] {
+        let name = format!("{name}.gguf");
+        fs::copy(examples.join(&name), models.join(&name)).unwrap();
+    }
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    let judged = |candidate: &str| {
+        let body = json!({"candidate": candidate, "reference": "reference.gguf", "mode": "quick"});
+        let made = post(address, "/api/assays", &body);
+        assert_eq!(made.status, 202, "{made:?}");
+        let id = made.json()["id"].as_str().unwrap().to_owned();
+        wait("the verdict", || {
+            let assay = get(address, &format!("/api/assays/{id}")).json();
+            (assay["state"] == "done").then_some(())
+        });
+        id
+    };
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(judged("finetuned.gguf"));
+    }
+    let bundle = |id: &str| {
+        let (head, body) = raw(address, &format!("/api/assays/{id}/bundle"));
+        (head.split(' ').nth(1).unwrap().to_owned(), head, body)
+    };
+    // Each takes some 2.6 MiB: two fit.
+    assert_eq!(bundle(&ids[0]).0, "404");
+    for id in &ids[1..] {
+        let (status, head, body) = bundle(id);
+        assert_eq!(status, "200", "{head}");
+        assert!(head.to_lowercase().contains(&format!("content-length: {}", body.len())), "{head}");
+        fs::write(dir.path().join("b"), &body).unwrap();
+        let verified = command(dir.path()).args(["bundle", "verify", "b", "--json"]).output().unwrap();
+        let found: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(verified.status.code(), Some(0), "{found:#}");
+        let report = get(address, &format!("/api/assays/{id}/report")).json();
+        assert_eq!(
+            (&found["verdict"], &found["n"]),
+            (&report["final_decision"], &report["enhanced_diff"]["n_effective"])
+        );
+        assert_eq!(found["transcript_root"], report["provenance"]["transcript_root"]);
+    }
+    assert_eq!(bundle(&judged("truncated.gguf")).0, "404");
+    assert_eq!(bundle("00000000-0000-7000-8000-000000000000").0, "404");
+    assert_eq!(get(address, &format!("/api/assays/{}/bundle?x=1", ids[2])).status, 400);
+    let kept = fs::read_dir(dir.path().join("state/bundles")).unwrap().count();
+    assert_eq!(kept, 2, "and nothing half-written");
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Head and body of an answer that is not text.
+fn raw(address: SocketAddr, target: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end..].to_vec())
+}
+
 /// Artifacts that a new daemon finds on record before it has looked at a file.
 fn on_record(dir: &Path) -> usize {
     let daemon = start(dir);
@@ -354,4 +422,60 @@ fn completions_for_every_shell() {
         assert!(output.status.success());
         assert!(String::from_utf8(output.stdout).unwrap().contains("serve"), "{shell}");
     }
+}
+
+/// Drops the example models in: one without a reference is measured, and of those that wait
+/// together only the first makes the reference answer.
+#[test]
+fn a_model_alone_is_measured_and_those_that_wait_together_share_the_references_answers() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
+    let rule = "[[rule]]\nmatch = \"cand-*.gguf\"\nreference = \"trusted.gguf\"\nmode = \"quick\"\n";
+    let dir = house(rule);
+    fs::copy(examples.join("reference.gguf"), dir.path().join("trusted.gguf")).unwrap();
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    for (from, to) in [
+        ("reference.gguf", "alone.gguf"),
+        ("reference.gguf", "cand-0.gguf"),
+        ("reference-f16.gguf", "cand-1.gguf"),
+        ("reference-q8_0.gguf", "cand-2.gguf"),
+        ("finetuned.gguf", "cand-3.gguf"),
+    ] {
+        fs::copy(examples.join(from), dir.path().join("models").join(to)).unwrap();
+    }
+    let done = wait("five reports", || {
+        let list = get(address, "/api/assays").json();
+        let list = list["assays"].as_array().unwrap().clone();
+        (list.len() == 5 && list.iter().all(|assay| assay["state"] == "done")).then_some(list)
+    });
+    let report = |assay: &Value| get(address, assay["report"].as_str().unwrap()).json();
+    let (mut commitments, mut reference_runs) = (std::collections::BTreeSet::new(), 0);
+    for assay in &done {
+        let report = report(assay);
+        if assay["reference"].is_null() {
+            assert_eq!(assay["decision"], "UNDECIDED");
+            let measured = &report["measurement"];
+            let perplexity = measured["perplexity"].as_f64().unwrap();
+            // Far above its training text's: the prompts are in more languages than it has seen.
+            assert!(perplexity > 1.0 && perplexity.is_finite(), "{measured}");
+            assert!(measured["generate_tokens_per_second"].as_f64().unwrap() > 0.0);
+            let note = artifact(address, "alone.gguf").unwrap()["note"].as_str().unwrap().to_owned();
+            assert!(note.contains("measured only"), "{note}");
+            let card = get(address, &format!("{}?format=card", assay["report"].as_str().unwrap()));
+            assert_eq!(card.status, 200);
+            assert!(card.body.contains("# alone.gguf: UNDECIDED"), "{}", card.body);
+            continue;
+        }
+        let expected =
+            if report["model2"].as_str().unwrap().ends_with("3.gguf") { "DIFFERENT" } else { "SAME" };
+        assert_eq!(report["final_decision"], expected, "{report}");
+        commitments.insert(report["challenges"]["commitment"].as_str().unwrap().to_owned());
+        let workers = report["workers"].as_array().unwrap();
+        reference_runs += workers.iter().filter(|worker| worker["role"] == "reference").count();
+    }
+    // The first to be inspected starts alone; which others wait when the next starts is a
+    // matter of timing, but not all of them draw keys of their own.
+    assert!(commitments.len() < 4, "{commitments:?}");
+    assert_eq!(reference_runs, commitments.len(), "the reference answers once for each key");
+    assert_eq!(daemon.stop(), 0);
 }

@@ -30,7 +30,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["llama_cpp_2", "llama_cpp_sys_2"], &["engine/llama/"]),
     (&["candle_core", "candle_nn", "candle_transformers"], &["engine/candle/"]),
     (&["sqlx"], &["store/"]),
-    (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust"], &["digest/"]),
+    (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
     (&["clap", "clap_complete", "indicatif", "comfy_table"], &["cli/"]),
 ];

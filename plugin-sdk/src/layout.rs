@@ -28,6 +28,9 @@ pub enum Body {
     },
 }
 
+/// Left out where a reference was given.
+const MEASUREMENT: &str = "Measurement without a reference, on fixed public prompts";
+
 fn facts(title: &'static str, rows: Vec<(&str, String)>) -> Section {
     let rows = rows.into_iter().map(|(label, value)| (label.to_owned(), value)).collect();
     Section { title, body: Body::Facts(rows) }
@@ -43,6 +46,14 @@ fn table(report: &Value, title: &'static str, path: &str, columns: &[(&'static s
 
 /// All sections but the scores, in reading order.
 pub fn sections(report: &Value) -> Vec<Section> {
+    let mut sections = all(report);
+    if at(report, "measurement").is_none() {
+        sections.retain(|section| section.title != MEASUREMENT);
+    }
+    sections
+}
+
+fn all(report: &Value) -> Vec<Section> {
     let v = |path: &str| show(at(report, path));
     let size = |path: &str| bytes(at(report, path));
     let of = |part: &str, whole: &str| format!("{} of {}", v(part), v(whole));
@@ -120,6 +131,17 @@ pub fn sections(report: &Value) -> Vec<Section> {
                 ("Time in all", seconds(at(report, "seconds"))),
                 ("Started", v("started_at")),
                 ("Finished", v("finished_at")),
+            ],
+        ),
+        facts(
+            MEASUREMENT,
+            vec![
+                ("Perplexity", v("measurement.perplexity")),
+                ("Mean negative log-likelihood, nats a token", v("measurement.mean_nll")),
+                ("Tokens predicted", v("measurement.positions")),
+                ("Scored, tokens a second", v("measurement.score_tokens_per_second")),
+                ("Written, tokens a second", v("measurement.generate_tokens_per_second")),
+                ("SHA-256 of what it wrote", v("measurement.written_sha256")),
             ],
         ),
         Section { title: "Timings", body: timings(report) },

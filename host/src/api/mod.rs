@@ -4,10 +4,12 @@
 //! [`Command`] to the daemon, which answers when the change is on disk. Invariants: every
 //! wait and every length is bounded; an unknown parameter is an error that names it; text
 //! from model files is data and never markup; a request that a foreign web page made is
-//! refused. Deliberately absent: any path from a request to the file system.
+//! refused. Deliberately absent: any path from a request to the file system; bundles are files
+//! named by the ids of assays.
 
 mod artifacts;
 mod assays;
+mod bundle;
 mod control;
 mod docs;
 mod events;
@@ -22,7 +24,7 @@ mod reply;
 mod serve;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -32,6 +34,7 @@ use axum::middleware;
 use axum::routing::get;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use bundle::bundle_path;
 pub use control::{Command, Live, NewAssay, Progress, Refusal, Reply};
 pub use metrics::Metrics;
 pub use plugins::{ListPlugins, Render, Rendered};
@@ -53,6 +56,8 @@ pub struct Api {
     /// Where the daemon listens; decides which `Host` names are its own.
     pub address: SocketAddr,
     pub folders: Arc<[PathBuf]>,
+    /// Folder of the bundles of judged assays.
+    pub bundles: Arc<Path>,
     pub started: Instant,
     /// Whether the last write to the state folder went through.
     pub writable: Arc<AtomicBool>,
@@ -83,6 +88,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/assays", get(assays::list).post(assays::create))
         .route("/api/assays/{id}", get(assays::one).delete(assays::cancel))
         .route("/api/assays/{id}/report", get(assays::report))
+        .route("/api/assays/{id}/bundle", get(bundle::bundle))
         .route("/api/events", get(events::events))
         .route("/api/plugins", get(plugins::list))
         .route("/v1/models", get(models::list))

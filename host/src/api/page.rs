@@ -169,6 +169,7 @@ fn outcome(assay: &Assay) -> Badge {
     let (word, class) = match (assay.state, assay.decision.as_deref()) {
         (AssayState::Done, Some("SAME")) => ("SAME", "good"),
         (AssayState::Done, Some("DIFFERENT")) => ("DIFFERENT", "bad"),
+        (AssayState::Done, Some("UNDECIDED")) if assay.reference.is_none() => ("measured", "idle"),
         (AssayState::Done, Some("UNDECIDED")) => ("UNDECIDED", "warn"),
         (AssayState::Done, _) => ("ERROR", "bad"),
         (AssayState::Queued, _) => ("queued", "idle"),

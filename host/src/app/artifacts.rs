@@ -12,10 +12,16 @@ use super::inspector::{Inspected, Order};
 use super::supervisor::Supervisor;
 use crate::domain::inspection::Status;
 use crate::domain::{Problem, budget};
+use crate::engine::engine_for;
 use crate::store::{Artifact, ArtifactState, Change, Stamp};
 use crate::watch::{FileStamp, Settled, WatchEvent};
 
-const NO_REFERENCE: &str = "inspected only: no rule and no sidecar names a reference for it";
+const NO_REFERENCE: &str =
+    "inspected and measured only: no rule and no sidecar names a reference to compare it with";
+const NOT_MEASURED: &str =
+    "inspected only: no rule and no sidecar names a reference for it, and `measure` is off";
+const NOT_RUN: &str =
+    "inspected only: no rule and no sidecar names a reference for it, and no engine runs it";
 const REFERENCE: &str = "the reference that a rule compares others with";
 const REJECTED: &str = "not compared: it was rejected by its inspection";
 
@@ -26,6 +32,8 @@ enum Choice {
     /// Nothing yet; what is awaited.
     Wait(String),
     Compare(Chosen),
+    /// There is nothing to compare it with.
+    Measure,
 }
 
 impl Supervisor {
@@ -143,13 +151,21 @@ impl Supervisor {
                 self.undecided.insert(path.to_owned());
                 (None, Some(why))
             }
-            Choice::Compare(chosen) => match self.queue_for(&artifact, &chosen).await {
+            Choice::Compare(chosen) => match self.queue_for(&artifact, Some(&chosen)).await {
                 Ok(true) => return,
                 // It had this assay already.
                 Ok(false) => (artifact.reference.clone(), artifact.note.clone()),
                 Err(problem) => {
                     self.undecided.insert(path.to_owned());
                     (Some(chosen.reference), Some(format!("not queued yet: {problem}")))
+                }
+            },
+            Choice::Measure => match self.queue_for(&artifact, None).await {
+                Ok(true) => return,
+                Ok(false) => (None, Some(NO_REFERENCE.to_owned())),
+                Err(problem) => {
+                    self.undecided.insert(path.to_owned());
+                    (None, Some(format!("not queued yet: {problem}")))
                 }
             },
         };
@@ -160,14 +176,24 @@ impl Supervisor {
 
     fn choice(&self, artifact: &Artifact) -> Choice {
         let sidecar = self.sidecars.get(&artifact.path).map(PathBuf::as_path);
+        let accepted = artifact
+            .inspection
+            .as_ref()
+            .filter(|inspection| matches!(inspection.status, Status::Accept | Status::Warn));
         let chosen = match self.config.rules.choose(&artifact.path, &self.config.models, sidecar) {
             Ok(Some(chosen)) => chosen,
             Ok(None) if self.is_reference(&artifact.path) => return Choice::Leave(REFERENCE.to_owned()),
-            Ok(None) => return Choice::Leave(NO_REFERENCE.to_owned()),
+            Ok(None) => {
+                return match accepted.map(engine_for) {
+                    None => Choice::Leave(REJECTED.to_owned()),
+                    Some(_) if !self.config.measure => Choice::Leave(NOT_MEASURED.to_owned()),
+                    Some(Ok(_)) => Choice::Measure,
+                    Some(Err(_)) => Choice::Leave(NOT_RUN.to_owned()),
+                };
+            }
             Err(problem) => return Choice::Leave(with_hint(&problem)),
         };
-        let status = artifact.inspection.as_ref().map(|inspection| inspection.status);
-        if !matches!(status, Some(Status::Accept | Status::Warn)) {
+        if accepted.is_none() {
             return Choice::Leave(REJECTED.to_owned());
         }
         let Ok(reference) = chosen.reference.canonicalize() else {
@@ -201,26 +227,31 @@ impl Supervisor {
     }
 
     /// False if just this was queued before; true if the artifact and its assay were written.
-    async fn queue_for(&mut self, artifact: &Artifact, chosen: &Chosen) -> Result<bool, Problem> {
-        let mode = chosen.mode.unwrap_or(self.config.mode);
-        let meta = std::fs::metadata(&chosen.reference)
-            .map_err(|error| Problem::io("look at the reference", &chosen.reference, &error))?;
+    async fn queue_for(&mut self, artifact: &Artifact, chosen: Option<&Chosen>) -> Result<bool, Problem> {
+        let mode = chosen.and_then(|chosen| chosen.mode).unwrap_or(self.config.mode);
+        let reference = chosen.map(|chosen| chosen.reference.as_path());
         // Other bytes on either side, another reference or another mode: another assay.
-        let key = format!(
-            "{:?} {} {} {:?} {}",
-            artifact.stamps,
-            chosen.reference.display(),
-            meta.len(),
-            meta.modified().ok(),
-            mode.as_str()
-        );
+        let key = match reference {
+            None => format!("{:?} measured", artifact.stamps),
+            Some(reference) => {
+                let meta = std::fs::metadata(reference)
+                    .map_err(|error| Problem::io("look at the reference", reference, &error))?;
+                let (bytes, modified) = (meta.len(), meta.modified().ok());
+                let shown = reference.display();
+                format!("{:?} {shown} {bytes} {modified:?} {}", artifact.stamps, mode.as_str())
+            }
+        };
         if artifact.assayed_for.as_ref() == Some(&key) {
             return Ok(false);
         }
-        let assay = self.automatic(&artifact.path, &chosen.reference, mode, artifact.id)?;
+        let assay = self.automatic(&artifact.path, reference, mode, artifact.id)?;
+        let note = chosen.map_or_else(
+            || NO_REFERENCE.to_owned(),
+            |chosen| format!("compared with {}, as {} says", chosen.reference.display(), chosen.by),
+        );
         let artifact = Artifact {
-            reference: Some(chosen.reference.clone()),
-            note: Some(format!("compared with {}, as {} says", chosen.reference.display(), chosen.by)),
+            reference: reference.map(Path::to_owned),
+            note: Some(note),
             assayed_for: Some(key),
             updated_at: Timestamp::now(),
             ..artifact.clone()

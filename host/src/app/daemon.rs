@@ -142,6 +142,7 @@ async fn daemon(
         key: config.api_key.as_ref().map(|key| key.reveal().into()),
         address: listener.address,
         folders: config.models.as_slice().into(),
+        bundles: config.bundle_folder().into(),
         started: Instant::now(),
         writable: writable.clone(),
         stopping: stopping.clone(),

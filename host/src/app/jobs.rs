@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::parts::Ended;
@@ -68,7 +68,7 @@ impl Supervisor {
         self.queue.pop_front();
         let cancel = Arc::new(AtomicBool::new(false));
         let job = Job { assay, cancel, cancelled: false, began: Instant::now() };
-        let started = self.start(&job);
+        let started = self.with_key(&job.assay).and_then(|request| self.start(&job, request));
         let id = job.assay.id;
         self.live.set(id, Progress { stage: "starting".to_owned(), ..Progress::default() });
         self.running = Some(job);
@@ -77,11 +77,10 @@ impl Supervisor {
         }
     }
 
-    fn start(&self, job: &Job) -> Result<(), Problem> {
+    fn start(&self, job: &Job, request: Value) -> Result<(), Problem> {
         let run = self.parts.assay.clone();
         let news = self.news.clone();
         let cancel = job.cancel.clone();
-        let request = job.assay.request.clone();
         let id = job.assay.id;
         let thread = std::thread::Builder::new().name("assay".to_owned()).spawn(move || {
             let last = std::cell::RefCell::new(None::<(String, Instant)>);
@@ -96,7 +95,7 @@ impl Supervisor {
                     let _ = news.try_send(News::Progress(id, progress));
                 }
             };
-            let work = std::panic::AssertUnwindSafe(|| run(&request, cancel, &tell));
+            let work = std::panic::AssertUnwindSafe(|| run(id, &request, cancel, &tell));
             let result = std::panic::catch_unwind(work)
                 .unwrap_or_else(|_| Err(Problem::internal("the assay broke off")));
             let _ = news.blocking_send(News::Ended(id, result));

@@ -7,10 +7,12 @@
 //! Deliberately absent: any judgement of models, which belongs to the assay.
 
 mod artifacts;
+mod bundles;
 pub mod config;
 mod daemon;
 mod inspector;
 mod jobs;
+mod keys;
 mod parts;
 mod real;
 mod requests;

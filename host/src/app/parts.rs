@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::api::{ListPlugins, Progress, Render};
 use crate::domain::Problem;
@@ -29,8 +30,9 @@ pub type Discover = dyn Fn(&Path) -> Result<Listing, Problem> + Send + Sync;
 pub type Inspect = dyn Fn(&Path, &mut dyn FnMut(u64, u64)) -> Result<Inspection, Problem> + Send + Sync;
 /// Fills in and checks a request; what it returns is what is stored and run.
 pub type Check = dyn Fn(Value) -> Result<Value, Problem> + Send + Sync;
-/// Runs a checked request; ends soon after the flag becomes true.
-pub type Assay = dyn Fn(&Value, Arc<AtomicBool>, &dyn Fn(Progress)) -> Result<Ended, Problem> + Send + Sync;
+/// Runs a checked request under the assay's id; ends soon after the flag becomes true.
+pub type Assay =
+    dyn Fn(Uuid, &Value, Arc<AtomicBool>, &dyn Fn(Progress)) -> Result<Ended, Problem> + Send + Sync;
 
 /// Everything below the daemon, behind functions.
 #[derive(Clone)]

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use serde::Deserialize as _;
 use serde_json::Value;
 
+use super::bundles::Bundles;
 use super::config::Config;
 use super::parts::{Ended, Parts};
 use crate::api::{Progress, Rendered};
-use crate::assay::{self, AssayContext, AssayEvent, AssayRequest, Stage};
+use crate::assay::bundle::BundleWriter;
+use crate::assay::{self, AssayContext, AssayEvent, AssayRequest, Report, Stage};
 use crate::domain::Problem;
 use crate::model::{self, InspectOptions};
 use crate::plugin::PluginSet;
@@ -27,6 +29,7 @@ impl Parts {
         }
         let (listed, rendering, checking) = (plugins.clone(), plugins.clone(), plugins.clone());
         let cache = config.state.join("traces");
+        let bundles = Bundles::open(config)?;
         Ok(Self {
             discover: Arc::new(discover),
             inspect: Arc::new(|path, progress| {
@@ -34,14 +37,24 @@ impl Parts {
                 model::inspect(path, &InspectOptions { full: true }, progress)
             }),
             check: Arc::new(move |request| check(&checking, request)),
-            assay: Arc::new(move |request, cancel, tell| {
-                let (plugins, cache_dir) = (plugins.clone(), cache.clone());
+            assay: Arc::new(move |id, request, cancel, tell| {
                 let on_event = |event| {
                     if let Some(progress) = shown(event) {
                         tell(progress);
                     }
                 };
-                judge(request, &AssayContext { plugins, cache_dir, cancel, on_event: &on_event })
+                let request = understood(request)?;
+                let run = |bundle: Option<&BundleWriter>| {
+                    let (plugins, cache_dir) = (plugins.clone(), cache.clone());
+                    assay::run(
+                        &request,
+                        &AssayContext { plugins, cache_dir, bundle, cancel, on_event: &on_event },
+                    )
+                };
+                ended(&match &bundles {
+                    Some(bundles) => bundles.around(id, &plugins, run),
+                    None => run(None),
+                })
             }),
             render: Arc::new(move |format, report| render(&rendering, format, report)),
             list_plugins: Arc::new(move || serde_json::to_value(listed.list()).unwrap_or(Value::Null)),
@@ -78,10 +91,13 @@ fn understood(request: &Value) -> Result<AssayRequest, Problem> {
     AssayRequest::deserialize(request).map_err(|error| Problem::usage(format!("in the request: {error}")))
 }
 
-fn judge(request: &Value, context: &AssayContext<'_>) -> Result<Ended, Problem> {
-    let report = assay::run(&understood(request)?, context);
-    let text = serde_json::to_string(&report).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(Ended { report: text, decision: report.final_decision.as_str().to_owned(), error: report.error })
+fn ended(report: &Report) -> Result<Ended, Problem> {
+    let text = serde_json::to_string(report).map_err(|error| Problem::internal(error.to_string()))?;
+    Ok(Ended {
+        report: text,
+        decision: report.final_decision.as_str().to_owned(),
+        error: report.error.clone(),
+    })
 }
 
 /// An event as progress, if it is one.

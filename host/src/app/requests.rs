@@ -78,16 +78,16 @@ impl Supervisor {
         })
     }
 
-    /// The assay that a rule or a sidecar asks for.
+    /// The assay that a rule or a sidecar asks for, or a measurement where none does.
     pub(super) fn automatic(
         &self,
         candidate: &Path,
-        reference: &Path,
+        reference: Option<&Path>,
         mode: ModeName,
         artifact: Uuid,
     ) -> Result<Assay, Problem> {
         let request = NewAssay { mode: Some(mode), ..NewAssay::default() };
-        self.new_assay(request, candidate.to_owned(), Some(reference.to_owned()), Some(artifact))
+        self.new_assay(request, candidate.to_owned(), reference.map(Path::to_owned), Some(artifact))
     }
 
     /// What a client calls a model: an artifact's id, a path in a watched folder, or, where
@@ -144,6 +144,7 @@ impl Supervisor {
             assay.finished_at = Some(Timestamp::now());
             self.write(&[Change::Assay(&assay, None)]).await?;
             self.queue.remove(place);
+            self.keys.remove(&id);
             return Ok(assay);
         }
         let place = self.config.state.join("assayd.db");

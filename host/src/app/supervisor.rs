@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::config::Config;
 use super::inspector::{Inspected, Inspector};
 use super::jobs::Job;
+use super::keys::SharedKey;
 use super::parts::{Ended, Parts};
 use crate::api::{Api, Command, Live, Metrics, Progress};
 use crate::domain::{Problem, budget};
@@ -51,6 +52,8 @@ pub struct Supervisor {
     pub(super) shown: Option<BTreeSet<PathBuf>>,
     pub(super) queue: VecDeque<Assay>,
     pub(super) running: Option<Job>,
+    /// Keys of queued assays that share one with an earlier assay, by assay.
+    pub(super) keys: BTreeMap<Uuid, SharedKey>,
     /// Changes that could not be written yet, by id, newest state only.
     unwritten_artifacts: BTreeMap<Uuid, Artifact>,
     unwritten_assays: BTreeMap<Uuid, (Assay, Option<String>)>,
@@ -83,6 +86,7 @@ impl Supervisor {
             shown: Some(BTreeSet::new()),
             queue: VecDeque::new(),
             running: None,
+            keys: BTreeMap::new(),
             unwritten_artifacts: BTreeMap::new(),
             unwritten_assays: BTreeMap::new(),
         }

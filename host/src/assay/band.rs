@@ -12,6 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::canonical::digest_of;
@@ -50,7 +51,7 @@ pub enum BandChoice {
 }
 
 /// What was measured and frozen before the candidate was judged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Band {
     /// The candidate's quantisation, such as Q4_K_M.
     pub quantization: String,
@@ -72,7 +73,7 @@ pub struct Band {
     pub clip_nats: f64,
     pub gamma: f64,
     pub delta: f64,
-    /// SHA-256 over the canonical form of everything above.
+    /// SHA-256 over the canonical form of this, with zeros here.
     pub digest: Sha256,
 }
 
@@ -95,6 +96,14 @@ impl Band {
                 format!("so it is open whether the candidate is more different than {name} ({measured})")
             }
         }
+    }
+
+    /// The digest over everything else in here.
+    ///
+    /// # Errors
+    /// Internal: it has no JSON form.
+    pub fn frozen(&self) -> Result<Sha256, Problem> {
+        digest_of(&Self { digest: Sha256([0; 32]), ..self.clone() })
     }
 
     /// Parameters for the scorer, so that it clips where the band was measured.
@@ -296,13 +305,9 @@ fn freeze(
             ),
         });
     };
-    let band = Band { mean, upper, gamma: upper, delta, ..measured };
-    let mut value = serde_json::to_value(&band)
-        .map_err(|error| Halt::from(Problem::internal(format!("the band has no JSON form: {error}"))))?;
-    if let Some(map) = value.as_object_mut() {
-        map.remove("digest");
-    }
-    Ok(Band { digest: digest_of(&value)?, ..band })
+    let mut band = Band { mean, upper, gamma: upper, delta, ..measured };
+    band.digest = band.frozen()?;
+    Ok(band)
 }
 
 /// Whether a scorer's value in nats is clipped, at a place that its parameters name.

@@ -4,10 +4,13 @@
 //! All of it follows from the recorded scores through the decider that decided, so anyone can
 //! compute it again. A value that is not defined is `None`, never 0 or infinity.
 
-use super::judge::{Fold, replay, stopping_step};
+use super::band::Band;
+use super::judge::{Fold, INTERVAL_DECIDER, Judge, replay, stopping_step};
+use super::report::{EnhancedDiff, Record};
+use super::{claim, hidden};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
-use crate::domain::score::{DecisionParams, Step};
+use crate::domain::score::{Decision, DecisionParams, Step};
 use crate::plugin::{Decider, PluginFault};
 
 /// Bisection steps for the certified delta: 2^-20 is finer than anyone reads.
@@ -18,6 +21,73 @@ const RESAMPLES: usize = 20;
 const NEEDED_FACTOR: usize = 10;
 /// ... never beyond this many scores.
 const NEEDED_LIMIT: usize = 2_000;
+
+/// Something that is missing from the statistics, for the report's reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub text: String,
+    /// A plugin failed, so that trying again may give an answer.
+    pub fault: bool,
+}
+
+/// Fills what follows from the scores that count.
+///
+/// # Errors
+/// The decider failed at something that is more than a forecast.
+pub fn fill(
+    diff: &mut EnhancedDiff,
+    judge: &Judge,
+    records: &[Record],
+    band: Option<&Band>,
+) -> Result<Vec<Note>, PluginFault> {
+    let (scores, params) = (judge.scores(), judge.params());
+    let moments = moments(scores);
+    let decision = judge.decision();
+    diff.decision = Some(decision);
+    diff.n_effective = scores.len() as u64;
+    diff.stopped_early = judge.stopped_early();
+    (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
+    (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
+    // A decider without e-values leaves the p-values to the sequence that every report shows.
+    let own = judge.steps().iter().any(|step| step.log_e_same.is_some());
+    let evidence = if own { judge.steps() } else { judge.interval_steps() };
+    diff.p_same = anytime_p(evidence.iter().map(|step| step.log_e_same));
+    diff.p_different = anytime_p(evidence.iter().map(|step| step.log_e_different));
+    let from = if own { diff.decider.as_str() } else { INTERVAL_DECIDER };
+    diff.p_values_from = diff.p_same.map(|_| from.to_owned());
+    diff.claim = claim::claim(decision, params, &diff.scorer, diff.clip_nats, diff.n_effective);
+    if let Some(band) = band {
+        diff.claim = format!("{}; {}", diff.claim, band.claim(decision));
+    }
+    diff.smallest_delta_certified = smallest_delta(judge.decider(), params, scores, judge.steps())?;
+    diff.rare_difference = Some(hidden::rare_difference(diff.smallest_delta_certified, diff.confidence));
+    diff.outliers = hidden::outliers(records, params.gamma);
+    diff.needed_n = None;
+    let mut notes = Vec::new();
+    if decision == Decision::Undecided {
+        // A forecast, not evidence: a decider too slow for it does not spoil the verdict.
+        let needed = needed_n(judge.decider(), params, scores);
+        diff.needed_n = needed.as_ref().ok().copied().flatten();
+        let text = |why: String| format!("enhanced_diff.needed_n: {why}");
+        match needed {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let why = "no number of challenges within reach would decide".to_owned();
+                notes.push(Note { text: text(why), fault: false });
+            }
+            Err(fault) => notes.push(Note { text: text(fault.to_string()), fault: true }),
+        }
+    }
+    Ok(notes)
+}
+
+/// Mean of the scorer's own value in nats, its note `mean_..._nats`, over the records that
+/// count; `None` if one of them has none.
+pub fn mean_nats(records: &[Record]) -> Option<f64> {
+    let counted = records.iter().filter(|record| record.counted);
+    let known: Option<Vec<f64>> = counted.map(Record::nats).collect();
+    known.filter(|nats| !nats.is_empty()).map(|nats| nats.iter().sum::<f64>() / nats.len() as f64)
+}
 
 /// Mean, standard deviation (n - 1) and d_z = mean / sd of the scores, by Welford's method.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -11,18 +11,19 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
+use super::closing;
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
+use super::evidence::{summary, trace_bytes, trace_digest};
 use super::judge::Judge;
 use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
-use super::report::{Record, Role};
+use super::report::{Record, Role, TraceSummary};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
 use crate::challenge::{Challenge, ChallengeSet, Judging};
-use crate::digest::sha256_parts;
 use crate::domain::modes::{self, ROUND, SCORED_POSITIONS};
-use crate::domain::score::{DecisionParams, Score, Step};
+use crate::domain::score::{DecisionParams, Step};
 use crate::domain::trace::{Distribution, Trace};
 use crate::domain::{Problem, ProblemKind, Sha256};
 use crate::engine::{Detail, LoadSpec, ScoreItem};
@@ -84,7 +85,6 @@ pub struct Scoring {
 
 /// One comparison while it runs.
 pub struct Comparison<'a, Purpose = Judging> {
-    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
     pub pair: Pair<'a, Purpose>,
@@ -95,7 +95,6 @@ pub struct Comparison<'a, Purpose = Judging> {
     scorer_params: String,
     max_failed_share: f64,
     prompts_seen: HashSet<Vec<u32>>,
-    nats: Vec<Option<f64>>,
     failed: u64,
     attempted: u64,
 }
@@ -104,7 +103,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &'a AssayRequest,
+        request: &AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
         pair: Pair<'a, Purpose>,
@@ -126,13 +125,11 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             max_failed_share: scoring.max_failed_share,
             cache: TraceCache::open(&context.cache_dir, &key)?,
             scorer: context.plugins.scorer(&request.scorer)?,
-            request,
             context,
             runner,
             pair,
             draft,
             prompts_seen: HashSet::new(),
-            nats: Vec::new(),
             failed: 0,
             attempted: 0,
         })
@@ -155,11 +152,9 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             block *= 2;
         }
         self.check_failures(self.attempted)?;
+        let mean_nats = closing::mean_nats(&self.draft.report.records);
         let diff = &mut self.draft.report.enhanced_diff;
-        diff.n_failed = self.failed;
-        let counted = self.nats.get(..self.judge.counted()).unwrap_or_default();
-        let known: Option<Vec<f64>> = counted.iter().copied().collect();
-        diff.mean_nats = known.filter(|n| !n.is_empty()).map(|n| n.iter().sum::<f64>() / n.len() as f64);
+        (diff.n_failed, diff.mean_nats) = (self.failed, mean_nats);
         Ok(Statistics::Decided(self.judge.decision()))
     }
 
@@ -275,30 +270,32 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             let (Answer::Trace(reference), trace) = (&*answer, trace) else { continue };
             record.tokens.clone_from(&reference.tokens);
             record.scored_from = reference.scored_from;
-            record.reference_trace = Some(trace_digest(reference));
+            (record.reference_trace, record.reference_summary) = self.keep(reference);
             match trace {
                 Err(reason) => record.failure = Some(format!("candidate: {reason}")),
                 Ok(candidate) => {
-                    record.candidate_trace = Some(trace_digest(&candidate));
+                    (record.candidate_trace, record.candidate_summary) = self.keep(&candidate);
                     let evidence = Evidence {
                         challenge: challenge.index.to_string(),
                         reference: Arc::new(reference.clone()),
                         candidate: Arc::new(candidate),
                     };
-                    match self.scorer.score(&evidence, &self.scorer_params) {
-                        Ok(score) => {
-                            check_score(&score, &self.request.scorer)?;
-                            record.score = Some(score.value);
-                            record.notes = score.notes.into_iter().collect();
-                        }
-                        Err(fault) if is_refusal(&fault) => record.failure = Some(fault.to_string()),
-                        Err(fault) => return Err(fault.into()),
-                    }
+                    score_record(record, &self.scorer, &self.scorer_params, &evidence)?;
                 }
             }
         }
         self.draft.add_time("score_seconds", started);
         self.look(records)
+    }
+
+    /// Digest and summary of a trace, which goes into the bundle if one is being made.
+    fn keep(&self, trace: &Trace) -> (Option<Sha256>, Option<TraceSummary>) {
+        let bytes = trace_bytes(trace);
+        let digest = trace_digest(&bytes);
+        if let Some(bundle) = self.context.bundle {
+            bundle.trace(&digest, &bytes);
+        }
+        (Some(digest), Some(summary(trace)))
     }
 
     /// Hands the round's scores to the decider and keeps its records.
@@ -309,7 +306,6 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
         for record in &mut records {
             self.attempted += 1;
             if let Some(score) = record.score {
-                self.nats.push(record.nats());
                 let Some(step) = steps.next() else {
                     return Err(Halt::failed("the decider gave fewer steps than it got scores"));
                 };
@@ -329,8 +325,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
 
     /// Too many failed challenges end the assay; a single one never does.
     fn check_failures(&self, out_of: u64) -> Result<(), Halt> {
-        let allowed = ((out_of as f64 * self.max_failed_share).floor() as u64).max(1);
-        if self.failed > allowed {
+        if self.failed > allowed_failures(out_of, self.max_failed_share) {
             return Err(Halt::failed(format!(
                 "{} of {} challenges failed; at most {} % may",
                 self.failed,
@@ -390,7 +385,34 @@ fn item_of(answer: &Answer) -> Option<ScoreItem> {
     Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })
 }
 
-fn take_down(record: &mut Record, step: &Step, counted: u64) {
+/// Failed challenges that do not end an assay of so many.
+pub fn allowed_failures(out_of: u64, share: f64) -> u64 {
+    ((out_of as f64 * share).floor() as u64).max(1)
+}
+
+/// Scores one challenge into its record; a scorer that says it cannot is the record's failure.
+///
+/// # Errors
+/// The scorer gave no sound answer.
+pub fn score_record(
+    record: &mut Record,
+    scorer: &Scorer,
+    params: &str,
+    evidence: &Evidence,
+) -> Result<(), PluginFault> {
+    match scorer.score(evidence, params) {
+        Ok(score) => {
+            record.score = Some(score.value);
+            record.notes = score.notes.into_iter().collect();
+        }
+        Err(fault) if is_refusal(&fault) => record.failure = Some(fault.to_string()),
+        Err(fault) => return Err(fault),
+    }
+    Ok(())
+}
+
+/// Writes a look of the decider into the record of its score.
+pub fn take_down(record: &mut Record, step: &Step, counted: u64) {
     record.n = Some(step.n);
     record.counted = step.n <= counted;
     record.lower = step.lower;
@@ -406,20 +428,4 @@ fn is_refusal(fault: &PluginFault) -> bool {
     use RefusalKind::{InvalidEvidence, Numeric, Other, Unsupported};
     let refusal = |kind| matches!(kind, InvalidEvidence | Numeric | Other | Unsupported);
     matches!(&fault.class, FaultClass::Refused { kind, .. } if refusal(*kind))
-}
-
-fn check_score(score: &Score, scorer: &str) -> Result<(), Halt> {
-    if (0.0..=1.0).contains(&score.value) && score.notes.iter().all(|(_, value)| value.is_finite()) {
-        return Ok(());
-    }
-    Err(Halt {
-        statistics: Statistics::PluginFault,
-        error: format!("scorer {scorer} gave {}, which is not a score in [0, 1]", score.value),
-    })
-}
-
-fn trace_digest(trace: &Trace) -> Sha256 {
-    // A trace has a postcard form whatever it holds; were that to change, an empty digest
-    // would make every trace alike and the copy test would see it.
-    sha256_parts(&[b"assayd/trace/v1\0", &postcard::to_stdvec(trace).unwrap_or_default()])
 }

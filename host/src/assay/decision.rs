@@ -10,6 +10,7 @@
 //! - **lineage**: it says how the weights came about, not what the model does.
 //! - **fuzzy hash**: likeness of bytes is neither sameness nor difference of behaviour.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::inspection::Status;
@@ -17,7 +18,7 @@ use crate::domain::score::{Decision, FinalDecision};
 use crate::model::lineage::Relation;
 
 /// What came of the statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Statistics {
     Decided(Decision),
     /// Not run because the models do not share their tokens.
@@ -35,7 +36,7 @@ pub enum Statistics {
 }
 
 /// What is known of the two tokenizers, or of the two configurations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Agreement {
     Match,
     Mismatch,
@@ -67,7 +68,7 @@ impl Agreement {
 }
 
 /// What the hash checks said, taken together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum HashChecks {
     Passed,
     /// A manifest contradicts a file.
@@ -79,7 +80,7 @@ pub enum HashChecks {
 }
 
 /// Everything the final decision looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Findings {
     pub statistics: Statistics,
     /// `None` when there is no reference.
@@ -94,6 +95,23 @@ pub struct Findings {
     pub lineage: Option<Relation>,
     /// `None` when there is no fuzzy hash.
     pub fuzzy_match: Option<bool>,
+}
+
+impl Findings {
+    /// Before anything was looked at.
+    pub fn unknown() -> Self {
+        Self {
+            statistics: Statistics::NotRun,
+            reference_structure: None,
+            candidate_structure: Status::Accept,
+            hash_checks: HashChecks::NotApplicable,
+            provenance_complete: false,
+            tokenizer: Agreement::Unknown,
+            config: Agreement::Unknown,
+            lineage: None,
+            fuzzy_match: None,
+        }
+    }
 }
 
 /// A final decision with the rule that made it, and remarks that go into the report.
@@ -130,9 +148,10 @@ pub fn decide(findings: &Findings) -> Final {
         (Error, "a digest is missing; there is no verdict without the digests of all that produced it")
     } else {
         match (findings.statistics, findings.tokenizer) {
-            (Statistics::NoReference, _) => {
-                (Undecided, "no reference was given; the candidate was inspected and nothing was compared")
-            }
+            (Statistics::NoReference, _) => (
+                Undecided,
+                "no reference was given; the candidate was inspected and measured, and compared with nothing",
+            ),
             (_, Agreement::Mismatch) => {
                 (Different, "the tokenizers differ: the same text reaches the models as different tokens")
             }

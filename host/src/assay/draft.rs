@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use super::canonical::{canonical_of, constants_digest};
+use super::canonical::constants_digest;
 use super::decision::{Findings, Statistics, decide};
 use super::relationship::relationship;
 use super::report::{
@@ -13,11 +13,12 @@ use super::report::{
     SCHEMA, Security,
 };
 use super::request::AssayRequest;
+use super::transcript::transcript_root;
 use crate::digest::merkle_root;
-use crate::domain::inspection::{FileRecord, Inspection};
-use crate::domain::modes::CLIP_NATS;
+use crate::domain::inspection::Inspection;
+use crate::domain::modes::{CLIP_NATS, constants};
 use crate::domain::score::{DecisionParams, FinalDecision};
-use crate::domain::{Problem, Sha256, budget};
+use crate::domain::{Sha256, budget};
 use crate::worker::{WorkerEnd, WorkerSummary};
 
 /// The report so far, and what the final decision will look at.
@@ -38,6 +39,7 @@ impl Draft {
             model2: request.candidate.clone(),
             mode: request.mode.as_str().to_owned(),
             final_decision: FinalDecision::Error,
+            grounds: None,
             because: String::new(),
             success: false,
             error: None,
@@ -77,10 +79,12 @@ impl Draft {
             relationship: None,
             band: None,
             probes: None,
+            measurement: None,
             provenance: Provenance::default(),
             files: Vec::new(),
             challenges: None,
             plugins: Vec::new(),
+            constants: serde_json::to_value(constants()).unwrap_or_default(),
             constants_digest: constants_digest(),
             engine: None,
             memory: Memory {
@@ -131,6 +135,7 @@ impl Draft {
             architecture: inspection.architecture.clone(),
             parameters: inspection.parameters,
             quantization: inspection.quantization.clone(),
+            tokenizer_hash: inspection.tokenizer_hash,
             findings: inspection.findings.clone(),
         };
         let (root, hash, slot) = match role {
@@ -185,6 +190,7 @@ impl Draft {
         let last = decide(findings);
         self.report.final_decision = last.decision;
         self.report.because = last.because.to_owned();
+        self.report.grounds = Some(*findings);
         self.report.success = last.decision != FinalDecision::Error;
         if !self.report.success {
             self.report.error = Some(error.unwrap_or_else(|| last.because.to_owned()));
@@ -234,6 +240,10 @@ impl Draft {
             report.memory.peak_bytes.is_none(),
             "memory.peak_bytes, peak_memory_gb: no worker ended regularly",
         );
+        explain(
+            report.measurement.is_none() && report.model1.is_none(),
+            "measurement: the candidate was not run",
+        );
         explain(report.engine.is_none(), "engine: no model was loaded");
         explain(
             report.challenges.is_none(),
@@ -279,47 +289,18 @@ impl Draft {
 /// no names, so that moving or renaming files changes nothing. `None` unless every file was
 /// digested.
 pub fn artifact_root(inspection: &Inspection) -> Option<Sha256> {
-    let leaf = |file: &FileRecord| {
-        let mut leaf = file.bytes.to_be_bytes().to_vec();
-        leaf.extend(file.sha256?.0);
-        Some(leaf)
-    };
-    let leaves: Option<Vec<Vec<u8>>> = inspection.files.iter().map(leaf).collect();
-    leaves.filter(|leaves| !leaves.is_empty()).map(merkle_root)
+    files_root(inspection.files.iter().map(|file| (file.bytes, file.sha256)))
 }
 
-/// RFC 6962 root over what the verdict follows from: a header with everything that was fixed
-/// before the run, then every record.
-///
-/// # Errors
-/// Internal: a record has no canonical form.
-pub fn transcript_root(report: &Report) -> Result<Sha256, Problem> {
-    let diff = &report.enhanced_diff;
-    let header = serde_json::json!({
-        "schema": report.schema,
-        "assayd_version": report.assayd_version,
-        "mode": report.mode,
-        "confidence": diff.confidence,
-        "gamma": diff.gamma,
-        "delta": diff.delta,
-        "n_max": diff.n_max,
-        "clip_nats": diff.clip_nats,
-        "scorer": diff.scorer,
-        "scorer_params": diff.scorer_params,
-        "band": report.band.as_ref().map(|band| band.digest),
-        "decider": diff.decider,
-        "constants_digest": report.constants_digest,
-        "plugins": report.plugins,
-        "engine": report.engine,
-        "commitment": report.challenges.as_ref().map(|challenges| challenges.commitment),
-        "reference_root": report.provenance.reference_root,
-        "candidate_root": report.provenance.candidate_root,
-    });
-    let mut leaves = vec![canonical_of(&header)?];
-    for record in &report.records {
-        leaves.push(canonical_of(record)?);
-    }
-    Ok(merkle_root(leaves))
+/// The same over sizes and digests.
+pub fn files_root(files: impl Iterator<Item = (u64, Option<Sha256>)>) -> Option<Sha256> {
+    let leaf = |(bytes, sha256): (u64, Option<Sha256>)| {
+        let mut leaf = bytes.to_be_bytes().to_vec();
+        leaf.extend(sha256?.0);
+        Some(leaf)
+    };
+    let leaves: Option<Vec<Vec<u8>>> = files.map(leaf).collect();
+    leaves.filter(|leaves| !leaves.is_empty()).map(merkle_root)
 }
 
 /// A file's name for messages.

@@ -1,6 +1,7 @@
 //! What a verdict about a mean does not see: rare differences, and single challenges that
 //! stand out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::claim::number;
@@ -9,7 +10,7 @@ use crate::challenge::{Family, Prompt};
 use crate::domain::budget;
 
 /// A challenge whose score lies far above the others'.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outlier {
     /// Place of the challenge in its set, from 0.
     pub index: u64,

@@ -7,6 +7,7 @@
 //! truth table of [`decision`] has the last word; what failed is named, never counted.
 
 pub mod band;
+pub mod bundle;
 pub mod cache;
 pub mod canonical;
 pub mod claim;
@@ -15,9 +16,11 @@ mod compare;
 pub mod decision;
 mod draft;
 pub mod events;
+mod evidence;
 mod hash_checks;
 pub mod hidden;
 pub mod judge;
+mod measure;
 pub mod pipeline;
 pub mod probe;
 mod reference;
@@ -27,10 +30,12 @@ pub mod request;
 pub mod runner;
 #[cfg(test)]
 mod tests;
+pub mod transcript;
 
 pub use canonical::constants_digest;
-pub use draft::{name_of, transcript_root};
+pub use draft::{artifact_root, name_of};
 pub use events::{AssayEvent, Stage};
 pub use pipeline::run;
 pub use report::Report;
 pub use request::{AssayContext, AssayRequest, KeyText};
+pub use transcript::transcript_root;

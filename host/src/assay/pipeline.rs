@@ -11,20 +11,21 @@ use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
 use super::judge::{INTERVAL_DECIDER, Judge};
+use super::measure::measure;
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
-use super::{band, claim, hash_checks, hidden, probe};
+use super::{band, hash_checks, probe};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
 use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
-use crate::domain::score::{Decision, DecisionParams};
+use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
 use crate::governor::Machine;
 use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
-use crate::worker::WorkerLimits;
+use crate::worker::{WorkerEnd, WorkerLimits};
 
 /// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
 const RAW_VOCAB: u32 = 256;
@@ -66,17 +67,7 @@ pub fn judge(
 ) -> Report {
     let checked = request.check(&context.plugins);
     let params = *checked.as_ref().unwrap_or(&request.mode.mode().params);
-    let mut findings = Findings {
-        statistics: Statistics::NotRun,
-        reference_structure: None,
-        candidate_structure: Status::Accept,
-        hash_checks: HashChecks::NotApplicable,
-        provenance_complete: false,
-        tokenizer: Agreement::Unknown,
-        config: Agreement::Unknown,
-        lineage: None,
-        fuzzy_match: None,
-    };
+    let mut findings = Findings::unknown();
     let mut draft = Draft::new(request, &params);
     let outcome = match checked {
         Ok(params) => {
@@ -97,6 +88,7 @@ pub fn judge(
             Some(halt.error)
         }
     };
+    findings.fuzzy_match = draft.report.security.fuzzy_hash.matches;
     draft.finish(&findings, error)
 }
 
@@ -151,7 +143,11 @@ impl Assay<'_> {
         if broken(&candidate) || reference.as_ref().is_some_and(broken) {
             return Err(Halt::not_run(rejection(reference.as_ref(), &candidate)));
         }
-        let Some(reference) = reference else { return Ok(Statistics::NoReference) };
+        let Some(reference) = reference else {
+            let measured = self.measure(&candidate);
+            measured.map_err(|halt| if self.cancelled() { cancelled() } else { halt })?;
+            return Ok(Statistics::NoReference);
+        };
         self.lineage(&reference, &candidate)?;
         if matches!(self.findings.hash_checks, HashChecks::Failed | HashChecks::Fault) {
             return Ok(Statistics::NotComparable);
@@ -183,10 +179,11 @@ impl Assay<'_> {
     }
 
     fn stop_if_cancelled(&self) -> Result<(), Halt> {
-        if self.context.cancel.load(Ordering::Relaxed) {
-            return Err(Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() });
-        }
-        Ok(())
+        if self.cancelled() { Err(cancelled()) } else { Ok(()) }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.context.cancel.load(Ordering::Relaxed)
     }
 
     /// Fills what follows from the two inspections alone.
@@ -269,21 +266,55 @@ impl Assay<'_> {
         Ok(())
     }
 
+    /// Runs a candidate that is compared with nothing. What no engine runs is not measured,
+    /// and the report says why.
+    fn measure(&mut self, candidate: &Inspection) -> Result<(), Halt> {
+        if let Err(problem) = engine_for(candidate) {
+            self.draft.note(format!("measurement: {problem}"));
+            return Ok(());
+        }
+        let context = context_of([candidate]);
+        if context <= SCORED_POSITIONS {
+            return Err(no_room(context));
+        }
+        self.check_memory([candidate])?;
+        let threads = self.request.threads.unwrap_or_else(|| default_threads(candidate));
+        let spec = self.load_spec(candidate, context, threads)?;
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::LoadingCandidate });
+        let failed = |draft: &mut Draft, end: &WorkerEnd| {
+            draft.worker_failed(Role::Candidate, end);
+            Halt::failed(format!("the candidate's {end}"))
+        };
+        let started = self.runner.start(&spec, &mut |_| {});
+        let mut session = started.map_err(|end| failed(self.draft, &end))?;
+        self.draft.report.engine = Some(session.info().engine.clone());
+        (self.context.on_event)(AssayEvent::Stage { stage: Stage::Candidate });
+        let plan = match candidate.tokenizer_hash {
+            Some(_) => Plan::Text,
+            None => Plan::Tokens { vocab: RAW_VOCAB.min(session.info().vocab) },
+        };
+        let started = Instant::now();
+        let measured = measure(session.as_mut(), plan, context, &mut |end| failed(self.draft, end));
+        self.draft.add_time("candidate_seconds", started);
+        let measured = measured?;
+        self.draft.worker_ended(Role::Candidate, &session.finish());
+        self.draft.report.measurement = Some(measured);
+        Ok(())
+    }
+
     fn compare(
         &mut self,
         reference: &Inspection,
         reference_root: Sha256,
         candidate: &Inspection,
     ) -> Result<Statistics, Halt> {
-        let key = self.request.challenge_key()?;
+        let key = self.key(candidate)?;
         let set = self.challenges(&key)?;
-        let context = context_of(reference, candidate);
+        let context = context_of([reference, candidate]);
         if context <= SCORED_POSITIONS {
-            return Err(Halt::not_run(format!(
-                "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
-            )));
+            return Err(no_room(context));
         }
-        self.check_memory(reference, candidate)?;
+        self.check_memory([reference, candidate])?;
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
         let specs =
@@ -317,7 +348,11 @@ impl Assay<'_> {
             challenges.key_revealed = Some(key.reveal());
         }
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
-        self.close(&judge)?;
+        let notes = {
+            let report = &mut self.draft.report;
+            closing::fill(&mut report.enhanced_diff, &judge, &report.records, report.band.as_ref())?
+        };
+        notes.into_iter().for_each(|note| self.draft.note(note.text));
         Ok(statistics)
     }
 
@@ -341,6 +376,19 @@ impl Assay<'_> {
         }
         self.draft.report.band = Some(band);
         Ok(())
+    }
+
+    /// The challenge key. A shared one may be known by now, so it is used only for the very
+    /// bytes that were on record when it was drawn.
+    fn key(&mut self, candidate: &Inspection) -> Result<Key, Halt> {
+        let Some(drawn_for) = self.request.candidate_root else { return Ok(self.request.challenge_key()?) };
+        if artifact_root(candidate) != Some(drawn_for) {
+            return Ok(Key::random()?);
+        }
+        let remark = "challenges: the key is shared with an earlier assay of the same reference; it was drawn \
+                      when this candidate's digest was on record";
+        self.draft.report.remarks.push(remark.to_owned());
+        Ok(self.request.challenge_key()?)
     }
 
     /// Derives the challenges and commits to them, before any model is loaded.
@@ -372,12 +420,12 @@ impl Assay<'_> {
 
     /// Refuses a load that would leave less memory than asked to stay free. The files' bytes
     /// are what a model takes at least; working memory comes on top.
-    fn check_memory(&self, reference: &Inspection, candidate: &Inspection) -> Result<(), Halt> {
+    fn check_memory<const N: usize>(&self, models: [&Inspection; N]) -> Result<(), Halt> {
         let Some(min_free) = self.request.min_free_bytes.filter(|_| !self.request.force) else {
             return Ok(());
         };
         let bytes = |inspection: &Inspection| inspection.files.iter().map(|file| file.bytes).sum::<u64>();
-        let needed = bytes(reference).max(bytes(candidate));
+        let needed = models.into_iter().map(bytes).max().unwrap_or(0);
         let usable = Machine::read().usable_memory_bytes();
         if usable >= needed.saturating_add(min_free) {
             return Ok(());
@@ -397,48 +445,16 @@ impl Assay<'_> {
         spec.parallel = JUDGED_PARALLEL;
         Ok(spec)
     }
+}
 
-    /// Fills what follows from the scores that count.
-    fn close(&mut self, judge: &Judge) -> Result<(), Halt> {
-        let (scores, params) = (judge.scores(), judge.params());
-        let moments = closing::moments(scores);
-        let decision = judge.decision();
-        let diff = &mut self.draft.report.enhanced_diff;
-        diff.decision = Some(decision);
-        diff.n_effective = scores.len() as u64;
-        diff.stopped_early = judge.stopped_early();
-        (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
-        (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
-        // A decider without e-values leaves the p-values to the sequence that every report shows.
-        let own = judge.steps().iter().any(|step| step.log_e_same.is_some());
-        let evidence = if own { judge.steps() } else { judge.interval_steps() };
-        diff.p_same = closing::anytime_p(evidence.iter().map(|step| step.log_e_same));
-        diff.p_different = closing::anytime_p(evidence.iter().map(|step| step.log_e_different));
-        let from = if own { self.request.decider.as_str() } else { INTERVAL_DECIDER };
-        diff.p_values_from = diff.p_same.map(|_| from.to_owned());
-        diff.claim = claim::claim(decision, params, &self.request.scorer, diff.clip_nats, diff.n_effective);
-        if let Some(band) = &self.draft.report.band {
-            diff.claim = format!("{}; {}", diff.claim, band.claim(decision));
-        }
-        diff.smallest_delta_certified =
-            closing::smallest_delta(judge.decider(), params, scores, judge.steps())?;
-        diff.rare_difference = Some(hidden::rare_difference(diff.smallest_delta_certified, diff.confidence));
-        diff.outliers = hidden::outliers(&self.draft.report.records, params.gamma);
-        if decision == Decision::Undecided {
-            // A forecast, not evidence: a decider too slow for it does not spoil the verdict.
-            let needed = closing::needed_n(judge.decider(), params, scores);
-            diff.needed_n = needed.as_ref().ok().copied().flatten();
-            match needed {
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    self.draft
-                        .note("enhanced_diff.needed_n: no number of challenges within reach would decide");
-                }
-                Err(fault) => self.draft.note(format!("enhanced_diff.needed_n: {fault}")),
-            }
-        }
-        Ok(())
-    }
+fn cancelled() -> Halt {
+    Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() }
+}
+
+fn no_room(context: u32) -> Halt {
+    Halt::not_run(format!(
+        "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
+    ))
 }
 
 /// Whether only one side has the tensor, or in another shape.
@@ -447,12 +463,11 @@ fn unmatched(tensor: &lineage::TensorLineage) -> bool {
     matches!(tensor.relation, Extra | Missing | ShapeDiffers)
 }
 
-/// Tokens per sequence: what both models were trained for, at most what is judged with.
-fn context_of(reference: &Inspection, candidate: &Inspection) -> u32 {
-    [reference.context_length, candidate.context_length]
+/// Tokens per sequence: what all models were trained for, at most what is judged with.
+fn context_of<const N: usize>(models: [&Inspection; N]) -> u32 {
+    models
         .into_iter()
-        .flatten()
-        .filter_map(|length| u32::try_from(length).ok())
+        .filter_map(|model| u32::try_from(model.context_length?).ok())
         .fold(JUDGED_CONTEXT, u32::min)
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::compare::{Comparison, Halt, Pair, Scoring};
@@ -20,7 +21,7 @@ use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256, budget};
 
 /// What came of the user's prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeReport {
     /// Root over the prompts in their order.
     pub commitment: Sha256,
@@ -32,7 +33,7 @@ pub struct ProbeReport {
     pub results: Vec<ProbeResult>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeResult {
     pub index: u64,
     pub prompt: String,

@@ -5,6 +5,7 @@
 //! a rounding; behaviour decides only between labels that equal weights leave open. What
 //! cannot be said is `unknown`, never the friendlier label.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::claim::number;
@@ -13,7 +14,7 @@ use crate::domain::score::Decision;
 use crate::model::lineage::Relation;
 
 /// The labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Label {
     /// The same files of weights, byte for byte.
@@ -51,7 +52,7 @@ impl Label {
 }
 
 /// A label with what speaks for it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Relationship {
     pub label: Label,
     /// In words, the strongest first.

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::band::Band;
+use super::decision::Findings;
 use super::hidden::Outlier;
 use super::probe::ProbeReport;
 use super::relationship::Relationship;
@@ -24,7 +26,8 @@ use crate::worker::Ending;
 pub const SCHEMA: &str = "assayd.report/1";
 
 /// What an assay found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "assayd report")]
 pub struct Report {
     pub schema: String,
     pub assayd_version: String,
@@ -36,6 +39,8 @@ pub struct Report {
     pub final_decision: FinalDecision,
     /// The rule that made the final decision.
     pub because: String,
+    /// What the truth table of the final decision looked at.
+    pub grounds: Option<Findings>,
     /// Whether the assay came to an end by itself: everything but ERROR.
     pub success: bool,
     /// What went wrong, if it ended as ERROR.
@@ -57,10 +62,15 @@ pub struct Report {
     /// The user's own prompts, apart from everything that the verdict follows from.
     #[serde(default)]
     pub probes: Option<ProbeReport>,
+    /// Of a candidate without a reference; null where one was given.
+    pub measurement: Option<Measurement>,
     pub provenance: Provenance,
     pub files: Vec<ReportFile>,
     pub challenges: Option<Challenges>,
     pub plugins: Vec<ReportPlugin>,
+    /// The table of modes and constants that held, as `assayd modes` prints it.
+    pub constants: serde_json::Value,
+    /// SHA-256 over its canonical form.
     pub constants_digest: Sha256,
     pub engine: Option<EngineInfo>,
     pub memory: Memory,
@@ -78,7 +88,7 @@ pub struct Report {
 }
 
 /// The statistical comparison.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EnhancedDiff {
     /// Null when nothing was compared.
     pub decision: Option<Decision>,
@@ -128,14 +138,14 @@ pub struct EnhancedDiff {
 }
 
 /// Comparisons that need no model run.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Security {
     pub config_hash: HashPair,
     pub fuzzy_hash: FuzzyHash,
     pub tokenizer: Tokenizer,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct HashPair {
     pub reference: Option<Sha256>,
     pub candidate: Option<Sha256>,
@@ -143,7 +153,7 @@ pub struct HashPair {
     pub matches: Option<bool>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FuzzyHash {
     pub algorithm: Option<String>,
     pub distance: Option<u32>,
@@ -152,14 +162,14 @@ pub struct FuzzyHash {
     pub matches: Option<bool>,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Tokenizer {
     /// Null when it is not known of both.
     pub compatible: Option<bool>,
     pub differences: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Lineage {
     pub relation: crate::model::lineage::Relation,
     /// Why, in words, the strongest reason first.
@@ -173,8 +183,24 @@ pub struct Lineage {
     pub tensors_unmatched: u64,
 }
 
+/// What a model does on fixed, public prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Measurement {
+    pub prompts: u64,
+    /// Tokens that were predicted.
+    pub positions: u64,
+    /// Mean negative log-likelihood of the prompts' tokens in nats; null for raw tokens.
+    pub mean_nll: Option<f64>,
+    pub perplexity: Option<f64>,
+    /// Of the first pass after loading, several sequences side by side.
+    pub score_tokens_per_second: Option<f64>,
+    pub generate_tokens_per_second: Option<f64>,
+    /// Over the greedy continuations, token by token: equal if the model writes the same.
+    pub written_sha256: Sha256,
+}
+
 /// RFC 6962 roots over the files of each side and over the records.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     pub reference_root: Option<Sha256>,
     pub candidate_root: Option<Sha256>,
@@ -182,7 +208,7 @@ pub struct Provenance {
 }
 
 /// Which side of the comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Reference,
@@ -198,7 +224,7 @@ impl Role {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportFile {
     pub role: Role,
     pub path: PathBuf,
@@ -206,7 +232,7 @@ pub struct ReportFile {
     pub sha256: Option<Sha256>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Challenges {
     /// Published before the first model was loaded.
     pub commitment: Sha256,
@@ -219,7 +245,7 @@ pub struct Challenges {
     pub plan: crate::challenge::Plan,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportPlugin {
     pub id: String,
     pub kind: String,
@@ -227,7 +253,7 @@ pub struct ReportPlugin {
     pub sha256: Sha256,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     pub limit_bytes: Option<u64>,
     pub predicted_bytes: Option<u64>,
@@ -236,30 +262,42 @@ pub struct Memory {
     pub enforcement: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportWorker {
     pub role: Role,
     pub ending: Ending,
     pub detail: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Inspections {
     pub reference: Option<InspectionSummary>,
     pub candidate: Option<InspectionSummary>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InspectionSummary {
     pub status: Status,
     pub architecture: Option<String>,
     pub parameters: Option<u64>,
     pub quantization: Option<String>,
+    pub tokenizer_hash: Option<Sha256>,
     pub findings: Vec<Finding>,
 }
 
+/// What a record says of a trace besides its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TraceSummary {
+    /// Scored positions.
+    pub rows: u64,
+    /// Mean negative log-probability of the given tokens, in nats; null if it is not finite.
+    pub nll_nats: Option<f64>,
+    /// Mean entropy of the predictions, in nats; null if it is not finite.
+    pub entropy_nats: Option<f64>,
+}
+
 /// One challenge with what came of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     #[serde(flatten)]
     pub challenge: Challenge,
@@ -271,6 +309,8 @@ pub struct Record {
     /// SHA-256 over each side's trace as it was measured.
     pub reference_trace: Option<Sha256>,
     pub candidate_trace: Option<Sha256>,
+    pub reference_summary: Option<TraceSummary>,
+    pub candidate_summary: Option<TraceSummary>,
     /// In [0, 1].
     pub score: Option<f64>,
     /// The scorer's details in natural units.
@@ -297,6 +337,8 @@ impl Record {
             scored_from: 0,
             reference_trace: None,
             candidate_trace: None,
+            reference_summary: None,
+            candidate_summary: None,
             score: None,
             notes: BTreeMap::new(),
             n: None,
@@ -314,4 +356,13 @@ impl Record {
         let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
         self.notes.iter().find(note).map(|(_, value)| *value)
     }
+}
+
+/// The published JSON schema of a report, as it is written.
+pub fn schema() -> String {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    let schema = settings.into_generator().into_root_schema_for::<Report>();
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 
 use super::band::BandChoice;
+use super::bundle::BundleWriter;
 use super::events::AssayEvent;
 use super::probe;
 use crate::challenge::Key;
-use crate::domain::Problem;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
+use crate::domain::{Problem, Sha256};
 use crate::plugin::{PluginKind, PluginSet};
 
 /// A challenge key as text; `Debug` withholds it.
@@ -32,7 +33,7 @@ impl std::fmt::Debug for KeyText {
 #[serde(deny_unknown_fields)]
 pub struct AssayRequest {
     pub candidate: PathBuf,
-    /// Without one the candidate is inspected and nothing is compared.
+    /// Without one the candidate is inspected and measured, and nothing is compared.
     #[serde(default)]
     pub reference: Option<PathBuf>,
     #[serde(default)]
@@ -44,6 +45,10 @@ pub struct AssayRequest {
     /// Challenge key in hexadecimal; a fresh random one if not given.
     #[serde(default)]
     pub key: Option<KeyText>,
+    /// The candidate's root when `key` was drawn, for a key that assays share. A candidate
+    /// with another one by now may know the key, and gets a fresh one.
+    #[serde(default)]
+    pub candidate_root: Option<Sha256>,
     #[serde(default)]
     pub n_max: Option<u64>,
     /// `1 - alpha`, such as 0.99.
@@ -91,6 +96,7 @@ impl AssayRequest {
             scorer: default_scorer(),
             decider: default_decider(),
             key: None,
+            candidate_root: None,
             n_max: None,
             confidence: None,
             gamma: None,
@@ -151,19 +157,22 @@ pub struct AssayContext<'a> {
     pub plugins: Arc<PluginSet>,
     /// Folder of the reference trace cache; made if it is not there.
     pub cache_dir: PathBuf,
+    /// Takes every trace that was scored, for the bundle of this assay.
+    pub bundle: Option<&'a BundleWriter>,
     /// Ends the assay, and its worker, as soon as it becomes true.
     pub cancel: Arc<AtomicBool>,
     pub on_event: &'a dyn Fn(AssayEvent),
 }
 
 impl AssayContext<'_> {
-    /// The same with another listener.
+    /// The same with another listener, for a part of the work that no bundle is made of.
     pub fn listened_by<'b>(&'b self, on_event: &'b dyn Fn(AssayEvent)) -> AssayContext<'b> {
         AssayContext {
             plugins: Arc::clone(&self.plugins),
             cache_dir: self.cache_dir.clone(),
             cancel: Arc::clone(&self.cancel),
             on_event,
+            bundle: None,
         }
     }
 }

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
+use super::bundle::{BundleWriter, Outcome, Trust, verify};
 use super::events::AssayEvent;
 use super::pipeline::judge;
-use super::report::{Report, Role};
+use super::report::{Measurement, Report, Role};
 use super::request::{AssayContext, AssayRequest, KeyText};
 use super::runner::{Runner, Session};
 use super::transcript_root;
@@ -177,6 +178,10 @@ impl Bench {
     }
 
     fn run(&self) -> Report {
+        self.run_into(None)
+    }
+
+    fn run_into(&self, bundle: Option<&BundleWriter>) -> Report {
         let log = Rc::clone(&self.runner.log);
         let on_event = |event: AssayEvent| {
             if let AssayEvent::Committed { .. } = event {
@@ -187,6 +192,7 @@ impl Bench {
         let context = AssayContext {
             plugins: Arc::clone(&PLUGINS),
             cache_dir: self.folder.path().join("cache"),
+            bundle,
             cancel: Arc::clone(&self.cancel),
             on_event: &on_event,
         };
@@ -403,6 +409,41 @@ fn without_a_reference_nothing_is_claimed() {
     let report = bench.run();
     assert_eq!(report.final_decision, FinalDecision::Undecided);
     assert!(report.model1.is_none() && report.enhanced_diff.decision.is_none());
+    assert_eq!(bench.log(), ["load candidate"]);
+    // Figures that stay the same from day to day, and change with the model.
+    let measured = report.measurement.unwrap();
+    assert_eq!(measured.prompts, 8);
+    let perplexity = measured.perplexity.unwrap();
+    assert!(perplexity > 1.0 && (measured.mean_nll.unwrap().exp() - perplexity).abs() < 1e-9);
+    let again = bench.run().measurement.unwrap();
+    let kept = |m: &Measurement| (m.positions, m.mean_nll.map(f64::to_bits), m.written_sha256);
+    assert_eq!(kept(&measured), kept(&again));
+    let mut other = Bench::new(r#", "gross_share": 1.0"#);
+    other.request.reference = None;
+    assert_ne!(kept(&measured), kept(&other.run().measurement.unwrap()));
+    // Raw tokens are no text, and what cannot load is an error.
+    bench.tokenizers[1] = None;
+    let raw = bench.run();
+    assert_eq!((raw.measurement.unwrap().perplexity, raw.success), (None, true));
+    std::fs::write(bench.folder.path().join("candidate.json"), "{}").unwrap();
+    let failed = bench.run();
+    assert_eq!((failed.final_decision, failed.measurement), (FinalDecision::Error, None));
+}
+
+/// A shared key may be known to whoever made the candidate after it was drawn.
+#[test]
+fn a_shared_key_is_only_for_the_bytes_it_was_drawn_for() {
+    let mut bench = Bench::new("");
+    let root = bench.run().provenance.candidate_root.unwrap();
+    let revealed = |report: Report| report.challenges.unwrap().key_revealed.unwrap();
+    bench.request.candidate_root = Some(root);
+    let kept = bench.run();
+    assert!(kept.remarks.iter().any(|remark| remark.contains("shared")), "{:?}", kept.remarks);
+    assert_eq!(revealed(kept), "42".repeat(32));
+    bench.request.candidate_root = Some(sha256_parts(&[b"other bytes"]));
+    let fresh = revealed(bench.run());
+    assert_ne!(fresh, "42".repeat(32));
+    assert_ne!(fresh, revealed(bench.run()), "fresh every time");
 }
 
 /// Editing anything that a verdict follows from changes the root.
@@ -431,6 +472,60 @@ fn the_transcript_root_covers_every_record() {
     }
 }
 
+/// Before the key is revealed no file holds a byte of it, in whatever form; afterwards one does.
+#[test]
+fn a_bundle_holds_the_key_only_after_the_last_model_ran() {
+    let place = tempfile::tempdir().unwrap();
+    let (hex, raw) = ("42".repeat(32), [0x42; 32]);
+    let holds = |bytes: &[u8]| {
+        bytes.windows(64).any(|window| window == hex.as_bytes())
+            || bytes.windows(32).any(|window| window == raw)
+    };
+    // A challenge of every round is refused: the run breaks off while models are asked.
+    for (difference, revealed) in [(r#", "faults": {"fail_items": [0]}"#, false), ("", true)] {
+        let path = place.path().join("b");
+        let writer = BundleWriter::create(&path, 1 << 30).unwrap();
+        let report = Bench::new(difference).run_into(Some(&writer));
+        assert!(!path.exists(), "nothing is there before all of it is");
+        writer.finish(&report, &PLUGINS, None).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.len() > 100_000, "traces are inside");
+        assert_eq!(holds(&bytes), revealed);
+        let found = verify(&path, &Trust::default(), &PLUGINS, &mut |_| {});
+        let expected = if revealed { Outcome::Verified } else { Outcome::CannotBeJudged };
+        assert_eq!(found.outcome, expected, "{found:?}");
+    }
+}
+
+/// What a run with failed challenges says is worked out again, down to why they failed.
+#[test]
+fn a_bundle_with_failed_challenges_is_verified() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("b");
+    let mut bench = Bench::new(r#", "noise": 0.2, "noise_seed": 3"#);
+    bench.runner.refuse_nth = Some(3);
+    let writer = BundleWriter::create(&path, 1 << 30).unwrap();
+    let report = bench.run_into(Some(&writer));
+    assert_eq!(report.enhanced_diff.n_failed, 1);
+    writer.finish(&report, &PLUGINS, None).unwrap();
+    let found = verify(&path, &Trust::default(), &PLUGINS, &mut |_| {});
+    assert_eq!((found.outcome, found.verdict), (Outcome::Verified, Some(report.final_decision)), "{found:?}");
+    assert_eq!(found.n, Some(report.enhanced_diff.n_effective));
+}
+
+/// A bundle that would be larger than it may be is not written, nor half of it.
+#[test]
+fn a_bundle_over_its_limit_is_not_there() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("b");
+    let writer = BundleWriter::create(&path, 50_000).unwrap();
+    let report = Bench::new("").run_into(Some(&writer));
+    assert_eq!(report.final_decision, FinalDecision::Same, "the assay goes on");
+    let problem = writer.finish(&report, &PLUGINS, None).unwrap_err();
+    assert!(problem.message.contains("50000"), "{problem}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
 /// All keys of the contract are there, whatever happened.
 #[test]
 fn every_key_is_always_there() {
@@ -452,7 +547,7 @@ fn every_key_is_always_there() {
             "",
             "seconds enhanced_diff security lineage provenance files challenges plugins constants_digest",
         );
-        has("", "engine memory peak_memory_gb workers errors timings relationship band probes");
+        has("", "engine memory peak_memory_gb workers errors timings measurement relationship band probes");
         has(
             "enhanced_diff",
             "decision confidence effect_size ci_lower ci_upper mean_diff std_diff n_effective",

@@ -35,7 +35,7 @@ pub const RAW_TOKENS: usize = 24;
 const MAX_REDRAWS: u32 = 1_000;
 
 /// What is asked: text, or token ids.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Prompt {
     Text(String),
@@ -43,7 +43,7 @@ pub enum Prompt {
 }
 
 /// One challenge of a set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Challenge {
     /// Place in the set, from 0.
     pub index: u64,
@@ -52,7 +52,7 @@ pub struct Challenge {
 }
 
 /// What kind of challenges a set holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Plan {
     /// Text of all families.

@@ -8,12 +8,14 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod bundle;
 pub mod completions;
 pub mod decide;
 pub mod demo;
 pub mod doctor;
 pub mod hash;
 pub mod inspect;
+pub mod keys;
 pub mod lineage;
 pub mod logprobs;
 pub mod modes;
@@ -44,6 +46,8 @@ enum Command {
     Hash(hash::Args),
     Lineage(lineage::Args),
     Verify(verify::Args),
+    Bundle(bundle::Args),
+    Keys(keys::Args),
     Logprobs(logprobs::Args),
     Decide(decide::Args),
     Modes(modes::Args),
@@ -73,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Hash(args) => hash::run(args),
         Command::Lineage(args) => lineage::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bundle(args) => bundle::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Logprobs(args) => logprobs::run(args),
         Command::Decide(args) => decide::run(args),
         Command::Modes(args) => modes::run(args),

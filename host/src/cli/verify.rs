@@ -1,13 +1,15 @@
 //! `assayd verify`: the whole assay of a candidate against a reference, without a daemon.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::keys::SigningArgs;
 use super::screen;
 use super::verify_screen::{Progress, result};
 use crate::assay::band::BandChoice;
+use crate::assay::bundle::{BundleWriter, Sealed};
 use crate::assay::probe;
 use crate::assay::report::Report;
 use crate::assay::{AssayContext, AssayRequest, KeyText};
@@ -15,6 +17,7 @@ use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName, prove_mode
 use crate::domain::size::ByteSize;
 use crate::domain::{Problem, ProblemKind, budget};
 use crate::plugin::{PluginKind, PluginSet};
+use crate::store::atomic;
 
 /// Judges whether a candidate is the same model as a reference.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,6 +25,7 @@ use crate::plugin::{PluginKind, PluginSet};
   assayd verify model-q8_0.gguf --reference model-f16.gguf
   assayd verify new.gguf --reference trusted.gguf --mode extended --report html=verdict.html
   assayd verify new.gguf --reference trusted.gguf --key @challenge.key --json > report.json
+  assayd verify new.gguf --reference trusted.gguf --bundle verdict.bundle
   assayd verify new.gguf --reference trusted.gguf --gamma 0.1 --delta 0.1 --n-max 400
   assayd verify model-Q4_K_M.gguf --reference model-f16.gguf --band auto     is it an honest Q4_K_M?
   assayd verify new.gguf --reference trusted.gguf --probe my-prompts.txt
@@ -81,9 +85,14 @@ pub struct Args {
     /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
-    /// Write the report; FORMAT is json or a report plugin such as html or markdown
+    /// Write the report; FORMAT is json or a report plugin such as html, markdown or card
     #[arg(long, value_name = "FORMAT=PATH")]
     pub report: Vec<String>,
+    /// Write everything that is needed to recompute the verdict offline: `assayd bundle verify PATH`
+    #[arg(long, value_name = "PATH")]
+    pub bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub signing: SigningArgs,
     /// Folder of plugins that add to the built-in ones
     #[arg(long, value_name = "DIR")]
     pub plugins: Option<PathBuf>,
@@ -106,26 +115,46 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let plugins = Arc::new(PluginSet::with_folder(args.plugins.as_deref())?);
     request.check(&plugins)?;
     let outputs = outputs(&args.report, &plugins)?;
+    let signer = args.bundle.as_ref().map(|_| args.signing.signer()).transpose()?.flatten();
+    let bundle =
+        args.bundle.as_deref().map(|path| BundleWriter::create(path, budget::BUNDLE_BYTES)).transpose()?;
     let progress = Progress::new();
     let context = AssayContext {
         plugins: Arc::clone(&plugins),
         cache_dir: args.cache.clone().unwrap_or_else(default_cache),
+        bundle: bundle.as_ref(),
         cancel: Arc::new(AtomicBool::new(false)),
         on_event: &|event| progress.show(&event),
     };
     let report = crate::assay::run(&request, &context);
     drop(context);
     drop(progress);
+    let sealed = bundle.map(|bundle| bundle.finish(&report, &plugins, signer.as_ref()));
     for output in &outputs {
         output.write(&report, &plugins)?;
     }
     if args.json {
         screen::print_json(&report)?;
     } else {
-        let written: Vec<&Path> = outputs.iter().map(|output| output.path.as_path()).collect();
+        let mut written: Vec<&Path> = outputs.iter().map(|output| output.path.as_path()).collect();
+        written.extend(args.bundle.as_deref().filter(|_| matches!(sealed, Some(Ok(_)))));
         screen::print(&result(&report, &written))?;
+        if let Some(Ok(sealed)) = &sealed {
+            screen::print(&said(sealed))?;
+        }
     }
+    // The verdict was told; whoever asked for its evidence must not take it for complete.
+    sealed.transpose()?;
     Ok(report.final_decision.exit_code())
+}
+
+/// A line about a bundle that was written.
+fn said(sealed: &Sealed) -> String {
+    let signed = match &sealed.signed_by {
+        Some(key) => format!("signed by {key}"),
+        None => "not signed (make a key with: assayd keys new)".to_owned(),
+    };
+    format!("bundle: {}, {signed}\n", screen::bytes(sealed.bytes))
 }
 
 fn to_json(report: &Report) -> Result<String, Problem> {
@@ -218,30 +247,18 @@ impl Output {
     fn write(&self, report: &Report, plugins: &PluginSet) -> Result<(), Problem> {
         let json = to_json(report)?;
         if self.format == "json" {
-            return write_whole(&self.path, json.as_bytes());
+            return atomic::write(&self.path, json.as_bytes());
         }
         let rendered = plugins.report(&self.format)?.render(&json, "")?;
         match rendered.as_slice() {
-            [one] => write_whole(&self.path, &one.body),
+            [one] => atomic::write(&self.path, &one.body),
             several => {
                 std::fs::create_dir_all(&self.path)
                     .map_err(|error| Problem::io("make the folder", &self.path, &error))?;
-                several.iter().try_for_each(|file| write_whole(&self.path.join(&file.file_name), &file.body))
+                several
+                    .iter()
+                    .try_for_each(|file| atomic::write(&self.path.join(&file.file_name), &file.body))
             }
         }
     }
-}
-
-/// Writes a file whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = std::fs::File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    written.map_err(|error| {
-        let _ = std::fs::remove_file(&temporary);
-        Problem::io("write", path, &error)
-    })
 }

@@ -57,15 +57,20 @@ fn label(stage: Stage) -> &'static str {
     }
 }
 
+/// Gives a table the width of a plain page where no terminal says how wide it is.
+pub fn fit(table: &mut Table) {
+    if !std::io::stdout().is_terminal() {
+        table.set_width(PLAIN_WIDTH);
+    }
+}
+
 /// The result for a person.
 pub fn result(report: &Report, written: &[&Path]) -> String {
     let mut text = headline(report);
     let diff = &report.enhanced_diff;
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(PLAIN_WIDTH);
-    }
+    fit(&mut table);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), printable(&value)]);
     };
@@ -225,6 +230,6 @@ fn notes(report: &Report, text: &mut String) {
 }
 
 /// Text from files and workers without what could steer a terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,11 +1,13 @@
-//! Digests: the only home of hash functions over files.
+//! Digests and signatures: the only home of hash functions over files, and of what signs them.
 //!
 //! Streaming with buffers of fixed size; whatever the file, memory stays the same.
 
 pub mod bytes;
 mod file;
 pub mod merkle;
+pub mod sign;
 
 pub use bytes::{HashCore, sha256_parts};
 pub use file::{Sha256Stream, sha256, sha256_file};
 pub use merkle::merkle_root;
+pub use sign::{PublicKey, SigningKey};

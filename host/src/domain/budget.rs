@@ -65,6 +65,20 @@ pub const CACHED_TRACE_BYTES: u64 = 512 << 20;
 pub const TRACE_CACHE_BYTES: u64 = 4 << 30;
 /// Bytes of reference traces kept in memory when the cache cannot be written.
 pub const TRACES_IN_MEMORY_BYTES: usize = 1 << 30;
+/// Bytes of a file of pinned public keys.
+pub const KEYRING_BYTES: u64 = 1 << 20;
+/// Bytes of a bundle, and records in it.
+pub const BUNDLE_BYTES: u64 = 4 << 30;
+pub const BUNDLE_RECORDS: usize = 4 * CHALLENGES as usize;
+/// Bytes of one record of a bundle, by section: a trace, a leaf of the transcript.
+pub const BUNDLE_TRACE_BYTES: u64 = 64 << 20;
+pub const BUNDLE_LEAF_BYTES: u64 = 4 << 20;
+/// Plugins in a bundle.
+pub const BUNDLE_PLUGINS: usize = 8;
+/// Bytes of a bundle's transcript and report together, which a verification holds in memory.
+pub const BUNDLE_HELD_BYTES: u64 = 256 << 20;
+/// Bytes of all bundles that a daemon keeps unless its configuration says otherwise.
+pub const KEPT_BUNDLE_BYTES: u64 = 2 << 30;
 /// Entries of a report's error list; further ones are counted in a last entry.
 pub const REPORT_ERRORS: usize = 200;
 /// Bytes of one checksum manifest beside an artifact, and how many of them are read.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The statistical decision over the scores so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Decision {
     Same,
@@ -22,7 +22,7 @@ impl Decision {
 }
 
 /// What a person is told in the end: the statistical decision, or that none was possible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum FinalDecision {
     Same,

@@ -77,7 +77,7 @@ impl LoadSpec {
 }
 
 /// Which engine build produced a result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct EngineInfo {
     pub name: String,
     pub version: String,

@@ -66,6 +66,14 @@ impl Lock {
     }
 }
 
+/// Whether the lock of a folder names this digest.
+///
+/// # Errors
+/// The lock is there but cannot be read or understood.
+pub fn trusts(folder: &Path, sha256: &Sha256) -> Result<bool, Problem> {
+    Ok(Lock::of(folder)?.trusts(sha256))
+}
+
 /// Adds a plugin to a folder's lock, in place of an earlier one of the same kind and id.
 /// The new lock replaces the old one at once or not at all.
 ///

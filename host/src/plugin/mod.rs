@@ -33,7 +33,7 @@ pub use evidence::Evidence;
 pub use fault::{FaultClass, LoadError, PluginFault, RefusalKind};
 pub use hash_check::{CheckFinding, CheckOutcome, DigestRequest, HashCheck, Outcome};
 pub use load::{Blueprint, INTERFACE_VERSION, PluginKind, SectionInfo, inspect};
-pub use lock::{LOCK_FILE, Trusted, trust};
+pub use lock::{LOCK_FILE, Trusted, trust, trusts};
 pub use pack::pack;
 pub use report::{Rendered, Report};
 pub use scaffold::scaffold;

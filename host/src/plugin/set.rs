@@ -256,6 +256,28 @@ impl PluginSet {
         Ok((self, described))
     }
 
+    /// Exactly these components (id, the file they come from, bytes) as a new set on the same
+    /// threads, without a built-in one beside them: what brings its own plugins is judged with
+    /// those or not at all. No lock is asked; the caller says what it thinks of them.
+    ///
+    /// # Errors
+    /// Why one cannot be a plugin.
+    pub fn only(&self, plugins: Vec<(String, PathBuf, Vec<u8>)>) -> Result<Self, LoadError> {
+        let mut set = Self { runtime: Arc::clone(&self.runtime), slots: Vec::new(), skipped: Vec::new() };
+        for (id, path, bytes) in plugins {
+            set.insert(Slot::new(Cow::Owned(bytes), Origin::File(path), &id)?);
+        }
+        Ok(set)
+    }
+
+    /// A plugin's component.
+    ///
+    /// # Errors
+    /// There is no such plugin.
+    pub fn bytes(&self, kind: PluginKind, id: &str) -> Result<&[u8], Problem> {
+        Ok(&self.slot(kind, id)?.bytes)
+    }
+
     fn insert(&mut self, slot: Slot) {
         let slot = Arc::new(slot);
         match self.slots.binary_search_by(|other| (other.kind, &other.id).cmp(&(slot.kind, &slot.id))) {

@@ -1,4 +1,5 @@
-//! What is remembered on disk: artifacts, assays, reports, events.
+//! What is remembered on disk: artifacts, assays, reports, events; also keys, and how a file
+//! is written whole or not at all.
 //!
 //! Invariants: one process holds a state folder ([`StateLock`]); one [`Writer`] exists and
 //! is not `Clone`; every change and the event that tells of it are one transaction that is
@@ -6,7 +7,9 @@
 //! snapshots. Deliberately absent: any judgement about what a state means, and any
 //! interpretation of requests and reports, which are opaque JSON here.
 
+pub mod atomic;
 mod error;
+pub mod keyring;
 mod lock;
 mod reader;
 mod records;

@@ -16,7 +16,7 @@ use crate::domain::{Problem, ProblemKind, budget};
 use crate::governor::memory::{ProcessMemory, process_memory};
 
 /// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Ending {
     Ok,

@@ -34,12 +34,19 @@ pub struct ConfigFile {
     /// Mode of the assays that are started without being asked for. Default: `audit`.
     #[schemars(with = "Option<ModeText>")]
     pub mode: Option<ModeName>,
+    /// Whether a model that no rule and no sidecar compares with a reference is run and
+    /// measured, and not only inspected. Default: true.
+    pub measure: Option<bool>,
     /// Threads of a worker. Default: the cores that this process may use.
     #[schemars(with = "Option<u32>", range(min = 1, max = 1024))]
     pub threads: Option<Threads>,
     /// Memory that a worker may take, such as `"8GiB"`. Default: what is free.
     #[schemars(with = "Option<SizeText>")]
     pub max_memory: Option<ByteSize>,
+    /// Disk space for the bundles of judged assays, such as `"10GiB"`: the oldest go first, and 0
+    /// keeps none. Default: 2GiB.
+    #[schemars(with = "Option<SizeText>")]
+    pub bundles: Option<ByteSize>,
     /// Folder of plugins that add to the built-in ones or override them.
     pub plugins: Option<PathBuf>,
     /// File that holds the API key, one line of at least 16 characters.

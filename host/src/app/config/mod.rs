@@ -33,8 +33,12 @@ pub struct Config {
     pub settle: Duration,
     pub rescan: Duration,
     pub mode: ModeName,
+    /// Whether what is compared with nothing is run and measured.
+    pub measure: bool,
     pub threads: Option<u32>,
     pub max_memory: Option<ByteSize>,
+    /// Bytes that the bundles of judged assays may take together; 0 keeps none.
+    pub bundles: u64,
     pub plugins: Option<PathBuf>,
     pub api_key: Option<ApiKey>,
     pub rules: Rules,

@@ -205,3 +205,67 @@ fn a_taken_port_and_a_taken_folder_are_told_apart() {
     daemon.stop().unwrap();
     house.start("").stop().unwrap();
 }
+
+#[test]
+fn what_is_compared_with_nothing_is_measured_once_and_says_so() {
+    let house = House::new();
+    house.drop_in("alone.gguf", "GOOD");
+    house.drop_in("broken.gguf", "BAD");
+    let daemon = house.start("measure = true\n");
+    let address = daemon.ready.address;
+    let done = wait("a report", || assays(address).into_iter().find(|assay| assay["state"] == "done"));
+    assert_eq!((&done["reference"], &done["request"]["reference"]), (&Value::Null, &Value::Null));
+    let note = artifact(address, "alone.gguf").unwrap()["note"].as_str().unwrap().to_owned();
+    assert!(note.contains("measured only"), "{note}");
+    assert!(inspected(address, "broken.gguf")["note"].as_str().unwrap().contains("rejected"));
+    daemon.stop().unwrap();
+    let daemon = house.start("measure = true\n");
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!((assays(daemon.ready.address).len(), house.runs.load(Ordering::SeqCst)), (1, 1));
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn assays_that_wait_together_share_a_key_and_later_ones_get_another() {
+    let house = House::new();
+    house.go.store(false, Ordering::SeqCst);
+    for name in ["a.gguf", "b.gguf", "c.gguf", "ref.gguf"] {
+        house.drop_in(name, name);
+    }
+    let daemon = house.start("");
+    let address = daemon.ready.address;
+    for name in ["a.gguf", "b.gguf", "c.gguf", "ref.gguf"] {
+        inspected(address, name);
+    }
+    let ask = |candidate: &str, mode: &str| {
+        let body = json!({"candidate": candidate, "reference": "ref.gguf", "mode": mode});
+        id(&post(address, "/api/assays", &body))
+    };
+    // The first runs alone; the others wait behind it.
+    let first = ask("a.gguf", "audit");
+    in_state(address, &first, "running");
+    let together = [ask("a.gguf", "audit"), ask("b.gguf", "audit"), ask("c.gguf", "audit")];
+    let other_mode = ask("b.gguf", "quick");
+    house.go.store(true, Ordering::SeqCst);
+    let ran = |id: &str| {
+        in_state(address, id, "done");
+        get(address, &format!("/api/assays/{id}/report")).json()["request"].clone()
+    };
+    let requests = together.each_ref().map(|id| ran(id));
+    let key = requests[0]["key"].as_str().unwrap();
+    assert_eq!(key.len(), 64);
+    assert!(requests.iter().all(|request| request["key"] == key), "{requests:?}");
+    assert_eq!(requests[0].get("candidate_root"), None, "it drew the key itself");
+    let roots: Vec<&str> = requests[1..].iter().map(|r| r["candidate_root"].as_str().unwrap()).collect();
+    assert_ne!(roots[0], roots[1], "each for its own bytes");
+    for alone in [&first, &other_mode] {
+        assert_ne!(ran(alone).get("key").and_then(Value::as_str), Some(key), "another question");
+    }
+    // The key is out by now: what comes later must not get it.
+    let late = ask("b.gguf", "audit");
+    assert_ne!(ran(&late).get("key").and_then(Value::as_str), Some(key));
+    // Clients do not see it before the report.
+    let listed = get(address, "/api/assays").body;
+    assert!(!listed.contains(key), "{listed}");
+    daemon.stop().unwrap();
+}

@@ -18,8 +18,9 @@ use super::config::{Overrides, load};
 use super::*;
 use crate::api::testing::{Answer, events, get, post, send, wait};
 use crate::api::{Progress, Rendered};
+use crate::digest::sha256_parts;
 use crate::domain::Problem;
-use crate::domain::inspection::{ArtifactKind, Finding, Inspection, Severity};
+use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection, Severity};
 use crate::store::{Change, Store};
 use crate::watch::{Found, Listing};
 
@@ -53,8 +54,10 @@ impl House {
     fn try_start(&self, config: &str) -> Result<Running, Problem> {
         let file = self.path("config.toml");
         let listen = if config.contains("listen =") { "" } else { "listen = \"127.0.0.1:0\"\n" };
-        let text =
-            format!("models = [\"models\"]\nstate = \"state\"\nsettle_seconds = 0.3\n{listen}{config}");
+        let measure = if config.contains("measure =") { "" } else { "measure = false\n" };
+        let text = format!(
+            "models = [\"models\"]\nstate = \"state\"\nsettle_seconds = 0.3\n{listen}{measure}{config}"
+        );
         fs::write(&file, text).unwrap();
         let config = load(&Overrides { config: Some(file), ..Overrides::default() }, &|_| None)?;
         spawn(config, self.parts())
@@ -76,7 +79,7 @@ impl House {
                 Some("nonsense") => Err(Problem::usage("there is no scorer called nonsense")),
                 _ => Ok(request),
             }),
-            assay: Arc::new(move |request, cancel, tell| {
+            assay: Arc::new(move |_, request, cancel, tell| {
                 runs.fetch_add(1, Ordering::SeqCst);
                 let message = Some("half <way>".to_owned());
                 tell(Progress { stage: "candidate".to_owned(), done: 1, total: 2, message });
@@ -141,7 +144,11 @@ fn read(path: &Path) -> Result<Inspection, Problem> {
         quantization: None,
         context_length: None,
         tensors: None,
-        files: Vec::new(),
+        files: vec![FileRecord {
+            path: path.to_owned(),
+            bytes: text.len() as u64,
+            sha256: Some(sha256_parts(&[text.as_bytes()])),
+        }],
         merkle_root: None,
         digests: Default::default(),
         config_hash: None,

@@ -49,7 +49,7 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _us
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let mut log = LOG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    // Warnings must not crowd out the error that follows them.
+    // An error must find room.
     if log.len() + text.len() > LOG_BYTES && level == sys::GGML_LOG_LEVEL_ERROR {
         log.clear();
     }
@@ -346,10 +346,8 @@ pub(super) fn quantize(
     raw.tt_overrides = list.as_ptr();
     // SAFETY: both paths, the patterns and the list, which ends with a null pattern, live
     // across the call; llama.cpp turns its own exceptions into the status.
-    match unsafe { sys::llama_model_quantize(source.as_ptr(), target.as_ptr(), &raw) } {
-        0 => Ok(()),
-        _ => Err(take_log()),
-    }
+    let status = unsafe { sys::llama_model_quantize(source.as_ptr(), target.as_ptr(), &raw) };
+    if status == 0 { Ok(()) } else { Err(take_log()) }
 }
 
 /// Context options that the trait's `LoadSpec` decides.

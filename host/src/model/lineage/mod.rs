@@ -29,7 +29,7 @@ use side::{Entry, Side};
 use tensor::{Buffers, Seen};
 
 /// How the candidate came about, as far as the weights tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Relation {
     /// The same files of weights, byte for byte.

@@ -1,0 +1,120 @@
+//! The bundles of judged assays: one file each in the state folder, within the space they may take.
+//!
+//! A bundle is on the disk before the assay is told to be done, and an assay whose bundle could
+//! not be kept says so in its report. Invariants: ids order files by time, so the oldest go
+//! first; what an earlier daemon left half-written is removed at the start.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::config::Config;
+use crate::api::bundle_path;
+use crate::assay::Report;
+use crate::assay::bundle::BundleWriter;
+use crate::digest::SigningKey;
+use crate::domain::Problem;
+use crate::plugin::PluginSet;
+use crate::store::keyring::Keyring;
+
+/// The folder, and what new files of it are signed with.
+#[derive(Debug)]
+pub struct Bundles {
+    folder: PathBuf,
+    /// Most bytes of all files together.
+    limit: u64,
+    signer: Option<SigningKey>,
+}
+
+impl Bundles {
+    /// The folder of a configuration; `None` if it keeps none.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or the local key cannot be used.
+    pub fn open(config: &Config) -> Result<Option<Self>, Problem> {
+        if config.bundles == 0 {
+            return Ok(None);
+        }
+        let folder = config.bundle_folder();
+        std::fs::create_dir_all(&folder).map_err(|error| Problem::io("make the folder", &folder, &error))?;
+        let signer = Keyring::of_user(|name| std::env::var_os(name)).own()?;
+        let bundles = Self { folder, limit: config.bundles, signer };
+        for half in
+            bundles.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "tmp"))
+        {
+            let _ = std::fs::remove_file(half.0);
+        }
+        bundles.make_room();
+        Ok(Some(bundles))
+    }
+
+    /// Runs an assay that keeps its evidence. A verdict without its bundle is still a verdict,
+    /// and its report says that the bundle could not be kept; without a comparison there is none.
+    pub fn around(
+        &self,
+        assay: Uuid,
+        plugins: &PluginSet,
+        run: impl FnOnce(Option<&BundleWriter>) -> Report,
+    ) -> Report {
+        let begun = BundleWriter::create(&bundle_path(&self.folder, assay), self.limit);
+        let mut report = run(begun.as_ref().ok());
+        if !report.success || report.model1.is_none() {
+            return report;
+        }
+        let kept = begun.and_then(|bundle| bundle.finish(&report, plugins, self.signer.as_ref()));
+        if let Err(problem) = kept {
+            tracing::warn!(%assay, %problem, "a bundle was not kept");
+            report.remarks.push(format!("bundle: not kept: {problem}"));
+        }
+        self.make_room();
+        report
+    }
+
+    /// Removes the oldest until all fit.
+    pub fn make_room(&self) {
+        let mut files = self.files();
+        files.retain(|(path, _)| path.extension().is_some_and(|extension| extension == "bundle"));
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+        for (path, bytes) in files {
+            if total <= self.limit {
+                return;
+            }
+            match std::fs::remove_file(&path) {
+                Ok(()) => total = total.saturating_sub(bytes),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "an old bundle stays"),
+            }
+        }
+    }
+
+    fn files(&self) -> Vec<(PathBuf, u64)> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.len()))).collect()
+    }
+}
+
+impl Config {
+    /// Where bundles are kept.
+    pub fn bundle_folder(&self) -> PathBuf {
+        self.state.join("bundles")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundles = Bundles { folder: folder.path().to_owned(), limit: 25, signer: None };
+        let ids: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
+        for id in &ids {
+            std::fs::write(bundle_path(folder.path(), *id), [0; 10]).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+        bundles.make_room();
+        let there: Vec<bool> = ids.iter().map(|id| bundle_path(folder.path(), *id).exists()).collect();
+        assert_eq!(there, [false, true, true]);
+    }
+}

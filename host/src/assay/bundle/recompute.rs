@@ -1,0 +1,388 @@
+//! The verdict once more, from the key, the traces and the plugins of a bundle.
+//!
+//! The result is the report as it ought to be: everything that follows from something else is
+//! worked out again, by the very functions that worked it out first, and what cannot be
+//! (the traces, what inspections and hash checks said, why a challenge failed) stays as stated.
+//! Comparing its transcript with the one in the file finds the first byte that does not agree.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::container::{Entry, Fault, Mismatch, Scanned, Section};
+use crate::assay::canonical::digest_of;
+use crate::assay::closing;
+use crate::assay::compare::{allowed_failures, score_record, take_down};
+use crate::assay::decision::{Agreement, Findings, Statistics, decide};
+use crate::assay::draft::files_root;
+use crate::assay::evidence::{summary, trace_digest, trace_of};
+use crate::assay::judge::Judge;
+use crate::assay::report::{Record, Report, ReportPlugin, Role};
+use crate::challenge::{ChallengeSet, Key, Prompt, TEMPLATE_VERSION};
+use crate::domain::score::{DecisionParams, FinalDecision};
+use crate::domain::trace::Trace;
+use crate::domain::{Problem, Sha256, budget};
+use crate::plugin::{Evidence, PluginSet, Scorer};
+
+/// A leaf of the stored transcript with its place in the file.
+pub type Leaf = (Entry, Vec<u8>);
+
+/// What a verdict is worked out from.
+pub struct Inputs<'a> {
+    pub report: &'a Report,
+    pub bundle: &'a mut Scanned,
+    pub leaves: &'a [Leaf],
+    /// The bundle's own, and no others.
+    pub plugins: &'a PluginSet,
+    /// Told challenges done and challenges in all.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+}
+
+/// The report as it ought to be, and remarks on what was taken as stated.
+///
+/// # Errors
+/// The first thing that cannot be right whatever else is; or that cannot be worked out here.
+pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault> {
+    let stated = inputs.report;
+    let (mut report, mut remarks) = (stated.clone(), Vec::new());
+    // Words change from version to version; numbers and decisions do not.
+    let same_words = stated.assayd_version == env!("CARGO_PKG_VERSION");
+    if !same_words {
+        let version = &stated.assayd_version;
+        remarks.push(format!("made by assayd {version}: the wording of the claim is taken as stated"));
+    }
+    for role in [Role::Reference, Role::Candidate] {
+        let files = stated.files.iter().filter(|file| file.role == role);
+        let root = files_root(files.map(|file| (file.bytes, file.sha256)));
+        match role {
+            Role::Reference => report.provenance.reference_root = root,
+            Role::Candidate => report.provenance.candidate_root = root,
+        }
+    }
+    report.constants_digest = digest_of(&stated.constants)?;
+    if let Some(band) = &mut report.band {
+        // What was measured is attested; that the verdict was reached within it is not.
+        band.digest = band.frozen()?;
+        let diff = &mut report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&diff.scorer);
+    }
+    for record in inputs.plugins.list() {
+        let found = report.plugins.iter_mut().find(|p| p.kind == record.kind.as_str() && p.id == record.id);
+        if let Some(plugin) = found {
+            *plugin = ReportPlugin {
+                id: record.id,
+                kind: record.kind.as_str().to_owned(),
+                version: record.version,
+                sha256: record.sha256,
+            };
+        }
+    }
+    let grounds = stated.grounds.ok_or_else(|| {
+        Fault::from(Problem::input("the report does not say what its verdict was based on"))
+    })?;
+    let statistics = match grounds.statistics {
+        Statistics::Decided(_) => compare(&mut inputs, &mut report, &mut remarks, same_words)?,
+        // Without a comparison there is nothing else that could be in the transcript.
+        other => {
+            report.records.clear();
+            other
+        }
+    };
+    let grounds = regrounded(&report, &grounds, statistics);
+    let last = decide(&grounds);
+    report.grounds = Some(grounds);
+    report.final_decision = last.decision;
+    report.success = last.decision != FinalDecision::Error;
+    if same_words {
+        last.because.clone_into(&mut report.because);
+    }
+    Ok((report, remarks))
+}
+
+/// What the truth table looks at, from what the report says of each side.
+fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Findings {
+    let (reference, candidate) = (&report.inspections.reference, &report.inspections.candidate);
+    let hashes = &report.security.config_hash;
+    let compared = reference.is_some();
+    let tokenizer = |side: &Option<crate::assay::report::InspectionSummary>| {
+        side.as_ref().and_then(|inspection| inspection.tokenizer_hash)
+    };
+    let agreement = |a: Option<Sha256>, b: Option<Sha256>| {
+        if compared { Agreement::of(a.as_ref(), b.as_ref()) } else { Agreement::Unknown }
+    };
+    Findings {
+        statistics,
+        reference_structure: reference.as_ref().map(|inspection| inspection.status),
+        candidate_structure: candidate
+            .as_ref()
+            .map_or(stated.candidate_structure, |inspection| inspection.status),
+        hash_checks: stated.hash_checks,
+        provenance_complete: report.provenance.candidate_root.is_some()
+            && (!compared || report.provenance.reference_root.is_some()),
+        tokenizer: agreement(tokenizer(reference), tokenizer(candidate)),
+        config: agreement(hashes.reference, hashes.candidate),
+        lineage: stated.lineage,
+        fuzzy_match: stated.fuzzy_match,
+    }
+}
+
+/// Challenges, scores, looks and statistics.
+fn compare(
+    inputs: &mut Inputs<'_>,
+    report: &mut Report,
+    remarks: &mut Vec<String>,
+    same_words: bool,
+) -> Result<Statistics, Fault> {
+    let stated = inputs.report;
+    let set = challenges(inputs, report)?;
+    let diff = &stated.enhanced_diff;
+    let params = DecisionParams {
+        alpha: ((1.0 - diff.confidence) * 1e12).round() / 1e12,
+        gamma: diff.gamma,
+        delta: diff.delta,
+        n_max: diff.n_max,
+    };
+    params.check_ranges()?;
+    let constant = |name: &str| stated.constants.get(name);
+    let round = constant("round").and_then(serde_json::Value::as_u64).filter(|&round| round > 0);
+    let share = constant("max_failed_share").and_then(serde_json::Value::as_f64);
+    let (Some(round), Some(share)) = (round, share) else {
+        return Err(Problem::input("its table of constants is not one that this assayd understands").into());
+    };
+    let list = inputs.plugins.list();
+    let all: Vec<_> = list.iter().map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
+    inputs.plugins.prepare(&all)?;
+    let scorer = inputs.plugins.scorer(&diff.scorer)?;
+    let mut judge = Judge::start(inputs.plugins, &diff.decider, params)?;
+
+    let total = stated.records.len() as u64;
+    let mut source = Source { order: Vec::new(), next: 0, seen: HashMap::new() };
+    source.order = inputs.bundle.section(Section::Evidence).cloned().collect();
+    let mut prompts = HashSet::new();
+    let (mut failed, mut at) = (0, 0);
+    let round = usize::try_from(round).unwrap_or(usize::MAX);
+    while at < report.records.len() && !judge.is_done() {
+        let end = at.saturating_add(round).min(report.records.len());
+        let records = report.records.get_mut(at..end).unwrap_or_default();
+        for (i, record) in (at..end).zip(records.iter_mut()) {
+            let Some(challenge) = set.challenges.get(i) else {
+                let what = format!("challenge {i} of a set of {}", set.challenges.len());
+                return Err(in_record(inputs, i, "\"index\"", what).into());
+            };
+            // Every challenge in its order, none left out: whatever else is said is wrong.
+            record.challenge = challenge.clone();
+            again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
+            (inputs.progress)(i as u64 + 1, total);
+        }
+        let scores: Vec<f64> = records.iter().filter_map(|record| record.score).collect();
+        let mut steps = judge.push(&scores).map_err(Problem::from)?.into_iter();
+        for record in records {
+            match record.score.and_then(|_| steps.next()) {
+                Some(step) => take_down(record, &step, judge.counted() as u64),
+                None => {
+                    failed += 1;
+                    blank(record);
+                }
+            }
+        }
+        at = end;
+    }
+    if at < report.records.len() {
+        let what = format!("the decision fell with challenge {}, and the transcript goes on", at - 1);
+        return Err(in_record(inputs, at, "", what).into());
+    }
+    if !judge.is_done() && at < set.challenges.len() {
+        let what = format!(
+            "the transcript ends after {at} of {} challenges without a decision",
+            set.challenges.len()
+        );
+        return Err(in_record(inputs, at, "", what).into());
+    }
+    if let Some(entry) = source.order.get(source.next) {
+        return Err(entry.whole("a trace that no record of the transcript names").into());
+    }
+    if failed > allowed_failures(at as u64, share) {
+        return Ok(Statistics::Failed);
+    }
+    let ours = &mut report.enhanced_diff;
+    ours.n_failed = failed;
+    ours.mean_nats = closing::mean_nats(&report.records);
+    let forecast = diff.needed_n;
+    let notes = closing::fill(ours, &judge, &report.records, report.band.as_ref()).map_err(Problem::from)?;
+    if notes.iter().any(|note| note.fault) {
+        ours.needed_n = forecast;
+        remarks.push("needed_n: the decider took too long here; it is taken as stated".to_owned());
+    }
+    if !same_words {
+        ours.claim.clone_from(&diff.claim);
+        ours.rare_difference.clone_from(&diff.rare_difference);
+    }
+    // exp is not the same to the last bit on every machine.
+    settle(&mut ours.p_same, diff.p_same);
+    settle(&mut ours.p_different, diff.p_different);
+    Ok(Statistics::Decided(judge.decision()))
+}
+
+/// The challenges of the revealed key.
+fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, Fault> {
+    let Some(stated) = &mut report.challenges else {
+        return Err(
+            at_leaf(inputs.leaves.first(), "\"challenges\"", "a comparison without challenges").into()
+        );
+    };
+    if stated.template_version != TEMPLATE_VERSION {
+        let version = &stated.template_version;
+        return Err(Problem::input(format!(
+            "its challenges are made from {version}, and this assayd knows {TEMPLATE_VERSION}"
+        ))
+        .hint("verify it with the assayd that made it")
+        .into());
+    }
+    let closing = inputs.leaves.last();
+    let Some(text) = &stated.key_revealed else {
+        return Err(at_leaf(closing, "\"key_revealed\"", "a verdict, and its key was not revealed").into());
+    };
+    let key =
+        Key::from_hex(text).map_err(|problem| at_leaf(closing, "\"key_revealed\"", &problem.message))?;
+    if stated.distinct > budget::CHALLENGES {
+        let what = format!("{} challenges; at most {} are made", stated.distinct, budget::CHALLENGES);
+        return Err(at_leaf(inputs.leaves.first(), "\"distinct\"", &what).into());
+    }
+    let set = ChallengeSet::generate(&key, stated.plan, stated.distinct)
+        .map_err(|why| at_leaf(inputs.leaves.first(), "\"distinct\"", &why.to_string()))?;
+    stated.commitment = set.commitment;
+    stated.space_size = stated.plan.space();
+    stated.key_revealed = Some(key.reveal());
+    Ok(set)
+}
+
+/// One record: its traces, its tokens, its score.
+fn again(
+    inputs: &mut Inputs<'_>,
+    source: &mut Source,
+    scorer: &Scorer,
+    prompts: &mut HashSet<Vec<u32>>,
+    i: usize,
+    record: &mut Record,
+) -> Result<(), Fault> {
+    (record.score, record.notes) = (None, Default::default());
+    let Some(name) = record.reference_trace else {
+        (record.tokens, record.scored_from) = (Vec::new(), 0);
+        (record.reference_summary, record.candidate_summary, record.candidate_trace) = (None, None, None);
+        return must_have_failed(inputs, i, record);
+    };
+    let (reference, _) = source.trace(inputs, i, &name)?;
+    record.tokens.clone_from(&reference.tokens);
+    record.scored_from = reference.scored_from;
+    record.reference_summary = Some(summary(&reference));
+    let prompt = reference.tokens.get(..reference.scored_from as usize).unwrap_or_default().to_vec();
+    if let Prompt::Tokens(ids) = &record.challenge.prompt
+        && (prompt.is_empty() || !ids.starts_with(&prompt))
+    {
+        return Err(in_record(inputs, i, "\"tokens\"", "the tokens are not those of the challenge").into());
+    }
+    if !prompts.insert(prompt) {
+        return Err(in_record(inputs, i, "\"tokens\"", "an earlier challenge has the same prompt").into());
+    }
+    let Some(name) = record.candidate_trace else {
+        record.candidate_summary = None;
+        return must_have_failed(inputs, i, record);
+    };
+    let (candidate, entry) = source.trace(inputs, i, &name)?;
+    record.candidate_summary = Some(summary(&candidate));
+    let asked = |trace: &Trace| (trace.scored_from, trace.vocab);
+    if reference.tokens != candidate.tokens || asked(&reference) != asked(&candidate) {
+        let what = format!("the candidate's trace of challenge {i} is of other tokens than the reference's");
+        return Err(entry.whole(what).into());
+    }
+    record.failure = None;
+    let evidence = Evidence { challenge: record.challenge.index.to_string(), reference, candidate };
+    let params = &inputs.report.enhanced_diff.scorer_params;
+    score_record(record, scorer, params, &evidence).map_err(Problem::from)?;
+    Ok(())
+}
+
+/// Without both traces there is a reason and no number.
+fn must_have_failed(inputs: &Inputs<'_>, i: usize, record: &Record) -> Result<(), Fault> {
+    if record.failure.is_some() {
+        return Ok(());
+    }
+    Err(in_record(inputs, i, "\"failure\"", "neither both traces nor a reason why not").into())
+}
+
+fn blank(record: &mut Record) {
+    (record.n, record.counted, record.decision) = (None, false, None);
+    (record.lower, record.upper) = (None, None);
+    (record.log_e_same, record.log_e_different) = (None, None);
+}
+
+/// Takes the stated value where ours is it but for rounding.
+fn settle(ours: &mut Option<f64>, stated: Option<f64>) {
+    if let (Some(a), Some(b)) = (*ours, stated)
+        && (a - b).abs() <= 1e-12 * a.abs()
+    {
+        *ours = stated;
+    }
+}
+
+/// The traces of a bundle, in the order in which the transcript first names them.
+struct Source {
+    order: Vec<Entry>,
+    next: usize,
+    seen: HashMap<Sha256, Entry>,
+}
+
+impl Source {
+    fn trace(
+        &mut self,
+        inputs: &mut Inputs<'_>,
+        i: usize,
+        name: &Sha256,
+    ) -> Result<(Arc<Trace>, Entry), Fault> {
+        if let Some(entry) = self.seen.get(name) {
+            let bytes = inputs.bundle.body(entry)?;
+            return decoded(&bytes, entry).map(|trace| (trace, entry.clone()));
+        }
+        let Some(entry) = self.order.get(self.next).cloned() else {
+            let what = format!("the trace {name} is not in the bundle");
+            return Err(in_record(inputs, i, &name.to_string(), what).into());
+        };
+        let bytes = inputs.bundle.body(&entry)?;
+        let found = trace_digest(&bytes);
+        if found != *name {
+            let what = format!("this is the trace {found}; challenge {i} names {name}");
+            return Err(entry.whole(what).into());
+        }
+        self.next += 1;
+        self.seen.insert(found, entry.clone());
+        decoded(&bytes, &entry).map(|trace| (trace, entry))
+    }
+}
+
+fn decoded(bytes: &[u8], entry: &Entry) -> Result<Arc<Trace>, Fault> {
+    trace_of(bytes).map(Arc::new).ok_or_else(|| entry.whole("this is no trace").into())
+}
+
+/// A place in the leaf of record `i`: where `needle` stands, or its beginning.
+fn in_record(inputs: &Inputs<'_>, i: usize, needle: &str, what: impl AsRef<str>) -> Mismatch {
+    at_leaf(inputs.leaves.get(i + 1), needle, what.as_ref())
+}
+
+/// A place in a leaf of the transcript.
+pub fn at_leaf(leaf: Option<&Leaf>, needle: &str, what: &str) -> Mismatch {
+    match leaf {
+        Some((entry, bytes)) => entry.byte(find(bytes, needle.as_bytes()).unwrap_or(0), what),
+        None => Mismatch {
+            section: Some(Section::Transcript),
+            record: 0,
+            offset: 0,
+            end: 0,
+            what: what.to_owned(),
+        },
+    }
+}
+
+/// First place of some bytes in others.
+pub fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len().max(1)).position(|window| window == needle)
+}

@@ -1,0 +1,110 @@
+//! The transcript: what a verdict follows from, as a list of leaves in one canonical form.
+//!
+//! Leaf 0 holds everything that was fixed before the first model was loaded, then comes one
+//! leaf per challenge that was asked, failed ones too, and the last leaf holds the revealed
+//! key, the statistics, what the truth table looked at, and the verdict. A leaf is canonical
+//! JSON ([`super::canonical`]), so equal content is equal bytes. Deliberately absent: times,
+//! paths and the machine, so that the same key gives the same transcript wherever it runs.
+
+use serde_json::json;
+
+use super::canonical::canonical_of;
+use super::report::{Report, Role};
+use crate::digest::merkle_root;
+use crate::domain::{Problem, Sha256};
+
+/// The leaves of a report's transcript, in order.
+///
+/// # Errors
+/// Internal: a record has no canonical form.
+pub fn leaves(report: &Report) -> Result<Vec<Vec<u8>>, Problem> {
+    let mut leaves = vec![canonical_of(&header(report))?];
+    for record in &report.records {
+        leaves.push(canonical_of(record)?);
+    }
+    leaves.push(canonical_of(&closing(report))?);
+    Ok(leaves)
+}
+
+/// RFC 6962 root over [`leaves`].
+///
+/// # Errors
+/// As [`leaves`].
+pub fn transcript_root(report: &Report) -> Result<Sha256, Problem> {
+    Ok(merkle_root(leaves(report)?))
+}
+
+/// What was fixed before the run.
+fn header(report: &Report) -> serde_json::Value {
+    let diff = &report.enhanced_diff;
+    let files: Vec<_> = report
+        .files
+        .iter()
+        .map(|file| json!({"role": file.role, "bytes": file.bytes, "sha256": file.sha256}))
+        .collect();
+    let challenges = report.challenges.as_ref().map(|challenges| {
+        json!({
+            "commitment": challenges.commitment,
+            "distinct": challenges.distinct,
+            "space_size": challenges.space_size,
+            "template_version": challenges.template_version,
+            "plan": challenges.plan,
+        })
+    });
+    let side = |role: Role| {
+        let (inspection, root, config) = match role {
+            Role::Reference => (
+                &report.inspections.reference,
+                &report.provenance.reference_root,
+                &report.security.config_hash.reference,
+            ),
+            Role::Candidate => (
+                &report.inspections.candidate,
+                &report.provenance.candidate_root,
+                &report.security.config_hash.candidate,
+            ),
+        };
+        json!({
+            "root": root,
+            "config_hash": config,
+            "status": inspection.as_ref().map(|inspection| inspection.status),
+            "tokenizer_hash": inspection.as_ref().and_then(|inspection| inspection.tokenizer_hash),
+        })
+    };
+    json!({
+        "leaf": "header",
+        "schema": report.schema,
+        "assayd_version": report.assayd_version,
+        "mode": report.mode,
+        "confidence": diff.confidence,
+        "gamma": diff.gamma,
+        "delta": diff.delta,
+        "n_max": diff.n_max,
+        "clip_nats": diff.clip_nats,
+        "scorer": diff.scorer,
+        "scorer_params": diff.scorer_params,
+        "band": report.band,
+        "decider": diff.decider,
+        "constants": report.constants,
+        "constants_digest": report.constants_digest,
+        "plugins": report.plugins,
+        "engine": report.engine,
+        "files": files,
+        "challenges": challenges,
+        "reference": side(Role::Reference),
+        "candidate": side(Role::Candidate),
+    })
+}
+
+/// What became of it.
+fn closing(report: &Report) -> serde_json::Value {
+    json!({
+        "leaf": "closing",
+        "key_revealed": report.challenges.as_ref().and_then(|challenges| challenges.key_revealed.as_ref()),
+        "enhanced_diff": report.enhanced_diff,
+        "grounds": report.grounds,
+        "final_decision": report.final_decision,
+        "because": report.because,
+        "success": report.success,
+    })
+}
