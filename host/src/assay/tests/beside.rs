@@ -5,15 +5,15 @@ use super::*;
 /// A rare gross difference is named with its prompt, and the report says what could hide.
 #[test]
 fn a_rare_difference_stands_out_in_the_report() {
-    let report = Bench::new(r#", "gross_share": 0.06"#).run();
-    let diff = &report.enhanced_diff;
-    let gross: Vec<u64> = report
-        .records
-        .iter()
-        .filter(|record| record.score == Some(1.0))
-        .map(|record| record.challenge.index)
-        .collect();
-    assert!(!gross.is_empty() && gross.len() < report.records.len() / 4, "{gross:?}");
+    let gross_of = |report: &Report| -> Vec<u64> {
+        let gross = report.records.iter().filter(|record| record.score == Some(1.0));
+        gross.map(|record| record.challenge.index).collect()
+    };
+    // A script decides by the beginning of a prompt, so a share hits more prompts or fewer.
+    let rare = |report: &Report| (1..report.records.len() / 4).contains(&gross_of(report).len());
+    let shares = (1..40).map(|percent| Bench::new(&format!(r#", "gross_share": 0.{percent:02}"#)).run());
+    let report = { shares }.find(rare).unwrap();
+    let (diff, gross) = (&report.enhanced_diff, gross_of(&report));
     assert!(diff.outliers.iter().all(|outlier| gross.contains(&outlier.index) && outlier.score == 1.0));
     assert_eq!(diff.outliers.len(), gross.len().min(crate::domain::budget::REPORT_OUTLIERS));
     assert!(diff.rare_difference.as_ref().unwrap().contains("not excluded"));
@@ -39,7 +39,7 @@ fn a_decider_without_e_values_gets_those_of_the_hedged_sequence() {
 fn probes_change_nothing_but_their_own_part() {
     let mut bench = Bench::new(r#", "gross_share": 0.3"#);
     let without = bench.run();
-    bench.request.probes = (0..20).map(|i| format!("a prompt of mine, number {i}")).collect();
+    bench.request.probes = (0..20).map(|i| format!("{i} is the number of this prompt")).collect();
     let with = bench.run();
     assert_eq!((&without.records, &without.enhanced_diff), (&with.records, &with.enhanced_diff));
     assert_eq!((without.final_decision, &without.provenance), (with.final_decision, &with.provenance));
