@@ -7,7 +7,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # One cargo profile for everything: each further profile would compile llama.cpp again.
 CARGO_FLAGS := --release --locked
 
-.PHONY: help setup build demo test test-long bench lint models
+.PHONY: help setup build demo test test-long bench lint models fuzz
+
+# For `make fuzz`: how long each target runs.
+FUZZ_SECONDS ?= 300
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -37,6 +40,11 @@ lint: setup ## What CI checks besides the tests
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 
 # One thread, for one order of sums; and memory kept between steps instead of given back.
+fuzz: ## Fuzz every reader for FUZZ_SECONDS each (needs cargo-fuzz and a nightly compiler)
+	cd host && cargo +nightly run --manifest-path fuzz/Cargo.toml --release --example seed -- fuzz/corpus ../examples/models/*.gguf
+	cd host && for target in gguf safetensors pickle texts template; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10 -max_len=65536 || exit 1; done
+
 models: setup ## Make the example models again (some minutes)
 	RAYON_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
 		cargo run $(CARGO_FLAGS) -p assayd-examples -- models

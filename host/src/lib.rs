@@ -12,6 +12,7 @@ pub mod app;
 pub mod api;
 
 pub mod assay;
+pub mod measure;
 
 pub mod challenge;
 pub mod worker;

@@ -116,6 +116,157 @@ fn small_real_models_get_their_true_relation() {
     }
 }
 
+/// What is said of the kinds of change that have a name.
+#[test]
+fn merged_adapters_and_swapped_layers_are_named() {
+    let Some(root) = models() else {
+        eprintln!("skipped: the models beside the project are not there");
+        return;
+    };
+    let base = root.join("gguf/base-f32.gguf");
+    let (_, _, merged) = relation(&root.join("gguf/lora-r8-merged.gguf"), &base);
+    let ranks: Vec<(&str, u64)> = merged["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|tensor| Some((tensor["name"].as_str()?, tensor["rank"].as_u64()?)))
+        .collect();
+    // Adapters on queries, keys, values and outputs of five layers, of rank 8.
+    assert_eq!(ranks.len(), 20, "{ranks:?}");
+    assert!(ranks.iter().all(|(name, rank)| *rank == 8 && name.contains("attn_")), "{ranks:?}");
+    let (_, _, tuned) = relation(&root.join("gguf/ft-python-300.gguf"), &base);
+    assert!(tuned["tensors"].as_array().unwrap().iter().all(|tensor| tensor["rank"].is_null()));
+    let (_, _, swapped) = relation(&root.join("gguf/layers-swapped-1-2.gguf"), &base);
+    let moved: Vec<(&str, &str)> = swapped["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|tensor| Some((tensor["name"].as_str()?, tensor["moved_from"].as_str()?)))
+        .collect();
+    assert_eq!(moved.len(), 18, "{moved:?}");
+    assert!(moved.iter().all(|(ours, theirs)| {
+        let other = if ours.starts_with("blk.1.") { "blk.2." } else { "blk.1." };
+        theirs.starts_with(other) && ours[6..] == theirs[6..]
+    }));
+    let reasons = swapped["reasons"].to_string();
+    assert!(reasons.contains("blk.1 holds the reference's blk.2 (9 tensors)"), "{reasons}");
+    // What lies around the weights is told with them.
+    let (_, _, permuted) = relation(&root.join("gguf/tok-permuted.gguf"), &base);
+    assert_eq!(permuted["likeness"]["tokenizer"][0]["key"], "tokens[265]");
+}
+
+/// Two tokens exchanged: lists of tokens name them, and texts that hold them become others.
+#[test]
+fn tokenizers_are_tried_on_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/reference-q8_0.gguf");
+    let bytes = std::fs::read(&reference).unwrap();
+    let header = gguf::read_strict(&bytes.as_slice()).unwrap();
+    let mut tokens: Vec<Vec<u8>> =
+        header.metadata.array("tokenizer.ggml.tokens").unwrap().strings().map(<[u8]>::to_vec).collect();
+    let place =
+        |text: &str, tokens: &[Vec<u8>]| tokens.iter().position(|token| token == text.as_bytes()).unwrap();
+    let (a, b) = (place("e", &tokens), place("t", &tokens));
+    tokens.swap(a, b);
+    let candidate = folder.path().join("swapped.gguf");
+    let metadata: Vec<(&str, gguf::Value)> = header
+        .metadata
+        .iter()
+        .map(|(key, value)| match key {
+            "tokenizer.ggml.tokens" => (key, gguf::Array::of_strings(&tokens).into()),
+            _ => (key, value.clone()),
+        })
+        .collect();
+    let tensors: Vec<TensorData<'_>> = header
+        .tensors
+        .iter()
+        .map(|tensor| {
+            let start = usize::try_from(tensor.offset).unwrap();
+            let end = start + usize::try_from(tensor.bytes).unwrap();
+            TensorData {
+                name: &tensor.name,
+                kind: tensor.kind,
+                shape: &tensor.shape,
+                data: &bytes[start..end],
+            }
+        })
+        .collect();
+    write_file(&candidate, &metadata, &tensors).unwrap();
+    let tried = |candidate: &Path| -> serde_json::Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
+            .args(["lineage", "--json", "--round-trip", "--reference"])
+            .args([&reference, candidate])
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    let same = tried(&reference);
+    let trip = &same["round_trip"];
+    assert_eq!(trip["equal"], trip["texts"]);
+    assert_eq!(
+        (trip["differing"].as_array().unwrap().len(), &same["likeness"]["tokenizer"]),
+        (0, &serde_json::json!([]))
+    );
+    let other = tried(&candidate);
+    assert!(other["round_trip"]["equal"].as_u64() < other["round_trip"]["texts"].as_u64(), "{other}");
+    assert!(
+        other["likeness"]["tokenizer"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|item| item["key"] == format!("tokens[{a}]"))
+    );
+}
+
+/// A set with one part of another model: the shapes are the same, the headers fit, and only
+/// the weights tell.
+#[test]
+fn a_part_of_another_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
+    let open = |name: &str| {
+        let bytes = std::fs::read(examples.join(name)).unwrap();
+        let header = gguf::read_strict(&bytes.as_slice()).unwrap();
+        (bytes, header)
+    };
+    let (own, other) = (open("reference.gguf"), open("finetuned.gguf"));
+    let half = own.1.tensors.len() / 2;
+    for (number, (bytes, header)) in [(0u16, &own), (1, &other)] {
+        let tensors: Vec<&gguf::Tensor> = match number {
+            0 => header.tensors.iter().take(half).collect(),
+            _ => header.tensors.iter().skip(half).collect(),
+        };
+        let data: Vec<TensorData<'_>> = tensors
+            .iter()
+            .map(|tensor| {
+                let start = usize::try_from(tensor.offset).unwrap();
+                let end = start + usize::try_from(tensor.bytes).unwrap();
+                TensorData {
+                    name: &tensor.name,
+                    kind: tensor.kind,
+                    shape: &tensor.shape,
+                    data: &bytes[start..end],
+                }
+            })
+            .collect();
+        let mut metadata: Vec<(&str, gguf::Value)> = match number {
+            0 => header.metadata.iter().map(|(key, value)| (key, value.clone())).collect(),
+            _ => Vec::new(),
+        };
+        metadata.push(("split.no", gguf::Value::U16(number)));
+        metadata.push(("split.count", gguf::Value::U16(2)));
+        let total = i32::try_from(header.tensors.len()).unwrap();
+        metadata.push(("split.tensors.count", gguf::Value::I32(total)));
+        let path = folder.path().join(format!("m-{:05}-of-00002.gguf", number + 1));
+        write_file(&path, &metadata, &data).unwrap();
+    }
+    let set = folder.path().join("m-00001-of-00002.gguf");
+    let (got, _, document) = relation(&set, &examples.join("reference.gguf"));
+    assert_eq!(got, "derived");
+    let reasons = document["reasons"].to_string();
+    assert!(reasons.contains("all of them are in m-00002-of-00002.gguf"), "{reasons}");
+}
+
 /// A fine-tune of three steps, quantised: every weight is nearly where rounding leaves it.
 #[test]
 fn a_light_fine_tune_stays_visible_behind_quantisation() {

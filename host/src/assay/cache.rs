@@ -31,6 +31,8 @@ pub struct CacheKey {
     pub parallel: u32,
     pub threads: u32,
     pub positions: u32,
+    /// Whether whole distributions are kept whatever the vocabulary.
+    pub exact: bool,
     pub assayd_version: &'static str,
 }
 
@@ -145,8 +147,9 @@ fn size_of_answer(answer: &Answer) -> usize {
             let floats = match &trace.distribution {
                 Distribution::Summary => 0,
                 Distribution::Full { logits } => logits.len(),
-                Distribution::Coarse { ids, logits, bucket_logits, .. } => {
-                    ids.len() + logits.len() + bucket_logits.len()
+                Distribution::Half { bytes } => bytes.len().div_ceil(4),
+                Distribution::Coarse { ids, logits, bucket_logits, bucket_least, .. } => {
+                    ids.len() + logits.len() + bucket_logits.len() + bucket_least.len()
                 }
             };
             floats * 4 + trace.tokens.len() * 4 + trace.rows() * 28
@@ -220,6 +223,7 @@ mod tests {
             parallel,
             threads: 2,
             positions: 64,
+            exact: false,
             assayd_version: "0",
         }
     }

@@ -7,9 +7,10 @@
 use super::band::Band;
 use super::judge::{Fold, INTERVAL_DECIDER, Judge, replay, stopping_step};
 use super::report::{EnhancedDiff, Record};
-use super::{claim, hidden};
+use super::{claim, coverage, hidden};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
+use crate::domain::moments;
 use crate::domain::score::{Decision, DecisionParams, Step};
 use crate::plugin::{Decider, PluginFault};
 
@@ -59,6 +60,8 @@ pub fn fill(
     if let Some(band) = band {
         diff.claim = format!("{}; {}", diff.claim, band.claim(decision));
     }
+    let caveat = diff.coverage.as_ref().and_then(coverage::caveat);
+    diff.claim.push_str(&caveat.unwrap_or_default());
     diff.smallest_delta_certified = smallest_delta(judge.decider(), params, scores, judge.steps())?;
     diff.rare_difference = Some(hidden::rare_difference(diff.smallest_delta_certified, diff.confidence));
     diff.outliers = hidden::outliers(records, params.gamma);
@@ -100,19 +103,10 @@ pub struct Moments {
 }
 
 pub fn moments(scores: &[f64]) -> Moments {
-    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for score in scores {
-        n += 1.0;
-        let before = score - mean;
-        mean += before / n;
-        squares += before * (score - mean);
-    }
-    let std = (n >= 2.0).then(|| (squares / (n - 1.0)).sqrt());
-    Moments {
-        mean: (n > 0.0).then_some(mean),
-        std,
-        effect_size: std.filter(|&std| std > 0.0).map(|std| mean / std),
-    }
+    let all = moments::Moments::of(scores.iter().copied());
+    let (mean, std) = (all.mean(), all.std());
+    let effect_size = std.filter(|&std| std > 0.0).zip(mean).map(|(std, mean)| mean / std);
+    Moments { mean, std, effect_size }
 }
 
 /// Anytime p-value `min(1, 1 / max E)` from the logarithms of an e-process.

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
-use super::closing;
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
@@ -21,6 +20,7 @@ use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
 use super::report::{Record, Role, TraceSummary};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
+use super::{closing, coverage};
 use crate::challenge::{Challenge, ChallengeSet, Judging};
 use crate::domain::modes::{self, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};
@@ -85,6 +85,7 @@ pub struct Scoring {
 
 /// One comparison while it runs.
 pub struct Comparison<'a, Purpose = Judging> {
+    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
     pub pair: Pair<'a, Purpose>,
@@ -95,6 +96,7 @@ pub struct Comparison<'a, Purpose = Judging> {
     scorer_params: String,
     max_failed_share: f64,
     prompts_seen: HashSet<Vec<u32>>,
+    coverage: coverage::Tally,
     failed: u64,
     attempted: u64,
 }
@@ -103,7 +105,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &AssayRequest,
+        request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
         pair: Pair<'a, Purpose>,
@@ -117,6 +119,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             parallel: pair.reference.parallel,
             threads: pair.reference.threads,
             positions: SCORED_POSITIONS,
+            exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),
         };
         Ok(Self {
@@ -125,11 +128,13 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             max_failed_share: scoring.max_failed_share,
             cache: TraceCache::open(&context.cache_dir, &key)?,
             scorer: context.plugins.scorer(&request.scorer)?,
+            request,
             context,
             runner,
             pair,
             draft,
             prompts_seen: HashSet::new(),
+            coverage: coverage::Tally::default(),
             failed: 0,
             attempted: 0,
         })
@@ -155,6 +160,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
         let mean_nats = closing::mean_nats(&self.draft.report.records);
         let diff = &mut self.draft.report.enhanced_diff;
         (diff.n_failed, diff.mean_nats) = (self.failed, mean_nats);
+        diff.coverage = self.coverage.coverage(self.judge.counted());
         Ok(Statistics::Decided(self.judge.decision()))
     }
 
@@ -176,6 +182,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             &mut self.cache,
             &missing,
             self.pair.reference.context,
+            &if self.request.exact { Detail::Exact } else { Detail::Own },
             &mut |_| {
                 done += 1;
                 on_event(AssayEvent::Progress { stage: Stage::Reference, done, total });
@@ -280,7 +287,12 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
                         reference: Arc::new(reference.clone()),
                         candidate: Arc::new(candidate),
                     };
+                    let left_out =
+                        coverage::left_out(&self.request.scorer, &evidence.reference, &evidence.candidate);
                     score_record(record, &self.scorer, &self.scorer_params, &evidence)?;
+                    if let Some(score) = record.score {
+                        self.coverage.note(reference, score, left_out);
+                    }
                 }
             }
         }
@@ -380,6 +392,7 @@ fn item_of(answer: &Answer) -> Option<ScoreItem> {
     let Answer::Trace(trace) = answer else { return None };
     let detail = match &trace.distribution {
         Distribution::Coarse { ids, .. } => Detail::Given { ids: ids.clone() },
+        Distribution::Half { .. } => Detail::Exact,
         Distribution::Full { .. } | Distribution::Summary => Detail::Own,
     };
     Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })

@@ -61,6 +61,7 @@ impl Draft {
                 gamma: params.gamma,
                 delta: params.delta,
                 clip_nats: CLIP_NATS,
+                coverage: None,
                 claim: "nothing is claimed: the models were not compared".to_owned(),
                 p_same: None,
                 p_different: None,

@@ -13,6 +13,7 @@ pub mod canonical;
 pub mod claim;
 pub mod closing;
 mod compare;
+mod coverage;
 pub mod decision;
 mod draft;
 pub mod events;
@@ -27,6 +28,7 @@ mod reference;
 pub mod relationship;
 pub mod report;
 pub mod request;
+pub mod round_trip;
 pub mod runner;
 #[cfg(test)]
 mod tests;

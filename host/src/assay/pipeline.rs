@@ -23,6 +23,7 @@ use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
 use crate::governor::Machine;
+use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
 use crate::worker::{WorkerEnd, WorkerLimits};
@@ -194,12 +195,31 @@ impl Assay<'_> {
         let agreement = |of: fn(&Inspection) -> Option<&Sha256>| Agreement::of(of(reference), of(candidate));
         self.findings.config = agreement(|inspection| inspection.config_hash.as_ref());
         self.findings.tokenizer = agreement(|inspection| inspection.tokenizer_hash.as_ref());
+        let likeness = likeness::compare(&candidate.path, &reference.path);
+        // Digests of two formats never agree; what they say may.
+        if candidate.kind != reference.kind
+            && let (Agreement::Mismatch, Ok(Some(true))) =
+                (self.findings.tokenizer, likeness.as_ref().map(Likeness::compatible))
+        {
+            self.findings.tokenizer = Agreement::Match;
+        }
         let security = &mut self.draft.report.security;
         security.config_hash.matches = self.findings.config.as_match();
         security.tokenizer.compatible = self.findings.tokenizer.as_match();
+        let texts = |list: &[Difference]| list.iter().map(Difference::to_string).collect::<Vec<_>>();
+        if let Ok(found) = &likeness {
+            security.config_hash.differences = texts(&found.config);
+            security.tokenizer.differences = texts(&found.tokenizer);
+            security.tokenizer.differences.extend(texts(&found.templates));
+        }
+        if self.findings.tokenizer == Agreement::Mismatch && security.tokenizer.differences.is_empty() {
+            security.tokenizer.differences.push("tokens, scores, kinds or merges differ".to_owned());
+        }
         match self.findings.tokenizer {
             Agreement::Mismatch => {
-                security.tokenizer.differences.push("tokens, scores, kinds or merges differ".to_owned());
+                if let Err(problem) = &likeness {
+                    self.draft.note(format!("security.tokenizer.differences: {problem}"));
+                }
             }
             Agreement::AbsentInBoth => {
                 self.draft.note("security.tokenizer.compatible: neither model has a tokenizer");

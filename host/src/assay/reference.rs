@@ -61,6 +61,7 @@ pub fn answer_rounds<P>(
     cache: &mut TraceCache,
     rounds: &[u64],
     context: u32,
+    detail: &Detail,
     each: &mut dyn FnMut(u64),
 ) -> Result<(), ReferenceError> {
     cache.put_info(session.info());
@@ -83,7 +84,7 @@ pub fn answer_rounds<P>(
             .map(|(mut tokens, continuation)| {
                 let scored_from = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
                 tokens.extend(continuation);
-                ScoreItem { tokens, scored_from, detail: Detail::Own }
+                ScoreItem { tokens, scored_from, detail: detail.clone() }
             })
             .collect();
         let mut stored: Result<(), Problem> = Ok(());

@@ -110,6 +110,9 @@ pub struct EnhancedDiff {
     pub gamma: f64,
     pub delta: f64,
     pub clip_nats: f64,
+    /// How much of each distribution was scored, and what the rest can add; null when
+    /// nothing was scored.
+    pub coverage: Option<Coverage>,
     /// What the decision claims, in words.
     pub claim: String,
     /// Anytime p-value against "the mean is at least delta".
@@ -137,6 +140,30 @@ pub struct EnhancedDiff {
     pub outliers: Vec<Outlier>,
 }
 
+/// How much of the distributions the scores are of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Coverage {
+    pub kind: CoverageKind,
+    /// Whether a score over the whole distributions could be higher.
+    pub lower_bound: bool,
+    /// The mean score over the whole distributions is at most this; null for a scorer of
+    /// which that is not known.
+    pub mean_at_most: Option<f64>,
+    /// Mean share of the reference's probability on tokens that were not scored one by one.
+    pub rest_mass: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CoverageKind {
+    /// Every token.
+    Full,
+    /// Every token, in 16 bits.
+    Half,
+    /// The reference's likeliest tokens one by one, and the rest in buckets.
+    Coarse,
+}
+
 /// Comparisons that need no model run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Security {
@@ -151,6 +178,9 @@ pub struct HashPair {
     pub candidate: Option<Sha256>,
     #[serde(rename = "match")]
     pub matches: Option<bool>,
+    /// Key by key, `key: reference -> candidate`.
+    #[serde(default)]
+    pub differences: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -166,6 +196,8 @@ pub struct FuzzyHash {
 pub struct Tokenizer {
     /// Null when it is not known of both.
     pub compatible: Option<bool>,
+    /// Key by key, `key: reference -> candidate`; chat templates too, which do not make
+    /// tokenizers incompatible.
     pub differences: Vec<String>,
 }
 

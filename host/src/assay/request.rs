@@ -76,6 +76,9 @@ pub struct AssayRequest {
     /// Go on although the memory estimate says no.
     #[serde(default)]
     pub force: bool,
+    /// Keep whole distributions whatever the vocabulary.
+    #[serde(default)]
+    pub exact: bool,
 }
 
 fn default_scorer() -> String {
@@ -107,6 +110,7 @@ impl AssayRequest {
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,
+            exact: false,
         }
     }
 

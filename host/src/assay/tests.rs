@@ -113,6 +113,7 @@ impl Session for Loaded {
             load_seconds: 0.0,
             peak_rss_anon_bytes: 1,
             peak_rss_file_bytes: 1,
+            peak_rss_bytes: None,
         }
     }
 }

@@ -1,38 +1,83 @@
 //! `assayd hash`: digests of files, tensors and trees in one pass, and lists checked.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::screen;
-use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Inspection, Status};
-use crate::domain::{Problem, ProblemKind};
-use crate::model::manifest::{self, Manifest, Outcome, Report};
-use crate::model::{self, InspectOptions};
+use crate::digest::{HashKind, fuzzy, merkle};
+use crate::domain::inspection::{ArtifactKind, ChunkProof, Digests, FileRecord, Inspection, Status};
+use crate::domain::{Problem, ProblemKind, Sha256, budget};
+use crate::model::manifest::{self, List, Outcome, Report, What};
+use crate::model::signature::{self, Trust};
+use crate::model::source::{ReadAt as _, SourceFile};
+use crate::model::{self, Hashing, InspectOptions};
 
 /// Prints and checks digests of model files, tensor by tensor
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  assayd hash model.gguf                          a line per file, per tensor and per root
+  assayd hash model.gguf                          a line per file, metadata entry, tensor and root
   assayd hash model.gguf > model.hashes           such a list can be checked later, by
   assayd hash model.gguf --check model.hashes     which names every tensor that changed
-  assayd hash model.gguf --check SHA256SUMS       lists of sha256sum and llama-gguf-hash are understood
+  assayd hash model.gguf --check SHA256SUMS       so do lists of sha256sum and llama-gguf-hash,
+                                                  manifests of ollama, and Git LFS pointers
+  assayd hash folder --check folder/model.sig --key signer.pub
+                                                  OpenSSF model signatures; --roots for certificates
+  assayd hash model.gguf --kind sha256 --kind xxh64   also digests as llama-gguf-hash has them
+  assayd hash model.gguf --prove 123456 --json > proof.json
+  assayd hash model.gguf --verify-proof proof.json --root HEX
+                                                  one chunk of a large file, without the rest
 
-Files of the Hugging Face cache and of ollama are called after their digest; that is checked, too.
+A tensor's digest is an RFC 6962 root over its bytes in chunks of 1 MiB; the file's root is over the
+chunks of everything, cut at the borders of its tensors. Files of the Hugging Face cache and of ollama
+are called after their digest; that is checked, too.
 
-Exit codes: 0 as listed, 1 something changed, is missing or extra, 4 something could not be checked.")]
+Passes are kept and used again as long as path, size, times and inode of a file are the same.
+
+Exit codes: 0 as listed, 1 something changed, is missing or extra, 2 a key is missing, 4 something could
+not be checked.")]
 pub struct Args {
     /// A model file, any part of a split set, or a folder that is one model
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
-    /// A list of digests to compare with
+    /// A list of digests or a signature to compare with
     #[arg(long, value_name = "FILE")]
     pub check: Option<PathBuf>,
+    /// Public key (PEM) that the signature must be of
+    #[arg(long, value_name = "FILE", requires = "check")]
+    pub key: Option<PathBuf>,
+    /// Root certificates (PEM) that the signer's certificate must lead to
+    #[arg(long, value_name = "FILE", requires = "check", conflicts_with = "key")]
+    pub roots: Option<PathBuf>,
+    /// Further digests of each tensor: sha256, sha1, xxh64, xxh3, uuid
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub kind: Vec<HashKind>,
+    /// Prove that the chunk with this byte is part of the file
+    #[arg(long, value_name = "OFFSET", conflicts_with = "check")]
+    pub prove: Option<u64>,
+    /// Check such a proof against the file, reading that chunk alone
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "prove"])]
+    pub verify_proof: Option<PathBuf>,
+    /// The root that you trust; without it, the proof's own is shown
+    #[arg(long, value_name = "HEX", requires = "verify_proof")]
+    pub root: Option<Sha256>,
+    /// Read every byte, whatever is known from the last time
+    #[arg(long)]
+    pub rehash: bool,
+    /// Folder where passes are kept
+    #[arg(long, value_name = "DIR", env = "ASSAYD_CACHE")]
+    pub cache: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+fn kind(text: &str) -> Result<HashKind, String> {
+    let known = || HashKind::ALL.map(HashKind::name).join(", ");
+    HashKind::from_name(text).ok_or_else(|| format!("no such kind; there are {}", known()))
 }
 
 #[derive(Debug, Serialize)]
@@ -41,7 +86,7 @@ struct Output<'a> {
     kind: ArtifactKind,
     status: Status,
     files: &'a [FileRecord],
-    merkle_root: Option<crate::domain::Sha256>,
+    merkle_root: Option<Sha256>,
     #[serde(flatten)]
     digests: &'a Digests,
     /// Null without `--check`.
@@ -55,21 +100,22 @@ struct Output<'a> {
 /// # Errors
 /// The model or the list cannot be read, or the output cannot be written.
 pub fn run(args: &Args) -> Result<u8, Problem> {
-    let manifest = args.check.as_deref().map(Manifest::read).transpose()?;
-    let bar = screen::Bar::new("hashing");
-    let inspection = model::inspect(&args.path, &InspectOptions { full: true }, &mut |done, total| {
-        bar.set(done as f64 / total.max(1) as f64);
-    })?;
-    drop(bar);
-    if let Some(file) = inspection.files.iter().find(|file| file.sha256.is_none()) {
-        return Err(Problem::new(
-            ProblemKind::Input,
-            format!("{} could not be read to its end", file.path.display()),
-        )
-        .hint("wait until whatever writes the file is done"));
+    if let Some(proof) = &args.verify_proof {
+        return verify(args, proof);
     }
-    let check = manifest.map(|manifest| manifest.check(&inspection)).transpose()?;
-    let names = manifest::check_names(&inspection);
+    let list = args.check.as_deref().map(List::read).transpose()?;
+    let inspection = pass(args, list.as_ref())?;
+    let check = match (list, &args.check) {
+        (Some(List::Digests(manifest)), _) => Some(manifest.check(&inspection)),
+        (Some(List::Registry(registry)), _) => Some(registry.check(&inspection)?),
+        (Some(List::Signature(text)), Some(path)) => {
+            let now = jiff::Timestamp::now().as_second();
+            let trust = Trust { key: args.key.as_deref(), roots: args.roots.as_deref(), now };
+            Some(signature::check(&text, path, trust, &inspection)?)
+        }
+        _ => None,
+    };
+    let names = manifest::check_names(&inspection)?;
     if args.json {
         screen::print_json(&Output {
             path: &inspection.path,
@@ -85,7 +131,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         let mut out = String::new();
         match &check {
             Some(check) => verdict(&mut out, check),
-            None => list(&mut out, &inspection),
+            None => list_all(&mut out, &inspection),
         }
         verdict(&mut out, &names);
         screen::print(&out)?;
@@ -94,19 +140,53 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     Ok(check.map_or(named, |check| if named == 1 { 1 } else { check.exit_code() }))
 }
 
-/// Lines that `sha256sum --check` and `--check` of this command both take: what is no file's
-/// digest stands behind a comment sign or in the form of llama-gguf-hash.
-fn list(out: &mut String, inspection: &Inspection) {
-    for file in &inspection.files {
-        if let Some(sha256) = file.sha256 {
-            let _ = writeln!(out, "{sha256}  {}", clean(&file.path.display().to_string()));
+/// Every byte, or what is known of it.
+fn pass(args: &Args, list: Option<&List>) -> Result<Inspection, Problem> {
+    let mut others = args.kind.clone();
+    others.extend(list.map(List::kinds).unwrap_or_default());
+    others.sort_unstable();
+    others.dedup();
+    let cache = args.cache.clone().unwrap_or_else(super::screen::cache_folder).join("passes");
+    let hashing = Hashing { others: &others, prove: args.prove, cache: Some(&cache), rehash: args.rehash };
+    let bar = screen::Bar::new("hashing");
+    let options = InspectOptions { full: true };
+    let inspection = model::inspect_with(&args.path, &options, hashing, &mut |done, total| {
+        bar.set(done as f64 / total.max(1) as f64);
+    })?;
+    drop(bar);
+    if let Some(file) = inspection.files.iter().find(|file| file.sha256.is_none()) {
+        let message = format!("{} could not be read to its end", file.path.display());
+        return Err(Problem::new(ProblemKind::Input, message).hint(
+            "`assayd inspect` says what is wrong with it; if it is being written, wait until that is done",
+        ));
+    }
+    if args.prove.is_some() {
+        if inspection.digests.trees.len() != 1 {
+            return Err(Problem::usage("a proof is about one file, and the artifact has several")
+                .hint("name a model that is one file"));
+        }
+        if inspection.digests.proof.is_none() {
+            return Err(Problem::usage("the file has no such byte").hint("offsets count from 0"));
         }
     }
+    Ok(inspection)
+}
+
+/// Lines that `sha256sum --check` and `--check` of this command both take.
+fn list_all(out: &mut String, inspection: &Inspection) {
+    out.push_str(&manifest::write_list(inspection));
     let artifact = inspection.path.file_name().unwrap_or(inspection.path.as_os_str()).to_string_lossy();
-    for tensor in &inspection.digests.tensor_digests {
-        let _ = writeln!(out, "sha256    {}  {}:{}", tensor.sha256, clean(&artifact), clean(&tensor.name));
-    }
     let digests = &inspection.digests;
+    for tensor in &digests.tensor_digests {
+        for (kind, digest) in &tensor.others {
+            let _ = writeln!(out, "{kind:<8}  {digest}  {}:{}", clean(&artifact), clean(&tensor.name));
+        }
+    }
+    for tree in &digests.trees {
+        for (kind, digest) in &tree.weights {
+            let _ = writeln!(out, "{kind:<8}  {digest}  {}", clean(&tree.file));
+        }
+    }
     for (name, root) in [
         ("file_root", digests.file_root),
         ("content_root", digests.content_root),
@@ -115,29 +195,131 @@ fn list(out: &mut String, inspection: &Inspection) {
         let root = root.map_or_else(|| "none: the artifact is not whole".to_owned(), |root| root.to_string());
         let _ = writeln!(out, "# {name:<12} {root}");
     }
+    if let Some(fuzzy) = &digests.fuzzy {
+        let digest = fuzzy.digest.as_deref().unwrap_or("none: the sample is too small");
+        let _ = writeln!(
+            out,
+            "# {:<12} {digest} ({}, {} weights of {} tensors; a distance up to {} is a local edit)",
+            "tlsh",
+            fuzzy.algorithm,
+            fuzzy.weights,
+            fuzzy.tensors,
+            fuzzy::LOCAL_EDITS,
+        );
+    }
+    if let Some(proof) = &digests.proof {
+        let _ = writeln!(
+            out,
+            "# chunk {} of {}: {} bytes at {}; --json prints the proof",
+            proof.leaf, proof.leaves, proof.bytes, proof.offset
+        );
+    }
+    if digests.files_from_cache > 0 {
+        let _ = writeln!(out, "# as it was read before, unchanged since (--rehash reads again)");
+    }
 }
 
 fn verdict(out: &mut String, report: &Report) {
     let mut fine = 0;
     for checked in &report.checked {
-        let what = if checked.tensor { "tensor" } else { "file" };
-        let outcome = match checked.outcome {
-            Outcome::Ok => {
+        let what = match checked.what {
+            What::File => "file",
+            What::Tensor => "tensor",
+            What::Weights => "weights of",
+            What::Metadata => "metadata",
+            What::Signature => "",
+        };
+        let outcome = match (checked.outcome, checked.what) {
+            (Outcome::Ok, _) => {
                 fine += 1;
                 continue;
             }
-            Outcome::Changed => "CHANGED",
-            Outcome::Missing => "MISSING",
-            Outcome::Extra => "EXTRA",
+            (_, What::Signature) => {
+                let _ = writeln!(out, "INVALID  signature: {}", clean(&checked.algorithm));
+                continue;
+            }
+            (Outcome::Changed, _) => "CHANGED",
+            (Outcome::Missing, _) => "MISSING",
+            (Outcome::Extra, _) => "EXTRA",
+            (Outcome::Renamed, _) => "RENAMED",
+            (Outcome::Retyped, _) => "RETYPED",
+            (Outcome::Swapped, _) => "SWAPPED",
+            (Outcome::Duplicate, _) => "DUPLICATE",
         };
-        let _ = writeln!(out, "{outcome}  {what} {}", clean(&checked.name));
+        let detail = checked.detail.as_ref().map(|detail| format!(": {}", clean(detail))).unwrap_or_default();
+        let _ = writeln!(out, "{outcome}  {what} {}{detail}", clean(&checked.name));
     }
     for why in &report.unchecked {
         let _ = writeln!(out, "NOT CHECKED  {}", clean(why));
     }
+    for remark in &report.remarks {
+        let _ = writeln!(out, "note: {}", clean(remark));
+    }
     if !report.checked.is_empty() {
         let _ = writeln!(out, "{fine} of {} as expected", report.checked.len());
     }
+}
+
+/// What `--prove --json` wrote, of which the proof alone matters.
+#[derive(Debug, Deserialize)]
+struct Proven {
+    proof: ChunkProof,
+}
+
+/// What `--verify-proof --json` prints.
+#[derive(Debug, Serialize)]
+struct Verified<'a> {
+    path: &'a Path,
+    valid: bool,
+    why: &'static str,
+    proof: &'a ChunkProof,
+}
+
+/// Checks one chunk against a root.
+fn verify(args: &Args, file: &Path) -> Result<u8, Problem> {
+    let io = |path: &Path, error: &std::io::Error| Problem::io("read", path, error);
+    let mut text = String::new();
+    let read = std::fs::File::open(file)
+        .and_then(|file| file.take(budget::PASS_ENTRY_BYTES).read_to_string(&mut text));
+    read.map_err(|error| io(file, &error))?;
+    let Proven { proof } = serde_json::from_str(&text).map_err(|error| {
+        Problem::input(format!("{} holds no proof: {error}", file.display()))
+            .hint("`assayd hash PATH --prove OFFSET --json` writes one")
+    })?;
+    let source = SourceFile::open(&args.path).map_err(|error| io(&args.path, &error))?;
+    let there = proof.offset.checked_add(proof.bytes).is_some_and(|end| end <= source.size());
+    let trusted = args.root.unwrap_or(proof.root);
+    let (valid, why) = if !there || proof.bytes > model::scan::CHUNK_BYTES {
+        (false, "the file has no such chunk")
+    } else {
+        let mut chunk = vec![0; usize::try_from(proof.bytes).unwrap_or(0)];
+        source.read_at(&mut chunk, proof.offset).map_err(|error| io(&args.path, &error))?;
+        let leaf = merkle::leaf_hash(&chunk);
+        if leaf != proof.leaf_hash {
+            (false, "the bytes of the chunk are others")
+        } else if !merkle::verify_inclusion(leaf, proof.leaf, proof.leaves, &proof.path, trusted) {
+            (false, "the proof does not lead to the root")
+        } else {
+            (true, "the chunk is part of the file with this root")
+        }
+    };
+    if args.json {
+        screen::print_json(&Verified { path: &args.path, valid, why, proof: &proof })?;
+    } else {
+        let mut out = format!("{}  {why}\n", if valid { "VALID" } else { "INVALID" });
+        let _ = writeln!(
+            out,
+            "chunk {} of {}, {} bytes at {}",
+            proof.leaf, proof.leaves, proof.bytes, proof.offset
+        );
+        let _ = writeln!(out, "root  {trusted}");
+        if args.root.is_none() {
+            let _ =
+                writeln!(out, "note: the root is the proof's own; name the one that you trust with --root");
+        }
+        screen::print(&out)?;
+    }
+    Ok(u8::from(!valid))
 }
 
 /// Names come from hostile files: nothing of them may steer a terminal.

@@ -10,7 +10,7 @@ use super::screen;
 use crate::domain::inspection::{Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
 use crate::model::finding::Code;
-use crate::model::{self, InspectOptions};
+use crate::model::{self, Hashing, InspectOptions};
 
 /// Says what model files are and what is wrong with them, without running them
 #[derive(Debug, clap::Args)]
@@ -33,6 +33,12 @@ pub struct Args {
     /// Say what each finding means and what to do, and why files in folders were ignored
     #[arg(long)]
     pub explain: bool,
+    /// With --full, read every byte, whatever is known from the last time
+    #[arg(long, requires = "full")]
+    pub rehash: bool,
+    /// Folder where full passes are kept
+    #[arg(long, value_name = "DIR", env = "ASSAYD_CACHE")]
+    pub cache: Option<PathBuf>,
     /// Print one JSON list, an object per artifact, in order
     #[arg(long)]
     pub json: bool,
@@ -51,7 +57,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
             Ok((targets, left)) => {
                 ignored.extend(left);
                 for target in targets {
-                    inspections.push(one(&target, args.full).unwrap_or_else(|problem| {
+                    inspections.push(one(&target, args).unwrap_or_else(|problem| {
                         failed = true;
                         complain(&problem);
                         model::inspect::unreadable(&target, &problem)
@@ -96,7 +102,10 @@ fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<model::Ignored>), Problem> {
     }
 }
 
-fn one(path: &Path, full: bool) -> Result<Inspection, Problem> {
+fn one(path: &Path, args: &Args) -> Result<Inspection, Problem> {
+    let full = args.full;
+    let cache = args.cache.clone().unwrap_or_else(super::screen::cache_folder).join("passes");
+    let hashing = Hashing { cache: Some(&cache), rehash: args.rehash, ..Hashing::default() };
     let bar =
         if full && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     if let Ok(style) =
@@ -105,7 +114,7 @@ fn one(path: &Path, full: bool) -> Result<Inspection, Problem> {
         bar.set_style(style);
     }
     bar.set_message(clean(&path.display().to_string()));
-    let result = model::inspect(path, &InspectOptions { full }, &mut |done, total| {
+    let result = model::inspect_with(path, &InspectOptions { full }, hashing, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
@@ -173,6 +182,11 @@ fn describe(out: &mut String, inspection: &Inspection, explain: bool) {
     fact("config hash", inspection.config_hash.map(|hash| hash.to_string()));
     fact("tokenizer hash", inspection.tokenizer_hash.map(|hash| hash.to_string()));
     fact("merkle root", inspection.merkle_root.map(|hash| hash.to_string()));
+    let fuzzy = inspection.digests.fuzzy.as_ref();
+    fact(
+        "fuzzy hash",
+        fuzzy.and_then(|fuzzy| Some(format!("{} ({})", fuzzy.digest.as_ref()?, fuzzy.algorithm))),
+    );
     for file in &inspection.files {
         let name = file.path.file_name().unwrap_or(file.path.as_os_str()).to_string_lossy();
         let digest = file.sha256.map(|hash| format!(", sha256 {hash}")).unwrap_or_default();

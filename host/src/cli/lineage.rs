@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::screen;
+use crate::assay::round_trip::{RoundTrip, round_trip};
 use crate::domain::Problem;
+use crate::model::likeness::{self, Likeness};
 use crate::model::lineage::{self, Lineage, Relation, TensorLineage, TensorRelation};
+use crate::worker::WorkerLimits;
 
 /// Says how the weights of two models relate, tensor by tensor, without running them
 #[derive(Debug, clap::Args)]
@@ -13,6 +16,7 @@ use crate::model::lineage::{self, Lineage, Relation, TensorLineage, TensorRelati
 Examples:
   assayd lineage model-Q8_0.gguf --reference model-F32.gguf   is it a quantisation of it, and nothing else?
   assayd lineage model.gguf --reference ~/hf/model            against a Hugging Face folder
+  assayd lineage a.gguf --reference b.gguf --round-trip       and try both tokenizers on a small corpus
   assayd lineage a.gguf --reference b.gguf --json             for programs
 
 Exit codes: 0 identical, same weights or a quantisation; 1 derived or unrelated;
@@ -24,10 +28,27 @@ pub struct Args {
     /// The model it is compared with
     #[arg(long, value_name = "REF")]
     pub reference: PathBuf,
+    /// Also try both tokenizers on a small corpus, each in a worker (GGUF only)
+    #[arg(long)]
+    pub round_trip: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
 }
+
+/// What `--json` prints.
+#[derive(Debug, serde::Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    lineage: &'a Lineage,
+    /// What is said around the weights.
+    likeness: &'a Likeness,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip: Option<&'a RoundTrip>,
+}
+
+/// Differences of tokenizer, chat templates and configuration listed for people.
+const LISTED_DIFFERENCES: usize = 6;
 
 /// Tensors listed for people; JSON has them all.
 const LISTED: usize = 12;
@@ -42,10 +63,16 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         bar.set(done as f64 / total.max(1) as f64);
     })?;
     drop(bar);
+    let tried = match args.round_trip {
+        true => Some(round_trip(&args.candidate, &args.reference, &WorkerLimits::default())?),
+        false => None,
+    };
+    let likeness = likeness::compare(&args.candidate, &args.reference)
+        .unwrap_or_else(|problem| Likeness { unknown: vec![problem.to_string()], ..Likeness::default() });
     if args.json {
-        screen::print_json(&lineage)?;
+        screen::print_json(&Document { lineage: &lineage, likeness: &likeness, round_trip: tried.as_ref() })?;
     } else {
-        screen::print(&human(&lineage))?;
+        screen::print(&(human(&lineage) + &around(&likeness) + &tries(tried.as_ref())))?;
     }
     Ok(match lineage.relation {
         Relation::Identical | Relation::SameWeights | Relation::Quantization => 0,
@@ -81,8 +108,8 @@ fn human(lineage: &Lineage) -> String {
         .tensors
         .iter()
         .filter(|tensor| {
-            use TensorRelation::{Differs, Extra, Missing, Permuted, ShapeDiffers, Unknown};
-            matches!(tensor.relation, Differs | Extra | Missing | Permuted | ShapeDiffers | Unknown)
+            use TensorRelation::{Differs, Extra, Missing, Moved, Permuted, ShapeDiffers, Unknown};
+            matches!(tensor.relation, Differs | Extra | Missing | Moved | Permuted | ShapeDiffers | Unknown)
         })
         .collect();
     for tensor in blamed.iter().take(LISTED) {
@@ -90,6 +117,43 @@ fn human(lineage: &Lineage) -> String {
     }
     if blamed.len() > LISTED {
         let _ = writeln!(out, "  … and {} more; --json lists them all", blamed.len() - LISTED);
+    }
+    out
+}
+
+/// What differs around the weights.
+fn around(likeness: &Likeness) -> String {
+    let mut out = String::new();
+    for (name, list) in [
+        ("tokenizer", &likeness.tokenizer),
+        ("chat template", &likeness.templates),
+        ("config", &likeness.config),
+    ] {
+        for difference in list.iter().take(LISTED_DIFFERENCES) {
+            let _ = writeln!(out, "  {name} differs: {}", screen_safe(&difference.to_string()));
+        }
+        if let Some(more) = list.len().checked_sub(LISTED_DIFFERENCES).filter(|&more| more > 0) {
+            let _ = writeln!(out, "  {name}: {more} more differences; --json lists them");
+        }
+    }
+    if likeness.compatible() == Some(true) {
+        out.push_str("  the tokenizers are equal\n");
+    }
+    for unknown in &likeness.unknown {
+        let _ = writeln!(out, "  not compared: {}", screen_safe(unknown));
+    }
+    out
+}
+
+/// What the tokenizers did with the corpus.
+fn tries(tried: Option<&RoundTrip>) -> String {
+    let Some(tried) = tried else { return String::new() };
+    let mut out = format!(
+        "  round trip: {} of {} texts become the same tokens; {} come back unchanged from the candidate, {} from the reference\n",
+        tried.equal, tried.texts, tried.lossless_candidate, tried.lossless_reference
+    );
+    for text in &tried.differing {
+        let _ = writeln!(out, "    other tokens: {}", screen_safe(&format!("{text:?}")));
     }
     out
 }

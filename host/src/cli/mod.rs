@@ -8,10 +8,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::domain::Problem;
 use crate::worker;
 
+pub mod bench;
 pub mod bundle;
+pub mod compare;
 pub mod completions;
 pub mod decide;
 pub mod demo;
+pub mod determinism;
 pub mod doctor;
 pub mod hash;
 pub mod inspect;
@@ -49,6 +52,9 @@ enum Command {
     Bundle(bundle::Args),
     Keys(keys::Args),
     Logprobs(logprobs::Args),
+    Compare(compare::Args),
+    Determinism(determinism::Args),
+    Bench(bench::Args),
     Decide(decide::Args),
     Modes(modes::Args),
     Plugin(plugin::Args),
@@ -80,6 +86,9 @@ pub fn main() -> ExitCode {
         Command::Bundle(args) => bundle::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Logprobs(args) => logprobs::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Determinism(args) => determinism::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Decide(args) => decide::run(args),
         Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),

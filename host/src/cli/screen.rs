@@ -2,6 +2,7 @@
 //! progress bars that only a terminal gets, and units that people read.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -59,6 +60,13 @@ impl Bar {
         self.0.reset_elapsed();
     }
 
+    /// As [`label`](Self::label), without starting again when the task is still the same.
+    pub fn say(&self, label: &str) {
+        if self.0.message() != label {
+            self.label(label);
+        }
+    }
+
     pub fn set(&self, fraction: f64) {
         let fraction = if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 };
         self.0.set_position((fraction * STEPS as f64) as u64);
@@ -73,6 +81,15 @@ impl Drop for Bar {
 
 fn target() -> ProgressDrawTarget {
     if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+}
+
+/// `$XDG_CACHE_HOME/assayd`, `~/.cache/assayd`, or a folder for temporary files.
+pub fn cache_folder() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("assayd")
 }
 
 /// Bytes in binary units, as people read them: `1.13 MiB`.

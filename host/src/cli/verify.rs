@@ -82,6 +82,10 @@ pub struct Args {
     /// Go on although the memory does not suffice by estimate
     #[arg(long)]
     pub force: bool,
+    /// Keep whole distributions whatever the vocabulary, in 16 bits; without it, above 8192 tokens the
+    /// scores are lower bounds, which the report says and bounds
+    #[arg(long)]
+    pub exact: bool,
     /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
@@ -121,7 +125,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let progress = Progress::new();
     let context = AssayContext {
         plugins: Arc::clone(&plugins),
-        cache_dir: args.cache.clone().unwrap_or_else(default_cache),
+        cache_dir: args.cache.clone().unwrap_or_else(screen::cache_folder),
         bundle: bundle.as_ref(),
         cancel: Arc::new(AtomicBool::new(false)),
         on_event: &|event| progress.show(&event),
@@ -179,6 +183,7 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
         force: args.force,
+        exact: args.exact,
         ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))
     })
 }
@@ -206,15 +211,6 @@ fn read_text(path: &Path, doing: &str, most: u64) -> Result<String, Problem> {
         .and_then(|file| file.take(most).read_to_string(&mut content))
         .map_err(|error| Problem { kind: ProblemKind::Usage, ..Problem::io(doing, path, &error) })?;
     Ok(content)
-}
-
-/// `$XDG_CACHE_HOME/assayd`, `~/.cache/assayd`, or a folder for temporary files.
-fn default_cache() -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("XDG_CACHE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir)
-        .join("assayd")
 }
 
 /// One `--report FORMAT=PATH`.

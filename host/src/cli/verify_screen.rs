@@ -20,6 +20,8 @@ const SHOWN_NOTES: usize = 8;
 /// Probes shown on the screen at most, and characters of a prompt.
 const SHOWN_PROBES: usize = 5;
 const SHOWN_PROMPT_CHARS: usize = 120;
+/// Differences of tokenizer and configuration shown on the screen at most.
+const SHOWN_DIFFERENCES: usize = 3;
 
 /// Progress on standard error, if that is a terminal; else nothing.
 #[derive(Debug)]
@@ -137,6 +139,14 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
     for (name, value) in probe_rows(report) {
         row(name, value);
     }
+    for (name, list) in [
+        ("tokenizer", &report.security.tokenizer.differences),
+        ("config", &report.security.config_hash.differences),
+    ] {
+        if let Some(text) = differences(list) {
+            row(name, text);
+        }
+    }
     for file in &report.files {
         let digest = file.sha256.map_or_else(|| "not digested".to_owned(), |digest| digest.to_string());
         let short: String = digest.chars().take(16).collect();
@@ -192,6 +202,17 @@ fn short(text: &str) -> String {
         short.push('…');
     }
     short
+}
+
+/// The first of a list of differences, and how many more there are.
+fn differences(list: &[String]) -> Option<String> {
+    let shown = list.iter().take(SHOWN_DIFFERENCES).cloned().collect::<Vec<_>>().join("; ");
+    let more = list.len().saturating_sub(SHOWN_DIFFERENCES);
+    match (list.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(shown),
+        (false, more) => Some(format!("{shown}; {more} more in the report")),
+    }
 }
 
 fn headline(report: &Report) -> String {

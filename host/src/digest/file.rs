@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::Digest;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 
+use crate::domain::digest::{from_hex, hex};
 use crate::domain::{Problem, Sha256};
 
 /// Bytes read at a time.
@@ -33,6 +36,22 @@ impl Sha256Stream {
 
     pub fn finish(self) -> Sha256 {
         Sha256(self.0.finalize().into())
+    }
+}
+
+/// A stream can be put down and taken up again: its state is some hundred hexadecimal digits.
+impl Serialize for Sha256Stream {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex(&SerializableState::serialize(&self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha256Stream {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = from_hex(&String::deserialize(deserializer)?);
+        let state = bytes.as_deref().and_then(|bytes| <&SerializedState<sha2::Sha256>>::try_from(bytes).ok());
+        let stream = state.and_then(|state| <sha2::Sha256 as SerializableState>::deserialize(state).ok());
+        stream.map(Self).ok_or_else(|| de::Error::custom("not the state of a digest"))
     }
 }
 
@@ -92,6 +111,22 @@ mod tests {
             let mut stream = Sha256Stream::new();
             bytes.chunks(5).for_each(|piece| stream.update(piece));
             assert_eq!(stream.finish().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_stream_can_be_put_down() {
+        let bytes: Vec<u8> = (0..1000).map(|i| (i % 251) as u8).collect();
+        for cut in [0, 1, 63, 64, 65, 999] {
+            let mut stream = Sha256Stream::new();
+            stream.update(&bytes[..cut]);
+            let text = serde_json::to_string(&stream).unwrap();
+            let mut stream: Sha256Stream = serde_json::from_str(&text).unwrap();
+            stream.update(&bytes[cut..]);
+            assert_eq!(stream.finish(), sha256(&bytes), "cut at {cut}");
+        }
+        for bad in ["\"\"", "\"00\"", "\"zz\"", "1"] {
+            assert!(serde_json::from_str::<Sha256Stream>(bad).is_err(), "{bad}");
         }
     }
 

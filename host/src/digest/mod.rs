@@ -4,10 +4,14 @@
 
 pub mod bytes;
 mod file;
+pub mod fuzzy;
+mod kinds;
 pub mod merkle;
 pub mod sign;
 
 pub use bytes::{HashCore, sha256_parts};
 pub use file::{Sha256Stream, sha256, sha256_file};
+pub use fuzzy::{TlshStream, tlsh_distance, tlsh_similarity};
+pub use kinds::{AnyStream, GitBlob, HashKind};
 pub use merkle::merkle_root;
 pub use sign::{PublicKey, SigningKey};

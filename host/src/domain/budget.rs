@@ -31,6 +31,8 @@ pub const PICKLE_BYTES: u64 = 64 << 20;
 pub const PICKLE_OBJECTS: usize = 1 << 18;
 /// Entries of an archive.
 pub const ARCHIVE_ENTRIES: u64 = 65_535;
+/// Bytes of one chat template; the longest published ones have some 20 KiB.
+pub const TEMPLATE_BYTES: usize = 256 << 10;
 /// Depth of folders searched for models, and entries looked at before giving up.
 pub const DISCOVER_DEPTH: usize = 16;
 pub const DISCOVER_ENTRIES: usize = 100_000;
@@ -39,6 +41,19 @@ pub const FINDINGS: usize = 1_000;
 
 /// One frame on the worker's pipe.
 pub const WORKER_FRAME_BYTES: usize = 256 << 20;
+/// Bytes of logits in one part of a whole distribution, from which on it is handed over; a
+/// part may be larger by less than one row. Some dozen of them wait in queues at most.
+pub const TRACE_PART_BYTES: usize = 2 << 20;
+/// Bytes of whole distributions that a comparison may leave in a temporary file.
+pub const SPOOL_BYTES: u64 = 64 << 30;
+/// Bytes that such a file must leave free on its disk.
+pub const SPOOL_SPARE_BYTES: u64 = 1 << 30;
+/// Positions of one comparison; what is kept of each stays in memory.
+pub const COMPARED_POSITIONS: usize = 4_000_000;
+/// Characters of the text in the record of a benchmark.
+pub const BENCH_OUTPUT_CHARS: usize = 2_000;
+/// Tokens of context of a run that is measured for repeatability.
+pub const MEASURED_CONTEXT: u32 = 1024;
 /// Silence from a worker after which it is STALLED: no progress of any kind.
 pub const WORKER_STALL: Duration = Duration::from_secs(120);
 /// Bytes of a worker's standard error that are kept, from the end.
@@ -84,6 +99,15 @@ pub const REPORT_ERRORS: usize = 200;
 /// Bytes of one checksum manifest beside an artifact, and how many of them are read.
 pub const MANIFEST_BYTES: u64 = 1 << 20;
 pub const MANIFESTS: usize = 64;
+
+/// Passes kept in the cache of digests, and bytes of one.
+pub const PASS_ENTRIES: usize = 4_096;
+pub const PASS_ENTRY_BYTES: u64 = 128 << 20;
+/// Bytes of a signature, of a key, and of a file of certificates.
+pub const SIGNATURE_BYTES: u64 = 16 << 20;
+pub const KEY_PEM_BYTES: u64 = 1 << 20;
+/// Certificates from a signature to a root.
+pub const CHAIN_CERTIFICATES: usize = 8;
 
 /// Bytes of a plugin file.
 pub const PLUGIN_FILE_BYTES: u64 = 8 << 20;

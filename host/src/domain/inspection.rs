@@ -1,5 +1,6 @@
 //! What can be said about an artifact without running it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -65,7 +66,7 @@ pub struct FileRecord {
     pub sha256: Option<Sha256>,
 }
 
-/// SHA-256 of one tensor's bytes as they are stored.
+/// What one tensor's bytes amount to as they are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorDigest {
     pub name: String,
@@ -74,22 +75,98 @@ pub struct TensorDigest {
     /// The slowest-varying dimension first, whatever the format.
     pub shape: Vec<u64>,
     pub bytes: u64,
+    /// RFC 6962 root over the tensor's bytes in chunks of 1 MiB.
+    pub root: Sha256,
+    /// Digests of other kinds that were asked for, by the kind's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub others: BTreeMap<String, String>,
+}
+
+/// One metadata entry: the hash of its leaf, which holds part, key, type and value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryDigest {
+    /// Number of the file it is in, from 0.
+    pub part: u64,
+    pub key: String,
     pub sha256: Sha256,
+}
+
+/// The RFC 6962 tree over one file: it is cut at the borders of its tensors, and what lies
+/// between two borders into chunks of 1 MiB; a leaf is the bytes of a chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileTree {
+    /// The file's name without folders.
+    pub file: String,
+    pub leaves: u64,
+    pub root: Sha256,
+    /// Digests of other kinds that were asked for, over the data of all its tensors in the
+    /// order of its table.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub weights: BTreeMap<String, String>,
+}
+
+/// Shows that a chunk is part of a file whose tree has this root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkProof {
+    /// Where the chunk lies in the file.
+    pub offset: u64,
+    pub bytes: u64,
+    /// Number of the leaf, from 0, and of all of them.
+    pub leaf: u64,
+    pub leaves: u64,
+    pub leaf_hash: Sha256,
+    /// The hashes beside the way from the leaf to the root.
+    pub path: Vec<Sha256>,
+    pub root: Sha256,
+}
+
+/// A TLSH digest of some of the weights, and which ones: from each tensor with at least two
+/// dimensions, blocks at even distances. See `model::fuzzy` for what is digested.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FuzzyDigest {
+    pub algorithm: String,
+    /// Null where the sample is too small or has too little variety.
+    pub digest: Option<String>,
+    pub tensors: u64,
+    /// Tensors whose storage type cannot be read.
+    pub skipped: u64,
+    pub blocks_per_tensor: u64,
+    pub weights_per_block: u64,
+    /// Weights looked at.
+    pub weights: u64,
 }
 
 /// What a full pass adds: RFC 6962 roots and the digest of every tensor. A root is null
 /// unless everything under it was read and understood.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digests {
-    /// Over every byte of every file of weights, in order, a leaf per piece.
+    /// Over every byte of every file of weights: the root of the file's tree; of several
+    /// files, the root over a leaf for each.
     pub file_root: Option<Sha256>,
     /// Over metadata and tensors: what the artifact says, however it is laid out.
     pub content_root: Option<Sha256>,
     /// Over tensors alone, sorted by name: name, type, shape and bytes of each.
     pub weights_root: Option<Sha256>,
+    /// The trees over the files of weights, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub trees: Vec<FileTree>,
+    /// Sorted by part and key.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub metadata_digests: Vec<EntryDigest>,
     /// Sorted by name.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tensor_digests: Vec<TensorDigest>,
+    pub fuzzy: Option<FuzzyDigest>,
+    /// The proof that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub proof: Option<ChunkProof>,
+    /// Files whose digests were taken from the cache: they are as they were when read.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub files_from_cache: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The inspection of one artifact; `assayd inspect --json` prints a list of these.

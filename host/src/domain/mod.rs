@@ -3,8 +3,10 @@
 
 pub mod budget;
 pub mod digest;
+pub mod half;
 pub mod inspection;
 pub mod modes;
+pub mod moments;
 pub mod problem;
 pub mod score;
 pub mod size;

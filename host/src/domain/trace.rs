@@ -45,6 +45,10 @@ pub enum Distribution {
     Summary,
     /// `rows * vocab` logits, row by row.
     Full { logits: Vec<f32> },
+    /// `rows * vocab` values of ln p as binary16, row by row, two bytes each, the lower first.
+    /// `log_sum_exp` of such a trace is that of the values as they are stored, so that the
+    /// probabilities still sum to 1.
+    Half { bytes: Vec<u8> },
     /// A coarsening chosen by the reference: `kept` tokens per row one by one, the
     /// rest summed into [`COARSE_BUCKETS`] buckets by [`bucket_of`].
     Coarse {
@@ -55,6 +59,8 @@ pub enum Distribution {
         logits: Vec<f32>,
         /// `rows * COARSE_BUCKETS`: ln of the sum of exp(logit) in each bucket, `-inf` if empty.
         bucket_logits: Vec<f32>,
+        /// `rows * COARSE_BUCKETS`: the smallest logit in each bucket, `inf` if empty.
+        bucket_least: Vec<f32>,
     },
 }
 

@@ -113,6 +113,12 @@ pub enum Detail {
     /// A coarsening over given ids: `rows *` [`COARSE_TOP`](crate::domain::trace::COARSE_TOP),
     /// taken from the reference's trace so that both are coarsened alike.
     Given { ids: Vec<u32> },
+    /// Every logit of every row whatever the vocabulary, handed over in parts: an item is
+    /// answered by one or more traces of consecutive rows.
+    Whole,
+    /// The whole distribution in one trace: as [`Own`](Self::Own) for a small vocabulary, in
+    /// binary16 for a larger one.
+    Exact,
 }
 
 /// One sequence to score: row `i` predicts `tokens[scored_from + i]`.
@@ -122,6 +128,63 @@ pub struct ScoreItem {
     /// At least 1: the first token has nothing before it.
     pub scored_from: u32,
     pub detail: Detail,
+}
+
+impl ScoreItem {
+    /// Rows that its trace has.
+    pub fn rows(&self) -> usize {
+        self.tokens.len().saturating_sub(self.scored_from as usize)
+    }
+}
+
+/// One greedy run under conditions that can be set one by one, and that must not matter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    pub prompts: Vec<Vec<u32>>,
+    /// New tokens per prompt, at most.
+    pub new_tokens: u32,
+    /// End a sequence before a token that ends generation; else such tokens are passed over.
+    pub stop_at_end: bool,
+    /// Prompts evaluated side by side.
+    pub parallel: u32,
+    /// Prompt tokens computed at once, at most.
+    pub micro_batch: u32,
+    /// Take all but the last token of each prompt from a cache that was filled before.
+    pub prompt_cache: bool,
+    /// For an engine that has a source of randomness; a greedy choice must not depend on it.
+    pub seed: u64,
+    /// Keep the log-probability of every chosen token, at the price of a softmax per token.
+    pub logprobs: bool,
+}
+
+/// What a run did. Times are of the clock on the engine's side.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// One per prompt, in order.
+    pub sequences: Vec<RunSequence>,
+    pub honoured: Honoured,
+}
+
+/// One prompt's part of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunSequence {
+    pub tokens: Vec<u32>,
+    /// Whether the model ended it before `new_tokens`.
+    pub ended: bool,
+    /// ln p of each token, if asked for and if the engine can.
+    pub logprobs: Vec<f64>,
+    /// Seconds from the start of the prompt's evaluation to each token; empty if the engine
+    /// cannot tell. Prompts side by side share a start.
+    pub seconds: Vec<f64>,
+}
+
+/// Which settings of a [`RunSpec`] reached something; the others changed nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Honoured {
+    pub parallel: bool,
+    pub micro_batch: bool,
+    pub prompt_cache: bool,
+    pub seed: bool,
 }
 
 /// Why an engine could not do what was asked.
@@ -140,7 +203,8 @@ pub enum EngineError {
 
 /// Receives the load progress, 0 to 1.
 pub type LoadProgress<'a> = &'a mut dyn FnMut(f32);
-/// Receives each item's trace or the reason it could not be scored, by index, in order.
+/// Receives each item's trace (or its parts, see [`Detail::Whole`]) or the reason it could not be
+/// scored, by index, in order.
 pub type TraceSink<'a> = &'a mut dyn FnMut(usize, Result<Trace, String>) -> Result<(), EngineError>;
 
 /// A loaded model. One worker owns one of these and drops it before exiting.
@@ -166,6 +230,14 @@ pub trait Model {
         new_tokens: u32,
         progress: LoadProgress<'_>,
     ) -> Result<Vec<Vec<u32>>, EngineError>;
+
+    /// A greedy run under the given conditions. An engine without settings of its own honours
+    /// none of them, measures nothing and says so.
+    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+        let tokens = self.generate(&spec.prompts, spec.new_tokens, progress)?;
+        let sequences = tokens.into_iter().map(|tokens| RunSequence { tokens, ..RunSequence::default() });
+        Ok(RunRecord { sequences: sequences.collect(), honoured: Honoured::default() })
+    }
 }
 
 /// Loads the files of `spec` with the engine it names.

@@ -6,14 +6,15 @@
 //! worker end in the ways that real engines end. Never loaded unless named by kind.
 
 use std::io::Read as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use super::check_item;
 use super::softmax::summarize;
 use super::{
-    Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink,
+    Detail, EngineError, EngineInfo, Honoured, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord,
+    RunSequence, RunSpec, ScoreItem, TraceSink,
 };
 use crate::domain::trace::{Distribution, FULL_VOCAB_LIMIT, Trace};
 
@@ -63,6 +64,25 @@ struct Faults {
     allocate_bytes: u64,
     /// Write this much to standard error while loading.
     flood_stderr_bytes: u64,
+    /// Let the fourth token of a run depend on these of its conditions.
+    sensitive_to: Vec<Condition>,
+    /// End every run after so many tokens.
+    end_after: Option<usize>,
+    /// Take this long over a prompt, and over each further token.
+    prompt_ms: u64,
+    token_ms: u64,
+}
+
+/// What a run may wrongly depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Condition {
+    Seed,
+    Threads,
+    Process,
+    Parallel,
+    MicroBatch,
+    PromptCache,
 }
 
 fn default_context() -> u32 {
@@ -79,7 +99,11 @@ pub struct ScriptedModel {
     script: Script,
     info: ModelInfo,
     context: u32,
+    threads: u32,
 }
+
+/// Index of the token that a fault changes.
+const CHANGED_TOKEN: usize = 3;
 
 fn mix(mut x: u64) -> u64 {
     // splitmix64 (Steele, Lea and Flood 2014).
@@ -124,7 +148,7 @@ impl ScriptedModel {
                 device: "none".to_owned(),
             },
         };
-        Ok(Self { script, info, context: spec.context })
+        Ok(Self { script, info, context: spec.context, threads: spec.threads })
     }
 
     fn logits(&self, tokens: &[u32]) -> Vec<f32> {
@@ -141,6 +165,28 @@ impl ScriptedModel {
                 base + self.script.noise * (unit(self.script.noise_seed ^ history ^ mix(id ^ 0x5eed)) - 0.5)
             })
             .collect()
+    }
+}
+
+impl ScriptedModel {
+    /// The most likely token; 0 and 1 begin and end a text and are never generated.
+    fn best(&self, tokens: &[u32]) -> u32 {
+        let logits = self.logits(tokens);
+        let best = (0u32..).zip(&logits).skip(2).reduce(|a, b| if b.1 > a.1 { b } else { a });
+        best.map_or(2, |(id, _)| id)
+    }
+
+    /// The state of the conditions that the script is sensitive to, if there are any.
+    fn condition(&self, spec: &RunSpec) -> Option<u64> {
+        let value = |condition: &Condition| match condition {
+            Condition::Seed => spec.seed,
+            Condition::Threads => u64::from(self.threads),
+            Condition::Process => u64::from(std::process::id()),
+            Condition::Parallel => u64::from(spec.parallel),
+            Condition::MicroBatch => u64::from(spec.micro_batch),
+            Condition::PromptCache => u64::from(spec.prompt_cache),
+        };
+        self.script.faults.sensitive_to.iter().map(value).reduce(|a, b| mix(a) ^ b)
     }
 }
 
@@ -245,14 +291,39 @@ impl Model for ScriptedModel {
         for (done, prompt) in prompts.iter().enumerate() {
             let mut tokens = prompt.clone();
             for _ in 0..new_tokens {
-                let logits = self.logits(&tokens);
-                // Tokens 0 and 1 begin and end a text and are never generated.
-                let best = (0u32..).zip(&logits).skip(2).reduce(|a, b| if b.1 > a.1 { b } else { a });
-                tokens.push(best.map_or(2, |(id, _)| id));
+                tokens.push(self.best(&tokens));
             }
             continuations.push(tokens.split_off(prompt.len()));
             progress((done + 1) as f32 / prompts.len().max(1) as f32);
         }
         Ok(continuations)
+    }
+
+    fn run(&mut self, spec: &RunSpec, _progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+        let faults = &self.script.faults;
+        let length = faults.end_after.map_or(spec.new_tokens as usize, |n| n.min(spec.new_tokens as usize));
+        let changed = self.condition(spec);
+        let sequences = spec.prompts.iter().map(|prompt| {
+            let started = Instant::now();
+            std::thread::sleep(Duration::from_millis(faults.prompt_ms));
+            let mut tokens = prompt.clone();
+            let mut sequence =
+                RunSequence { ended: length < spec.new_tokens as usize, ..RunSequence::default() };
+            for index in 0..length {
+                if index > 0 {
+                    std::thread::sleep(Duration::from_millis(faults.token_ms));
+                }
+                let token = match changed.filter(|_| index == CHANGED_TOKEN) {
+                    Some(state) => 2 + (mix(state) % u64::from(self.script.vocab - 2).max(1)) as u32,
+                    None => self.best(&tokens),
+                };
+                tokens.push(token);
+                sequence.seconds.push(started.elapsed().as_secs_f64());
+            }
+            sequence.tokens = tokens.split_off(prompt.len());
+            sequence
+        });
+        let honoured = Honoured { parallel: true, micro_batch: true, prompt_cache: true, seed: true };
+        Ok(RunRecord { sequences: sequences.collect(), honoured })
     }
 }

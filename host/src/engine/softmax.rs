@@ -6,6 +6,7 @@
 
 use multiversion::multiversion;
 
+use crate::domain::half::{f16_to_f32, f32_to_f16};
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, bucket_of};
 
 /// What is kept of every row.
@@ -129,13 +130,23 @@ pub fn top_ids(logits: &[f32]) -> Vec<u32> {
     ids
 }
 
-/// ln of the sum of exp(logit) per bucket, over the tokens that are not in `ids`.
-/// `log_sum_exp` is the row's own, used as the common shift.
-pub fn bucket_logits(logits: &[f32], ids: &[u32], log_sum_exp: f64) -> Vec<f32> {
+/// The tokens of a row that are not kept one by one, by bucket.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Buckets {
+    /// ln of the sum of exp(logit); `-inf` if empty.
+    pub logits: Vec<f32>,
+    /// The smallest logit; `inf` if empty.
+    pub least: Vec<f32>,
+}
+
+/// The buckets over the tokens that are not in `ids`. `log_sum_exp` is the row's own, used as
+/// the common shift.
+pub fn buckets(logits: &[f32], ids: &[u32], log_sum_exp: f64) -> Buckets {
     let mut kept: Vec<u32> = ids.to_vec();
     kept.sort_unstable();
     let mut kept = kept.into_iter().peekable();
     let mut sums = [0.0f64; COARSE_BUCKETS];
+    let mut least = [f32::INFINITY; COARSE_BUCKETS];
     for (id, &z) in (0u32..).zip(logits) {
         while kept.peek().is_some_and(|&k| k < id) {
             kept.next();
@@ -143,11 +154,24 @@ pub fn bucket_logits(logits: &[f32], ids: &[u32], log_sum_exp: f64) -> Vec<f32> 
         if kept.peek() == Some(&id) {
             continue;
         }
-        if let Some(sum) = sums.get_mut(bucket_of(id)) {
+        let bucket = bucket_of(id);
+        if let (Some(sum), Some(least)) = (sums.get_mut(bucket), least.get_mut(bucket)) {
             *sum += (f64::from(z) - log_sum_exp).exp();
+            *least = least.min(z);
         }
     }
-    sums.iter().map(|&sum| (sum.ln() + log_sum_exp) as f32).collect()
+    let logits = sums.iter().map(|&sum| (sum.ln() + log_sum_exp) as f32).collect();
+    Buckets { logits, least: least.to_vec() }
+}
+
+/// The logarithms of a row's probabilities as binary16, and the log-sum-exp of what is stored.
+/// What rounding moves is small where it matters: ln p of a likely token is near 0, where
+/// binary16 is fine.
+pub fn half_row(logits: &[f32], log_sum_exp: f64) -> Option<(Vec<u8>, f64)> {
+    let halves: Vec<u16> = logits.iter().map(|&z| f32_to_f16((f64::from(z) - log_sum_exp) as f32)).collect();
+    let stored: Vec<f32> = halves.iter().map(|&half| f16_to_f32(half)).collect();
+    let sum = summarize(&stored)?.log_sum_exp;
+    Some((halves.iter().flat_map(|half| half.to_le_bytes()).collect(), sum))
 }
 
 #[cfg(test)]
@@ -210,10 +234,29 @@ mod tests {
         assert_eq!(ids.len(), COARSE_TOP);
         assert_eq!(ids[0], summary.argmax);
         let kept: f64 = ids.iter().map(|&i| (f64::from(row[i as usize]) - summary.log_sum_exp).exp()).sum();
-        let rest: f64 = bucket_logits(&row, &ids, summary.log_sum_exp)
-            .iter()
-            .map(|&z| (f64::from(z) - summary.log_sum_exp).exp())
-            .sum();
+        let buckets = buckets(&row, &ids, summary.log_sum_exp);
+        assert!(buckets.least.iter().zip(&buckets.logits).all(|(least, all)| least <= all));
+        let rest: f64 = buckets.logits.iter().map(|&z| (f64::from(z) - summary.log_sum_exp).exp()).sum();
         assert!((kept + rest - 1.0).abs() < 1e-6, "{kept} + {rest}");
+    }
+
+    #[test]
+    fn a_row_in_binary16_is_still_a_distribution_and_a_close_one() {
+        let row = pseudo_random_row(32_000, 5);
+        let exact = summarize(&row).unwrap();
+        let (bytes, sum) = half_row(&row, exact.log_sum_exp).unwrap();
+        assert_eq!(bytes.len(), 64_000);
+        let (pairs, _) = bytes.as_chunks::<2>();
+        let stored: Vec<f64> =
+            pairs.iter().map(|pair| f64::from(f16_to_f32(u16::from_le_bytes(*pair))) - sum).collect();
+        assert!((stored.iter().map(|lp| lp.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
+        let kl: f64 = row
+            .iter()
+            .zip(&stored)
+            .map(|(&z, q)| (f64::from(z) - exact.log_sum_exp, q))
+            .map(|(p, q)| p.exp() * (p - q))
+            .sum();
+        assert!((0.0..1e-6).contains(&kl), "{kl}");
+        assert!(half_row(&[f32::NAN, 1.0], 0.0).is_none());
     }
 }

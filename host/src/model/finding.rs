@@ -3,6 +3,8 @@
 //! `host/docs/findings.md` is this table for readers, and a test keeps the two equal.
 //! A code is stable: scripts and hash-check plugins match on it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
 
@@ -171,12 +173,38 @@ codes! {
     TokenNotUtf8 "token-not-utf8" Warning
         "Tokens of the vocabulary are not valid UTF-8; some runtimes refuse them."
         "Convert the model again with a current converter if a runtime refuses it."
+    BadToken "bad-token" Error
+        "A token that stands for a byte is not written <0x00> to <0xFF>; loaders have written outside of their buffers on such a token."
+        "Do not load it; get a clean copy."
     SpecialTokenRange "special-token-range" Warning
         "A special token's id lies outside the vocabulary; runtimes ignore it."
         "Write the entry again with the right id."
     FileTypeMismatch "file-type-mismatch" Info
         "general.file_type names another quantisation than the tensors have; the tensors are believed."
         "Harmless; the publisher's label is wrong."
+
+    // Chat templates: looked at, never rendered.
+    TemplateReach "template-reach" Error
+        "A chat template reaches outside of the template language: attributes of the interpreter's own (`__class__`), other files, or functions that no runtime should offer. Rendered without a sandbox it runs code."
+        "Do not load it in anything that renders templates. Replace the template with the publisher's."
+    TemplateTrigger "template-trigger" Warning
+        "A chat template adds text when a message holds certain words or a date has come: the model is told something that nobody wrote."
+        "Read the template; unless its author explains the condition, replace it with the publisher's."
+    TemplateControlWord "template-control-word" Info
+        "A chat template adds text when a message holds a control word (markup, or a word that begins with a slash), as models with switchable thinking do."
+        "Read the added text if the model is not known for such a switch."
+    TemplateEndless "template-endless" Error
+        "A chat template has a loop that does not end, or makes text too long to handle."
+        "Do not load it in anything that renders templates. Replace the template with the publisher's."
+    TemplateUnknownName "template-unknown-name" Warning
+        "A chat template calls a function or a filter that is not known to exist in runtimes."
+        "Read the template; a runtime without that name will fail on the first message."
+    TemplateOwnText "template-own-text" Info
+        "A chat template adds prose behind the messages, where others have a marker at most."
+        "Read it: every conversation with this model ends with that text."
+    TemplateUnread "template-unread" Warning
+        "A chat template cannot be read as Jinja or is larger than any known one, so what it does is not known."
+        "Read it before using it, or replace it with the publisher's."
 
     // Split sets.
     SplitMissingPart "split-missing-part" Error
@@ -252,7 +280,7 @@ codes! {
         "Weights, or scales of quantised blocks, are infinite."
         "Get a clean copy; or, if it was converted to F16 here, convert to BF16 or F32."
     AbsurdWeights "absurd-weights" Warning
-        "Weights beyond 1e6 in size: a damaged exponent bit looks like this."
+        "Weights beyond 1e6 in size, or scales of quantised blocks beyond 4096: a damaged exponent bit looks like this."
         "Compare the digest with the publisher's."
     ZeroTensor "zero-tensor" Warning
         "All weights of a tensor are zero. Some models have such tensors; damaged files too."
@@ -293,7 +321,7 @@ impl Code {
 
 /// A list that keeps at most [`budget::FINDINGS`] findings and counts the rest.
 /// Errors are never dropped in favour of less: the worst severity seen stays visible.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Findings {
     list: Vec<Finding>,
     dropped: usize,

@@ -7,18 +7,22 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::cache::Kept;
 use super::consistency::{self, Model, Part};
 use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
+use super::fuzzy::Sampler;
 use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
-use super::scan::{self, Weights};
+use super::scan::{self, Scanned, Shelf, Wanted, Weights};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
 use super::{facts, folder, parts, pickle};
+use crate::digest::HashKind;
 use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
+use crate::governor::memory;
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,6 +30,22 @@ pub struct InspectOptions {
     /// Read every byte: digests, NaN and zero scans, padding.
     pub full: bool,
 }
+
+/// What a full pass does besides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hashing<'a> {
+    /// Further kinds of digests, of each tensor and of all weights of a file.
+    pub others: &'a [HashKind],
+    /// A byte of the first file whose chunk is to be proven.
+    pub prove: Option<u64>,
+    /// Where passes are kept; with none, every byte is read.
+    pub cache: Option<&'a Path>,
+    /// Read every byte although the cache knows better.
+    pub rehash: bool,
+}
+
+/// Files above this share of memory are not left in the page cache.
+const CACHED_SHARE: u64 = 4;
 
 /// Inspects a file, a split set (any part names it), or a folder that is one artifact.
 /// `progress` gets (bytes done, bytes in all) of a full pass.
@@ -37,9 +57,22 @@ pub fn inspect(
     options: &InspectOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Inspection, Problem> {
+    inspect_with(path, options, Hashing::default(), progress)
+}
+
+/// As [`inspect`], with more to say about the full pass.
+///
+/// # Errors
+/// The path cannot be read, or is a folder without exactly one artifact.
+pub fn inspect_with(
+    path: &Path,
+    options: &InspectOptions,
+    hashing: Hashing<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Inspection, Problem> {
     let metadata = std::fs::metadata(path).map_err(|error| missing_part_or(path, &error))?;
     let target = if metadata.is_dir() { the_artifact(path)?.path } else { path.to_owned() };
-    let mut inspector = Inspector::new(*options, progress);
+    let mut inspector = Inspector::new(*options, hashing, progress);
     let mut inspection = match split::of_path(&target) {
         _ if target.is_dir() => folder::folder(&mut inspector, &target)?,
         Some(name) => inspector.split_set(&target, &name)?,
@@ -110,8 +143,10 @@ pub fn unreadable(path: &Path, problem: &Problem) -> Inspection {
 /// The state of one inspection.
 pub(super) struct Inspector<'a> {
     options: InspectOptions,
+    hashing: Hashing<'a>,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
+    sampler: Sampler,
     /// Bytes of all files of the artifact.
     pub total: u64,
     /// What the full pass has hashed.
@@ -127,8 +162,9 @@ pub(super) struct Opened {
 }
 
 impl<'a> Inspector<'a> {
-    pub fn new(options: InspectOptions, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
-        Self { options, progress, done: 0, total: 0, roots: Roots::default() }
+    pub fn new(options: InspectOptions, hashing: Hashing<'a>, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+        let (sampler, roots) = (Sampler::default(), Roots::default());
+        Self { options, hashing, progress, done: 0, sampler, total: 0, roots }
     }
 
     fn file(&mut self, path: &Path) -> Result<Inspection, Problem> {
@@ -175,6 +211,7 @@ impl<'a> Inspector<'a> {
     /// States the roots and digests of a full pass.
     pub fn state_roots(&mut self, inspection: &mut Inspection) {
         if self.options.full {
+            self.roots.fuzzy = Some(std::mem::take(&mut self.sampler).finish());
             inspection.digests = std::mem::take(&mut self.roots).finish();
             inspection.merkle_root = inspection.digests.weights_root;
         }
@@ -293,14 +330,15 @@ impl<'a> Inspector<'a> {
         let size = part.source.size();
         let mut weights = Vec::new();
         let mut data_offset = size;
-        let mut tensors = None;
+        let (mut tensors, mut in_order) = (None, true);
         if let Some(header) = &part.header {
             trailing(&part.source, header, findings)?;
             weights = scan::weights_of(header, size);
             data_offset = header.data_offset.min(size);
             tensors = Some(header.tensors.len());
+            in_order = header.tensors.is_sorted_by_key(|tensor| tensor.offset);
         }
-        let layout = Layout { weights: &weights, data_offset, tensors };
+        let layout = Layout { weights: &weights, data_offset, tensors, in_order };
         self.pass(path, &part.source, &layout, findings)
     }
 
@@ -315,31 +353,80 @@ impl<'a> Inspector<'a> {
         let size = source.size();
         let mut sha256 = None;
         if self.options.full {
-            let (done, total) = (&mut self.done, self.total);
-            let progress = &mut *self.progress;
-            let result = scan::scan(source, layout.weights, layout.data_offset, findings, &mut |bytes| {
-                *done += bytes;
-                progress(*done, total);
-            });
-            match result {
+            let stamp = source.stamp()?;
+            match self.scan(path, source, stamp, layout, findings) {
                 Ok(scanned) => {
                     sha256 = Some(scanned.sha256);
-                    self.roots.file(size, &scanned.pieces, layout.weights, layout.tensors);
+                    self.sampler.file(source, layout.weights)?;
+                    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                    self.roots.file((&name, size), scanned, layout.weights, layout.tensors, layout.in_order);
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     findings.push(Code::FileChanged.finding("the file became shorter while it was read"));
                 }
                 Err(error) => return Err(error),
             }
-        }
-        if source.size_now()? != size {
+            let (_, content) = stamp.split_at(2);
+            if source.stamp()?.get(2..5) != content.get(..3) {
+                findings.push(Code::FileChanged.finding("the file changed while it was read"));
+                sha256 = None;
+            }
+        } else if source.size_now()? != size {
             findings.push(Code::FileChanged.finding("the size of the file changed while it was read"));
-            sha256 = None;
         }
         if sha256.is_none() {
             self.roots.spoiled();
         }
         Ok(FileRecord { path: path.to_owned(), bytes: size, sha256 })
+    }
+
+    /// Every byte of the file, or what is known of it from the last time.
+    fn scan(
+        &mut self,
+        path: &Path,
+        source: &SourceFile,
+        stamp: [u64; 7],
+        layout: &Layout<'_>,
+        findings: &mut Findings,
+    ) -> io::Result<Scanned> {
+        let size = source.size();
+        // Of several files, the proof is about the first.
+        let prove = self.hashing.prove.take();
+        let forget = size > memory::room_bytes() / CACHED_SHARE;
+        let wanted = Wanted { others: self.hashing.others, prove, forget };
+        let mut kept = self
+            .hashing
+            .cache
+            .and_then(|folder| Kept::new(folder, path, stamp, (layout.weights, layout.data_offset), wanted));
+        if let Some(kept) = &mut kept {
+            kept.fresh = self.hashing.rehash;
+            if let Some((scanned, found)) = kept.load() {
+                self.roots.from_cache += 1;
+                self.done += size;
+                (self.progress)(self.done, self.total);
+                found.into_iter().for_each(|finding| findings.push(finding));
+                return Ok(scanned);
+            }
+        }
+        let (done, total) = (&mut self.done, self.total);
+        let progress = &mut *self.progress;
+        let mut seen = Findings::default();
+        seen.part.clone_from(&findings.part);
+        let shelf = kept.as_mut().map(|kept| kept as &mut dyn Shelf);
+        let mut tell = |bytes| {
+            *done += bytes;
+            progress(*done, total);
+        };
+        let scanned =
+            scan::scan(source, layout.weights, layout.data_offset, wanted, shelf, &mut seen, &mut tell)?;
+        let seen = seen.finish();
+        if let Some(kept) = &kept
+            && source.stamp()? == stamp
+        {
+            kept.store(&scanned, &seen);
+        }
+        seen.into_iter().for_each(|finding| findings.push(finding));
+        Ok(scanned)
     }
 }
 
@@ -350,6 +437,8 @@ pub(super) struct Layout<'a> {
     pub data_offset: u64,
     /// Tensors that the header declares; `None` if there is no readable header.
     pub tensors: Option<usize>,
+    /// Whether the table lists them in that order.
+    pub in_order: bool,
 }
 
 /// Reads the header of one file; everything wrong with it goes to `findings`.

@@ -1,24 +1,29 @@
 //! Reading model files: what an artifact is, whether it is whole and safe, and what its
 //! headers say. Pure Rust, bounded, without an engine, a network or a clock.
 
+mod cache;
 pub mod canonical;
 pub mod consistency;
 pub mod discover;
 pub mod facts;
 pub mod finding;
-mod folder;
+pub mod folder;
+pub mod fuzzy;
 pub mod gguf;
 pub mod inspect;
+pub mod likeness;
 pub mod lineage;
 pub mod manifest;
 mod parts;
-mod pickle;
+pub mod pickle;
 mod roots;
 pub mod safetensors;
 pub mod scan;
+pub mod signature;
 pub mod sniff;
 pub mod source;
 pub mod split;
+pub mod template;
 
 pub use discover::{Artifact, Discovery, IgnoreReason, Ignored, discover};
-pub use inspect::{InspectOptions, inspect};
+pub use inspect::{Hashing, InspectOptions, inspect, inspect_with};

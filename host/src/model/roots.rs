@@ -1,31 +1,39 @@
 //! Merkle roots over what a full pass has hashed (RFC 6962 trees, see `digest::merkle`).
 //!
-//! Three roots. `file_root`: a leaf per file (its place and size) and one per piece of it
-//! (place, offset, length and SHA-256); pieces are tensors, and everything else in pieces
-//! of at most 1 MiB. `weights_root`: a leaf per tensor, sorted by name. `content_root`: a
-//! leaf per metadata entry and per file beside the weights, then those of the tensors.
-//! Leaves begin with a letter that says what they are, and every part of variable length
-//! has its length before it, so that no two different lists of things have equal leaves.
+//! Three roots. `file_root`: that of the tree over the file's chunks (see `scan`), whose
+//! leaves are the bytes themselves; of several files, the root over a leaf for each (place,
+//! size and root). `weights_root`: a leaf per tensor, sorted by name. `content_root`: a leaf
+//! per metadata entry, one per file beside the weights, one for how tensors are split over
+//! several files, then those of the tensors. These leaves begin with a letter that says what
+//! they are, and every part of variable length has its length before it, so that no two
+//! different lists of things have equal leaves.
 //!
 //! File names are in no leaf: moving or renaming an artifact changes nothing. What could
 //! not be read or understood in full has no root, never one over the rest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::gguf::Header;
 use super::gguf::write::put_value;
-use super::scan::{Piece, Weights};
-use crate::digest::{merkle_root, sha256};
+use super::scan::{Scanned, Weights};
+use crate::digest::merkle::{Tree, leaf_hash};
+use crate::digest::merkle_root;
 use crate::domain::Sha256;
-use crate::domain::inspection::{Digests, TensorDigest};
+use crate::domain::inspection::{ChunkProof, Digests, EntryDigest, FileTree, FuzzyDigest, TensorDigest};
 
 /// Collects leaves while files are read.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
-    files: Vec<Vec<u8>>,
-    file_count: u64,
-    metadata: Vec<Vec<u8>>,
+    files: Vec<FileTree>,
+    sizes: Vec<u64>,
+    /// Tensors that each file declares.
+    tensor_counts: Vec<u64>,
+    side_files: Vec<Sha256>,
+    metadata: Vec<EntryDigest>,
     tensors: Vec<TensorDigest>,
+    pub proof: Option<ChunkProof>,
+    pub fuzzy: Option<FuzzyDigest>,
+    pub from_cache: u64,
     /// Some bytes were not read: no root.
     spoiled: bool,
     /// Some tensors or metadata are not known: a file root only.
@@ -54,24 +62,28 @@ impl Leaf {
 
 impl Roots {
     /// One file of weights, completely hashed. `tensors` is the number its header declares;
-    /// `None` if it has no readable header.
-    pub fn file(&mut self, size: u64, pieces: &[Piece], weights: &[Weights], tensors: Option<usize>) {
-        let place = self.file_count;
-        self.file_count += 1;
-        self.files.push(Leaf::new(b'F').number(place).number(size).0);
-        let mut at = HashMap::new();
-        for piece in pieces {
-            let leaf = Leaf::new(b'P').number(place).number(piece.offset).number(piece.bytes);
-            self.files.push(leaf.text(&piece.sha256.0).0);
-            at.insert((piece.offset, piece.bytes), piece.sha256);
-        }
+    /// `None` if it has no readable header. `in_order` says that the table lists the tensors
+    /// as they lie in the file.
+    pub fn file(
+        &mut self,
+        (name, size): (&str, u64),
+        scanned: Scanned,
+        weights: &[Weights],
+        tensors: Option<usize>,
+        in_order: bool,
+    ) {
+        self.files.push(FileTree {
+            file: name.to_owned(),
+            leaves: scanned.leaves,
+            root: scanned.root,
+            weights: if in_order { scanned.weights } else { BTreeMap::new() },
+        });
+        self.sizes.push(size);
+        self.tensor_counts.push(tensors.unwrap_or(0) as u64);
+        self.proof = scanned.proof.or(self.proof.take());
         self.incomplete |= tensors != Some(weights.len());
-        for tensor in weights {
-            let digest = match tensor.bytes {
-                0 => Some(sha256(&[])),
-                bytes => at.get(&(tensor.offset, bytes)).copied(),
-            };
-            let Some(sha256) = digest else {
+        for (tensor, hashed) in weights.iter().zip(scanned.tensors) {
+            let Some(hashed) = hashed else {
                 self.incomplete = true;
                 continue;
             };
@@ -80,7 +92,8 @@ impl Roots {
                 dtype: tensor.dtype.to_owned(),
                 shape: tensor.shape.clone(),
                 bytes: tensor.bytes,
-                sha256,
+                root: hashed.root,
+                others: hashed.others,
             });
         }
     }
@@ -95,57 +108,93 @@ impl Roots {
         self.incomplete = true;
     }
 
-    /// The metadata of part `part`, sorted by key.
+    /// The metadata of part `part`.
     pub fn gguf_metadata(&mut self, part: u64, header: &Header) {
-        let mut entries: Vec<_> = header.metadata.iter().collect();
-        entries.sort_by_key(|(key, _)| *key);
-        for (key, value) in entries {
+        for (key, value) in header.metadata.iter() {
             let mut encoded = Vec::new();
             put_value(&mut encoded, value);
             let leaf = Leaf::new(b'M').number(part).text(key.as_bytes());
-            self.metadata.push(leaf.number(value.kind() as u64).text(&encoded).0);
+            self.entry(part, key, &leaf.number(value.kind() as u64).text(&encoded));
         }
     }
 
     /// The metadata of the next safetensors file.
     pub fn text_metadata(&mut self, entries: &BTreeMap<String, String>) {
+        let part = self.files.len() as u64;
         for (key, value) in entries {
-            let leaf = Leaf::new(b'M').number(self.file_count).text(key.as_bytes());
-            self.metadata.push(leaf.text(value.as_bytes()).0);
+            let leaf = Leaf::new(b'M').number(part).text(key.as_bytes());
+            self.entry(part, key, &leaf.text(value.as_bytes()));
         }
+    }
+
+    fn entry(&mut self, part: u64, key: &str, leaf: &Leaf) {
+        self.metadata.push(EntryDigest { part, key: key.to_owned(), sha256: leaf_hash(&leaf.0) });
     }
 
     /// A configuration or tokenizer beside the weights.
     pub fn side_file(&mut self, name: &str, digest: Sha256) {
-        self.metadata.push(Leaf::new(b'S').text(name.as_bytes()).text(&digest.0).0);
+        let leaf = Leaf::new(b'S').text(name.as_bytes()).text(&digest.0);
+        self.side_files.push(leaf_hash(&leaf.0));
     }
 
     /// The roots and digests of everything seen.
     pub fn finish(mut self) -> Digests {
         self.tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        let leaves: Vec<Vec<u8>> = self.tensors.iter().map(tensor_leaf).collect();
-        let known = !self.spoiled && self.file_count > 0;
+        self.metadata.sort_by(|a, b| (a.part, &a.key).cmp(&(b.part, &b.key)));
+        let leaves: Vec<Sha256> = self.tensors.iter().map(tensor_leaf).collect();
+        let content = self.metadata.iter().map(|entry| entry.sha256);
+        let content = content.chain(self.side_files.iter().copied()).chain(self.split_leaf());
+        let known = !self.spoiled && !self.files.is_empty();
         let whole = known && !self.incomplete;
         Digests {
-            file_root: known.then(|| merkle_root(&self.files)),
-            content_root: whole.then(|| merkle_root(self.metadata.iter().chain(&leaves))),
-            weights_root: whole.then(|| merkle_root(&leaves)),
+            file_root: known.then(|| self.file_root()),
+            content_root: whole.then(|| root_of(content.chain(leaves.iter().copied()))),
+            weights_root: whole.then(|| root_of(leaves.iter().copied())),
+            trees: self.files,
+            metadata_digests: self.metadata,
             tensor_digests: self.tensors,
+            fuzzy: self.fuzzy,
+            proof: self.proof,
+            files_from_cache: self.from_cache,
         }
+    }
+
+    fn file_root(&self) -> Sha256 {
+        if let [only] = self.files.as_slice() {
+            return only.root;
+        }
+        let leaf = |(place, (file, &size)): (u64, (&FileTree, &u64))| {
+            Leaf::new(b'F').number(place).number(size).text(&file.root.0).0
+        };
+        merkle_root((0..).zip(self.files.iter().zip(&self.sizes)).map(leaf))
+    }
+
+    /// How many tensors each of several files holds.
+    fn split_leaf(&self) -> Option<Sha256> {
+        let counts = self.tensor_counts.iter().fold(Leaf::new(b'X'), |leaf, &count| leaf.number(count));
+        (self.files.len() > 1).then(|| leaf_hash(&counts.0))
     }
 }
 
-fn tensor_leaf(tensor: &TensorDigest) -> Vec<u8> {
+fn root_of(leaves: impl Iterator<Item = Sha256>) -> Sha256 {
+    let mut tree = Tree::default();
+    leaves.for_each(|leaf| tree.push(leaf));
+    tree.root()
+}
+
+fn tensor_leaf(tensor: &TensorDigest) -> Sha256 {
     let leaf = Leaf::new(b'T').text(tensor.name.as_bytes()).text(tensor.dtype.as_bytes());
     let leaf = leaf.number(tensor.shape.len() as u64);
     let leaf = tensor.shape.iter().fold(leaf, |leaf, &dimension| leaf.number(dimension));
-    leaf.number(tensor.bytes).text(&tensor.sha256.0).0
+    leaf_hash(&leaf.number(tensor.bytes).text(&tensor.root.0).0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::sha256;
     use crate::model::gguf::GgmlType;
+    use crate::model::scan::TensorHash;
 
     fn weights(name: &str, offset: u64, bytes: u64) -> Weights {
         let shape = vec![bytes / 4];
@@ -160,17 +209,24 @@ mod tests {
         }
     }
 
-    fn piece(offset: u64, bytes: u64, content: &str) -> Piece {
-        Piece { offset, bytes, sha256: sha256(content.as_bytes()) }
+    fn hashed(content: &str) -> Option<TensorHash> {
+        Some(TensorHash { root: sha256(content.as_bytes()), others: BTreeMap::new() })
     }
 
-    /// Roots over a file of a header piece and two tensors.
-    fn digests(edit: impl Fn(&mut Vec<Piece>, &mut Vec<Weights>, &mut Roots)) -> Digests {
-        let mut pieces = vec![piece(0, 64, "header"), piece(64, 32, "a"), piece(96, 32, "b")];
+    /// Roots over a file with two tensors, whose bytes have the root `file`.
+    fn digests(edit: impl Fn(&mut Scanned, &mut Vec<Weights>, &mut Roots)) -> Digests {
+        let mut scanned = Scanned {
+            sha256: sha256(b""),
+            root: sha256(b"file"),
+            leaves: 3,
+            tensors: vec![hashed("a"), hashed("b")],
+            weights: BTreeMap::new(),
+            proof: None,
+        };
         let mut list = vec![weights("a", 64, 32), weights("b", 96, 32)];
         let mut roots = Roots::default();
-        edit(&mut pieces, &mut list, &mut roots);
-        roots.file(128, &pieces, &list, Some(2));
+        edit(&mut scanned, &mut list, &mut roots);
+        roots.file(("m.gguf", 128), scanned, &list, Some(2), true);
         roots.finish()
     }
 
@@ -179,10 +235,10 @@ mod tests {
     fn every_difference_is_in_the_right_roots() {
         let plain = digests(|_, _, _| {});
         assert!(plain.file_root.is_some() && plain.content_root.is_some() && plain.weights_root.is_some());
-        type Edit = fn(&mut Vec<Piece>, &mut Vec<Weights>, &mut Roots);
+        type Edit = fn(&mut Scanned, &mut Vec<Weights>, &mut Roots);
         let cases: [(&str, Edit, [bool; 3]); 9] = [
-            ("bytes", |pieces, _, _| pieces[1] = piece(64, 32, "x"), [true, true, true]),
-            ("header bytes", |pieces, _, _| pieces[0] = piece(0, 64, "x"), [true, false, false]),
+            ("a tensor's bytes", |scanned, _, _| scanned.tensors[0] = hashed("x"), [false, true, true]),
+            ("the file's bytes", |scanned, _, _| scanned.root = sha256(b"x"), [true, false, false]),
             ("name, in the same order", |_, list, _| list[0].name = "aa".into(), [false, true, true]),
             ("name", |_, list, _| list[0].name = "c".into(), [false, true, true]),
             (
@@ -211,8 +267,36 @@ mod tests {
             ];
             assert_eq!(got, changes, "{what}");
         }
-        let order = digests(|_, list, _| list.swap(0, 1));
+        let order = digests(|scanned, list, _| {
+            list.swap(0, 1);
+            scanned.tensors.swap(0, 1);
+        });
         assert_eq!(order, plain, "tensors are sorted by name");
+    }
+
+    #[test]
+    fn the_split_is_part_of_the_content() {
+        let split = |first: usize| {
+            let mut roots = Roots::default();
+            let list = [weights("a", 0, 4), weights("b", 4, 4), weights("c", 8, 4)];
+            for (place, part) in [&list[..first], &list[first..]].into_iter().enumerate() {
+                let scanned = Scanned {
+                    sha256: sha256(b""),
+                    root: sha256(&[place as u8]),
+                    leaves: 1,
+                    tensors: part.iter().map(|weights| hashed(&weights.name)).collect(),
+                    weights: BTreeMap::new(),
+                    proof: None,
+                };
+                roots.file(("p", 12), scanned, part, Some(part.len()), true);
+            }
+            roots.finish()
+        };
+        let (one, two) = (split(1), split(2));
+        assert_eq!(one.weights_root, two.weights_root);
+        assert_eq!(one.file_root, two.file_root, "the files have the same bytes here");
+        assert_ne!(one.content_root, two.content_root);
+        assert_ne!(one.file_root, Some(one.trees[0].root), "a root of several files is another");
     }
 
     #[test]
@@ -222,9 +306,7 @@ mod tests {
         });
         assert!(dropped.file_root.is_some());
         assert_eq!((dropped.content_root, dropped.weights_root), (None, None), "a tensor is out of range");
-        let skipped = digests(|pieces, _, _| {
-            pieces.pop();
-        });
+        let skipped = digests(|scanned, _, _| scanned.tensors[1] = None);
         assert_eq!((skipped.content_root, skipped.weights_root), (None, None), "a tensor was not hashed");
         let spoiled = digests(|_, _, roots| roots.spoiled());
         assert_eq!((spoiled.file_root, spoiled.weights_root), (None, None));

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::num::NonZero;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Bytes of known size, read by position. Nothing is ever mapped: a file that shrinks
@@ -12,6 +13,10 @@ pub trait ReadAt {
     fn size(&self) -> u64;
     /// Fills `buffer` from `offset`; an error if fewer bytes are there.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// It will be read from beginning to end: read ahead.
+    fn sequential(&self) {}
+    /// These bytes will not be read again soon: they need no memory.
+    fn forget(&self, _offset: u64, _bytes: u64) {}
 }
 
 /// A regular file and the size it had when opened.
@@ -34,6 +39,17 @@ impl SourceFile {
         Ok(Self { file, size: metadata.len() })
     }
 
+    /// What tells this very content from another as far as the file system knows: device,
+    /// inode, size, and the times of the last change of content and of anything.
+    pub fn stamp(&self) -> io::Result<[u64; 7]> {
+        let of = self.file.metadata()?;
+        let number = |value: i64| u64::from_ne_bytes(value.to_ne_bytes());
+        let times = [of.mtime(), of.mtime_nsec(), of.ctime(), of.ctime_nsec()].map(number);
+        let [modified, modified_nanoseconds, changed, changed_nanoseconds] = times;
+        let (device, inode) = (of.dev(), of.ino());
+        Ok([device, inode, of.size(), modified, modified_nanoseconds, changed, changed_nanoseconds])
+    }
+
     /// The size now; differs from [`ReadAt::size`] if the file changed since it was opened.
     pub fn size_now(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -47,6 +63,15 @@ impl ReadAt for SourceFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn sequential(&self) {
+        // Advice that is not taken costs speed alone.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential);
+    }
+
+    fn forget(&self, offset: u64, bytes: u64) {
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZero::new(bytes), rustix::fs::Advice::DontNeed);
     }
 }
 

@@ -9,6 +9,7 @@ use super::bindings::assay::plugin::evidence as wit;
 use super::engine::CallState;
 use super::fault::Unserved;
 use crate::domain::budget::PLUGIN_READ_VALUES;
+use crate::domain::half::f16_to_f32;
 use crate::domain::trace::{COARSE_BUCKETS, Distribution, Trace};
 
 /// One challenge answered by both models.
@@ -26,6 +27,7 @@ impl Evidence {
         let count = |trace: &Trace| match &trace.distribution {
             Distribution::Summary => trace.rows(),
             Distribution::Full { logits } => logits.len(),
+            Distribution::Half { bytes } => bytes.len() / 2,
             Distribution::Coarse { ids, bucket_logits, .. } => ids.len() + bucket_logits.len(),
         };
         (count(&self.reference) as u64).saturating_add(count(&self.candidate) as u64)
@@ -109,7 +111,7 @@ impl wit::HostTrial for CallState {
     fn coverage(&mut self, trial: Resource<Trial>, side: wit::Side) -> wasmtime::Result<wit::Coverage> {
         Ok(match self.trace(&trial, side)?.distribution {
             Distribution::Summary => wit::Coverage::Summary,
-            Distribution::Full { .. } => wit::Coverage::Full,
+            Distribution::Full { .. } | Distribution::Half { .. } => wit::Coverage::Full,
             Distribution::Coarse { .. } => wit::Coverage::Coarse,
         })
     }
@@ -123,9 +125,9 @@ impl wit::HostTrial for CallState {
         len: u32,
     ) -> wasmtime::Result<Result<Vec<f32>, wit::RangeError>> {
         let trace = self.trace(&trial, side)?;
-        let Distribution::Full { logits } = &trace.distribution else {
+        if !matches!(trace.distribution, Distribution::Full { .. } | Distribution::Half { .. }) {
             return Ok(Err(wit::RangeError::NotCaptured));
-        };
+        }
         if row >= count(trace) {
             return Ok(Err(wit::RangeError::NoSuchRow(count(trace))));
         }
@@ -135,7 +137,16 @@ impl wit::HostTrial for CallState {
         if offset.checked_add(len).is_none_or(|end| end > trace.vocab) {
             return Ok(Err(wit::RangeError::OutOfRange(trace.vocab)));
         }
-        part(logits, row, trace.vocab, offset, len).map(Ok).ok_or_else(inconsistent)
+        let values = match &trace.distribution {
+            Distribution::Full { logits } => part(logits, row, trace.vocab, offset, len),
+            Distribution::Half { bytes } => {
+                let (halves, _) = bytes.as_chunks::<2>();
+                let halves = part(halves, row, trace.vocab, offset, len);
+                halves.map(|halves| halves.into_iter().map(|h| f16_to_f32(u16::from_le_bytes(h))).collect())
+            }
+            Distribution::Summary | Distribution::Coarse { .. } => None,
+        };
+        values.map(Ok).ok_or_else(inconsistent)
     }
 
     fn kept_ids(

@@ -120,6 +120,10 @@ fn answer(
             let tokens = model.generate(&prompts, new_tokens, &mut progress)?;
             events.send(Event::Tokens(tokens)).map_err(gone)
         }
+        Request::Run(spec) => {
+            let record = model.run(&spec, &mut progress)?;
+            events.send(Event::Ran(record)).map_err(gone)
+        }
         Request::Score { items } => {
             model.score(&items, &mut |index, result| {
                 let index = u32::try_from(index).unwrap_or(u32::MAX);

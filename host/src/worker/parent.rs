@@ -11,7 +11,7 @@ use super::process::{Ending, Guarded, WorkerEnd};
 use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
 use crate::domain::budget;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
-use crate::engine::{Detail, LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
+use crate::engine::{Detail, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSequence, RunSpec, ScoreItem};
 
 /// What a worker may take.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ pub struct WorkerSummary {
     pub load_seconds: f64,
     pub peak_rss_anon_bytes: u64,
     pub peak_rss_file_bytes: u64,
+    /// The most of all kinds together, where the kernel says.
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// A worker with a loaded model. Dropping it kills it.
@@ -216,8 +218,29 @@ impl Worker {
         self.checked_tokens(tokens, prompts.len(), Some(new_tokens as usize))
     }
 
+    /// A greedy run under the given conditions.
+    pub fn run(
+        &mut self,
+        spec: &RunSpec,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<RunRecord, WorkerEnd> {
+        self.ask(Request::Run(spec.clone()));
+        loop {
+            match self.next()? {
+                Event::Progress { fraction } => {
+                    if let Some(fraction) = fraction {
+                        progress(Progress { stage: Stage::Generating, fraction });
+                    }
+                }
+                Event::Ran(record) if fits_run(&record, spec, self.info.vocab) => return Ok(record),
+                Event::Ran(_) => return Err(self.unexpected("a run that was not asked for")),
+                other => return Err(self.not_answered(other)),
+            }
+        }
+    }
+
     /// Teacher-forced traces, handed over one by one in order; an item that cannot be scored
-    /// gives its reason instead.
+    /// gives its reason instead. An item of [`Detail::Whole`] may come in several parts.
     pub fn score(
         &mut self,
         items: &[ScoreItem],
@@ -225,21 +248,26 @@ impl Worker {
     ) -> Result<(), WorkerEnd> {
         self.ask(Request::Score { items: items.to_vec() });
         let mut expected = 0usize;
+        // Rows of the expected item that were handed over.
+        let mut rows = 0usize;
         loop {
             match self.next()? {
                 Event::Progress { .. } => {}
                 Event::Trace { index, trace } if index as usize == expected => {
-                    let checked = items.get(expected).map(|item| check_trace(&trace, item, self.info.vocab));
-                    match checked {
-                        Some(Ok(())) => each(expected, Ok(*trace)),
-                        Some(Err(reason)) => each(expected, Err(reason)),
-                        None => return Err(self.unexpected("more traces than items")),
+                    let Some(item) = items.get(expected) else {
+                        return Err(self.unexpected("more traces than items"));
+                    };
+                    let checked = check_trace(&trace, item, rows, self.info.vocab);
+                    rows += trace.rows();
+                    let ended = checked.is_err() || rows == item.rows();
+                    each(expected, checked.map(|()| *trace));
+                    if ended {
+                        (expected, rows) = (expected + 1, 0);
                     }
-                    expected += 1;
                 }
                 Event::NoTrace { index, reason } if index as usize == expected && expected < items.len() => {
                     each(expected, Err(reason));
-                    expected += 1;
+                    (expected, rows) = (expected + 1, 0);
                 }
                 Event::Done if expected == items.len() => return Ok(()),
                 other => return Err(self.not_answered(other)),
@@ -264,6 +292,8 @@ impl Worker {
             load_seconds: self.load_seconds,
             peak_rss_anon_bytes: self.process.watch.peak_anon.load(Ordering::Relaxed),
             peak_rss_file_bytes: self.process.watch.peak_file.load(Ordering::Relaxed),
+            peak_rss_bytes: Some(self.process.watch.peak_all.load(Ordering::Relaxed))
+                .filter(|&peak| peak > 0),
         }
     }
 
@@ -351,12 +381,34 @@ impl Worker {
     }
 }
 
-/// Checks that a trace answers its item and holds only possible numbers.
-fn check_trace(trace: &Trace, item: &ScoreItem, vocab: u32) -> Result<(), String> {
-    let rows = item.tokens.len().saturating_sub(item.scored_from as usize);
+/// Whether a record answers its run and holds only possible values.
+fn fits_run(record: &RunRecord, spec: &RunSpec, vocab: u32) -> bool {
+    let possible = |sequence: &RunSequence| {
+        let length = sequence.tokens.len();
+        let rising = sequence.seconds.iter().zip(sequence.seconds.iter().skip(1)).all(|(a, b)| a <= b);
+        length <= spec.new_tokens as usize
+            && (length == spec.new_tokens as usize || sequence.ended)
+            && sequence.tokens.iter().all(|&token| token < vocab)
+            && [0, length].contains(&sequence.logprobs.len())
+            && sequence.logprobs.iter().all(|lp| lp.is_finite() && *lp <= 1e-6)
+            && [0, length].contains(&sequence.seconds.len())
+            && sequence.seconds.iter().all(|s| s.is_finite() && *s >= 0.0)
+            && rising
+    };
+    record.sequences.len() == spec.prompts.len() && record.sequences.iter().all(possible)
+}
+
+/// Checks that a trace answers its item from row `first` on and holds only possible numbers.
+fn check_trace(trace: &Trace, item: &ScoreItem, first: usize, vocab: u32) -> Result<(), String> {
+    let left = item.rows().saturating_sub(first);
+    let rows = if item.detail == Detail::Whole { trace.rows() } else { left };
     let bad = |what: &str| Err(format!("the worker's trace is not valid: {what}"));
-    if trace.tokens != item.tokens || trace.scored_from != item.scored_from || trace.vocab != vocab {
+    let from = item.scored_from as usize + first;
+    if trace.tokens != item.tokens || trace.scored_from as usize != from || trace.vocab != vocab {
         return bad("it is of another sequence");
+    }
+    if rows == 0 || rows > left {
+        return bad("it has no rows, or more than there are");
     }
     let lengths =
         [trace.token_logprobs.len(), trace.log_sum_exp.len(), trace.entropy.len(), trace.argmax.len()];
@@ -372,13 +424,22 @@ fn check_trace(trace: &Trace, item: &ScoreItem, vocab: u32) -> Result<(), String
     }
     let detail_fits = match (&trace.distribution, &item.detail) {
         (Distribution::Summary, Detail::Summary) => true,
-        (Distribution::Full { logits }, Detail::Own) => {
+        (Distribution::Full { logits }, Detail::Own | Detail::Whole | Detail::Exact) => {
             logits.len() == rows * vocab as usize && logits.iter().all(|z| z.is_finite())
         }
-        (Distribution::Coarse { kept, ids, logits, bucket_logits }, Detail::Own | Detail::Given { .. }) => {
+        (Distribution::Half { bytes }, Detail::Exact) => {
+            // Exponent bits that are all ones are infinite or no number.
+            let (pairs, _) = bytes.as_chunks::<2>();
+            bytes.len() == 2 * rows * vocab as usize
+                && pairs.iter().all(|pair| u16::from_le_bytes(*pair) & 0x7c00 != 0x7c00)
+        }
+        (
+            Distribution::Coarse { kept, ids, logits, bucket_logits, bucket_least },
+            Detail::Own | Detail::Given { .. },
+        ) => {
             let asked = match &item.detail {
                 Detail::Given { ids: asked } => asked == ids,
-                Detail::Summary | Detail::Own => true,
+                Detail::Summary | Detail::Own | Detail::Whole | Detail::Exact => true,
             };
             asked
                 && *kept as usize == COARSE_TOP
@@ -388,6 +449,8 @@ fn check_trace(trace: &Trace, item: &ScoreItem, vocab: u32) -> Result<(), String
                 && logits.iter().all(|z| z.is_finite())
                 && bucket_logits.len() == rows * COARSE_BUCKETS
                 && bucket_logits.iter().all(|z| !z.is_nan() && *z != f32::INFINITY)
+                && bucket_least.len() == bucket_logits.len()
+                && bucket_least.iter().all(|z| !z.is_nan() && *z != f32::NEG_INFINITY)
         }
         _ => false,
     };

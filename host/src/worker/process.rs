@@ -91,6 +91,7 @@ impl From<WorkerEnd> for Problem {
 pub(super) struct Watch {
     pub(super) peak_anon: AtomicU64,
     pub(super) peak_file: AtomicU64,
+    pub(super) peak_all: AtomicU64,
     over_limit: AtomicBool,
     loaded: AtomicBool,
     stop: AtomicBool,
@@ -102,6 +103,7 @@ impl Watch {
         let memory = memory.unwrap_or_default();
         self.peak_anon.fetch_max(memory.rss_anon_bytes, Ordering::Relaxed);
         self.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
+        self.peak_all.fetch_max(memory.peak_rss_bytes.unwrap_or(0), Ordering::Relaxed);
         memory.rss_anon_bytes
     }
 }

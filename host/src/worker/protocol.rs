@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::budget;
 use crate::domain::trace::Trace;
-use crate::engine::{EngineError, LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
+use crate::engine::{EngineError, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, ScoreItem};
 
 /// Changes whenever a message changes shape.
 pub(super) const PROTOCOL: u32 = 2;
@@ -26,12 +26,15 @@ pub(super) enum Request {
     Detokenize { sequences: Vec<Vec<u32>> },
     /// Answered by `Progress`... and `Tokens`.
     Generate { prompts: Vec<Vec<u32>>, new_tokens: u32 },
-    /// Answered by one `Trace` or `NoTrace` per item, in order, and `Done`.
+    /// Answered by `Trace` (several in a row for a whole distribution) or `NoTrace` per item, in
+    /// order, and `Done`.
     Score { items: Vec<ScoreItem> },
     /// Write a quantised copy of a model; answered by `Progress`... and `Done`. Needs no `Load`.
     Quantize(QuantizeSpec),
     /// Free the model and exit; answered by `Done`.
     Exit,
+    /// Answered by `Progress`... and `Ran`.
+    Run(RunSpec),
 }
 
 /// Worker to parent.
@@ -57,6 +60,7 @@ pub(super) enum Event {
     },
     Done,
     Failed(EngineError),
+    Ran(RunRecord),
 }
 
 /// Writes one frame and flushes it.

@@ -7,14 +7,17 @@
 use std::path::Path;
 
 use super::check_item;
-use super::softmax::{RowSummary, bucket_logits, summarize, top_ids};
+use super::softmax::{RowSummary, buckets, half_row, summarize, top_ids};
 use super::{
-    Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, ScoreItem, TraceSink,
+    Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord, RunSpec, ScoreItem,
+    TraceSink,
 };
+use crate::domain::budget;
 use crate::domain::trace::{COARSE_TOP, Distribution, FULL_VOCAB_LIMIT, Trace};
 
 mod ffi;
 mod quantize;
+mod run;
 
 pub use quantize::quantize;
 
@@ -93,17 +96,22 @@ impl LlamaModel {
         Ok(Self { model, info, spec: spec.clone() })
     }
 
-    /// A context for `spec.parallel` sequences of up to `longest` tokens.
-    fn context(&self, longest: usize) -> Result<ffi::Context<'_>, EngineError> {
+    /// A context for `parallel` sequences of up to `longest` tokens.
+    fn context(
+        &self,
+        longest: usize,
+        parallel: u32,
+        micro_batch: u32,
+    ) -> Result<ffi::Context<'_>, EngineError> {
         // A multiple of 256 as llama.cpp pads it, so that the shape does not depend on
         // which of two similar sequences happens to be the longest.
         let longest = u32::try_from(longest).unwrap_or(u32::MAX);
         let context = longest.min(self.spec.context).next_multiple_of(256);
         let params = ffi::ContextParams {
             context,
-            parallel: self.spec.parallel,
-            batch: BATCH.min(context.saturating_mul(self.spec.parallel)),
-            micro_batch: MICRO_BATCH,
+            parallel,
+            batch: BATCH.min(context.saturating_mul(parallel)),
+            micro_batch,
             outputs: self.rows_per_call(),
             threads: self.spec.threads,
             kv_type: self.spec.kv_type,
@@ -117,52 +125,46 @@ impl LlamaModel {
         let rows = LOGIT_BYTES / (4 * u64::from(self.info.vocab));
         u32::try_from(rows).unwrap_or(u32::MAX).clamp(16.max(self.spec.parallel), BATCH)
     }
-
-    /// The most likely token that does not end generation.
-    fn greedy(&self, logits: &[f32]) -> Option<u32> {
-        let mut best: Option<(u32, f32)> = None;
-        for (id, &z) in (0u32..).zip(logits) {
-            let better = best.is_none_or(|(_, value)| z > value);
-            if better && z.is_finite() && !self.model.ends_generation(id) {
-                best = Some((id, z));
-            }
-        }
-        best.map(|(id, _)| id)
-    }
 }
 
 /// Collects the rows of one sequence as they are computed.
 struct TraceBuilder<'a> {
     item: &'a ScoreItem,
+    /// The rows since the last part that was handed over.
     trace: Trace,
     failure: Option<String>,
 }
 
 impl<'a> TraceBuilder<'a> {
     fn new(item: &'a ScoreItem, vocab: u32) -> Self {
+        Self { item, trace: Self::blank(item, vocab, item.scored_from), failure: None }
+    }
+
+    fn blank(item: &ScoreItem, vocab: u32, scored_from: u32) -> Trace {
         let distribution = match &item.detail {
             Detail::Summary => Distribution::Summary,
-            Detail::Own if vocab <= FULL_VOCAB_LIMIT => Distribution::Full { logits: Vec::new() },
+            Detail::Own | Detail::Exact if vocab <= FULL_VOCAB_LIMIT => {
+                Distribution::Full { logits: Vec::new() }
+            }
+            Detail::Whole => Distribution::Full { logits: Vec::new() },
+            Detail::Exact => Distribution::Half { bytes: Vec::new() },
             Detail::Own | Detail::Given { .. } => Distribution::Coarse {
                 kept: COARSE_TOP as u32,
                 ids: Vec::new(),
                 logits: Vec::new(),
                 bucket_logits: Vec::new(),
+                bucket_least: Vec::new(),
             },
         };
-        Self {
-            item,
-            trace: Trace {
-                tokens: item.tokens.clone(),
-                scored_from: item.scored_from,
-                vocab,
-                token_logprobs: Vec::new(),
-                log_sum_exp: Vec::new(),
-                entropy: Vec::new(),
-                argmax: Vec::new(),
-                distribution,
-            },
-            failure: None,
+        Trace {
+            tokens: item.tokens.clone(),
+            scored_from,
+            vocab,
+            token_logprobs: Vec::new(),
+            log_sum_exp: Vec::new(),
+            entropy: Vec::new(),
+            argmax: Vec::new(),
+            distribution,
         }
     }
 
@@ -172,37 +174,61 @@ impl<'a> TraceBuilder<'a> {
             return;
         }
         let row = self.trace.rows();
-        let next = self.item.tokens.get(self.item.scored_from as usize + row);
+        let next = self.item.tokens.get(self.trace.scored_from as usize + row);
         let chosen = next.and_then(|&token| logits.get(token as usize));
         let (Some(summary), Some(&chosen)) = (summary, chosen) else {
             self.failure = Some(format!("the logits of scored position {row} are not finite"));
             return;
         };
         self.trace.token_logprobs.push(f64::from(chosen) - summary.log_sum_exp);
-        self.trace.log_sum_exp.push(summary.log_sum_exp);
         self.trace.entropy.push(summary.entropy);
         self.trace.argmax.push(summary.argmax);
+        let mut log_sum_exp = summary.log_sum_exp;
         match &mut self.trace.distribution {
             Distribution::Summary => {}
             Distribution::Full { logits: kept } => kept.extend_from_slice(logits),
-            Distribution::Coarse { ids, logits: kept, bucket_logits: buckets, .. } => {
+            Distribution::Half { bytes } => match half_row(logits, log_sum_exp) {
+                Some((row, stored)) => {
+                    bytes.extend(row);
+                    log_sum_exp = stored;
+                }
+                None => self.failure = Some(format!("scored position {row} cannot be kept in 16 bits")),
+            },
+            Distribution::Coarse { ids, logits: kept, bucket_logits, bucket_least, .. } => {
                 let row_ids = match &self.item.detail {
                     Detail::Given { ids } => {
                         ids.get(row * COARSE_TOP..(row + 1) * COARSE_TOP).unwrap_or_default().to_vec()
                     }
-                    Detail::Summary | Detail::Own => top_ids(logits),
+                    Detail::Summary | Detail::Own | Detail::Whole | Detail::Exact => top_ids(logits),
                 };
                 kept.extend(row_ids.iter().filter_map(|&id| logits.get(id as usize)));
-                buckets.extend(bucket_logits(logits, &row_ids, summary.log_sum_exp));
+                let rest = buckets(logits, &row_ids, log_sum_exp);
+                bucket_logits.extend(rest.logits);
+                bucket_least.extend(rest.least);
                 ids.extend(row_ids);
             }
         }
+        self.trace.log_sum_exp.push(log_sum_exp);
     }
 
-    fn finish(self) -> Result<Trace, String> {
+    /// The rows so far, where parts are wanted and there are enough for one.
+    fn part(&mut self) -> Option<Trace> {
+        let Distribution::Full { logits } = &self.trace.distribution else { return None };
+        let enough = logits.len() >= budget::TRACE_PART_BYTES / size_of::<f32>();
+        if self.item.detail != Detail::Whole || self.failure.is_some() || !enough {
+            return None;
+        }
+        let next = self.trace.scored_from.saturating_add(u32::try_from(self.trace.rows()).ok()?);
+        let blank = Self::blank(self.item, self.trace.vocab, next);
+        Some(std::mem::replace(&mut self.trace, blank))
+    }
+
+    /// What is left to hand over; `None` when the last part was the end.
+    fn finish(self) -> Option<Result<Trace, String>> {
         match self.failure {
-            Some(failure) => Err(failure),
-            None => Ok(self.trace),
+            Some(failure) => Some(Err(failure)),
+            None if self.trace.rows() == 0 && self.trace.scored_from > self.item.scored_from => None,
+            None => Some(Ok(self.trace)),
         }
     }
 }
@@ -240,7 +266,7 @@ impl Model for LlamaModel {
         if items.is_empty() {
             return Ok(());
         }
-        let mut context = self.context(longest)?;
+        let mut context = self.context(longest, self.spec.parallel, MICRO_BATCH)?;
         let rows_per_call = self.rows_per_call();
         let parallel = self.spec.parallel as usize;
         for (group_index, group) in items.chunks(parallel).enumerate() {
@@ -264,6 +290,9 @@ impl Model for LlamaModel {
                 }
                 builders.push(builder);
             }
+            // Rows come sequence after sequence, so one builder is at work at a time.
+            let mut builders = builders.into_iter().enumerate();
+            let mut current = builders.next();
             let mut rest = entries.as_slice();
             while !rest.is_empty() {
                 let (batch, after) = rest.split_at(call_length(rest, rows_per_call));
@@ -278,13 +307,20 @@ impl Model for LlamaModel {
                 let rows: Vec<&[f32]> = outputs.iter().map(|(_, row)| *row).collect();
                 let summaries = summarize_rows(&rows, self.spec.threads as usize);
                 for ((sequence, row), summary) in outputs.into_iter().zip(summaries) {
-                    if let Some(builder) = builders.get_mut(sequence as usize) {
+                    while let Some((at, done)) = current.take_if(|(at, _)| *at < sequence as usize) {
+                        done.finish().map_or(Ok(()), |trace| sink(group_index * parallel + at, trace))?;
+                        current = builders.next();
+                    }
+                    if let Some((at, builder)) = &mut current {
                         builder.push(row, summary);
+                        if let Some(part) = builder.part() {
+                            sink(group_index * parallel + *at, Ok(part))?;
+                        }
                     }
                 }
             }
-            for (offset, builder) in builders.into_iter().enumerate() {
-                sink(group_index * parallel + offset, builder.finish())?;
+            for (at, builder) in current.into_iter().chain(builders) {
+                builder.finish().map_or(Ok(()), |trace| sink(group_index * parallel + at, trace))?;
             }
         }
         Ok(())
@@ -296,59 +332,22 @@ impl Model for LlamaModel {
         new_tokens: u32,
         progress: LoadProgress<'_>,
     ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + new_tokens as usize;
-        let bad =
-            |prompt: &&Vec<u32>| prompt.is_empty() || prompt.iter().any(|&token| token >= self.info.vocab);
-        if longest > self.spec.context as usize || prompts.iter().any(|prompt| bad(&prompt)) {
-            return Err(EngineError::Request(format!(
-                "a prompt is empty, has a token outside the vocabulary, or with {new_tokens} new tokens does not fit the context of {}",
-                self.spec.context
-            )));
-        }
-        let mut context = self.context(longest)?;
-        let mut continuations = Vec::with_capacity(prompts.len());
-        let steps = prompts.len().div_ceil(self.spec.parallel as usize) * new_tokens as usize;
-        let mut step = 0usize;
-        for group in prompts.chunks(self.spec.parallel as usize) {
-            context.clear();
-            let mut grown: Vec<Vec<u32>> = vec![Vec::with_capacity(new_tokens as usize); group.len()];
-            let mut entries: Vec<ffi::BatchEntry> = Vec::new();
-            for (sequence, prompt) in (0u32..).zip(group) {
-                let last = prompt.len().saturating_sub(1);
-                entries.extend(prompt.iter().enumerate().map(|(position, &token)| ffi::BatchEntry {
-                    token,
-                    position: position as u32,
-                    sequence,
-                    output: position == last,
-                }));
-            }
-            for _ in 0..new_tokens {
-                let mut next = Vec::with_capacity(group.len());
-                let mut rest = entries.as_slice();
-                while !rest.is_empty() {
-                    let (batch, after) = rest.split_at(call_length(rest, self.rows_per_call()));
-                    rest = after;
-                    context.decode(batch).map_err(EngineError::Compute)?;
-                    for (index, entry) in batch.iter().enumerate().filter(|(_, entry)| entry.output) {
-                        let token =
-                            context.logits(index).and_then(|row| self.greedy(row)).ok_or_else(|| {
-                                EngineError::Compute(
-                                    "the logits of a generated token are not finite".to_owned(),
-                                )
-                            })?;
-                        if let Some(sequence) = grown.get_mut(entry.sequence as usize) {
-                            sequence.push(token);
-                        }
-                        next.push(ffi::BatchEntry { token, position: entry.position + 1, ..*entry });
-                    }
-                }
-                entries = next;
-                step += 1;
-                progress(step as f32 / steps.max(1) as f32);
-            }
-            continuations.extend(grown);
-        }
-        Ok(continuations)
+        let run = RunSpec {
+            prompts: prompts.to_vec(),
+            new_tokens,
+            stop_at_end: false,
+            parallel: self.spec.parallel,
+            micro_batch: MICRO_BATCH,
+            prompt_cache: false,
+            seed: 0,
+            logprobs: false,
+        };
+        let record = self.run(&run, progress)?;
+        Ok(record.sequences.into_iter().map(|sequence| sequence.tokens).collect())
+    }
+
+    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+        run::run(self, spec, progress)
     }
 }
 

@@ -10,6 +10,7 @@ mod vocabulary;
 
 use super::finding::{Code, Findings};
 use super::gguf::{Header, Metadata, Tensor};
+use super::template;
 use crate::domain::inspection::Finding;
 
 /// A model as its headers tell it: one file, or the parts of a split set.
@@ -57,6 +58,9 @@ impl<'a> Model<'a> {
 /// Adds every contradiction between metadata and tensors to `findings`.
 pub fn check(model: &Model<'_>, findings: &mut Findings) {
     metadata::check_types(model.metadata, findings);
+    for (name, text) in template::of_metadata(model.metadata) {
+        template::check(&name, text, findings);
+    }
     if !model.is_language_model() {
         let kind = model.metadata.str("general.type").unwrap_or("projector");
         if kind != "adapter" {

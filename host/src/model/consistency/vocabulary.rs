@@ -4,6 +4,14 @@ use super::{Model, about};
 use crate::model::finding::{Code, Findings};
 use crate::model::gguf::{Array, Value};
 
+/// The token type of a byte.
+const BYTE: i128 = 6;
+
+/// Is it written `<0x00>` to `<0xFF>`?
+fn is_byte(token: &[u8]) -> bool {
+    matches!(token, [b'<', b'0', b'x', a, b, b'>'] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+}
+
 pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     let metadata = model.metadata;
     let tokens = metadata.array("tokenizer.ggml.tokens");
@@ -41,6 +49,15 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
                 let message = format!("{key} has {} entries for {size} tokens", list.len());
                 findings.push(Code::VocabMismatch.finding(message));
             }
+        }
+        let kinds = metadata.array("tokenizer.ggml.token_type");
+        let bytes = tokens
+            .strings()
+            .zip(kinds.into_iter().flat_map(Array::integers))
+            .filter(|(_, kind)| *kind == BYTE);
+        if let Some((token, _)) = bytes.into_iter().find(|(token, _)| !is_byte(token)) {
+            let message = format!("the token {:?} is marked as a byte", String::from_utf8_lossy(token));
+            findings.push(Code::BadToken.finding(message));
         }
         let broken = tokens.strings().filter(|token| std::str::from_utf8(token).is_err()).count();
         if broken > 0 {

@@ -3,6 +3,7 @@
 
 mod config;
 mod contents;
+mod texts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +20,8 @@ use super::split::PartName;
 use crate::digest::sha256_file;
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
 use crate::domain::{Problem, Sha256, budget};
-use config::Config;
+pub(super) use config::COSMETIC;
+pub use config::Config;
 
 /// One opened file of weights.
 pub(super) struct Shard {
@@ -66,6 +68,7 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
     inspection.tokenizer_hash =
         json_digest(path, "tokenizer.json", &names, &TOKENIZER_COSMETIC, &mut findings);
+    texts::check(path, &names, config.as_ref(), &mut findings);
     let index = index(path, &names, &mut findings);
     let mut shards = Vec::new();
     for name in weight_files(&names, index.as_ref(), &mut findings) {
@@ -92,6 +95,9 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let whole = !findings.has_errors() && shards.iter().all(|shard| shard.header.is_some());
     if whole {
         state_weights(&mut inspection, &shards);
+        if inspection.kind == ArtifactKind::Mlx {
+            texts::packed(&shards, &mut findings);
+        }
         if let Some(config) = &config {
             if adapter {
                 contents::adapter(config, &shards, &mut findings);
@@ -293,7 +299,8 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
     if let Some(header) = header {
         inspector.roots.text_metadata(&header.metadata);
     }
-    let layout = Layout { weights: &weights, data_offset, tensors: header.map(|_| tensors.len()) };
+    let layout =
+        Layout { weights: &weights, data_offset, tensors: header.map(|_| tensors.len()), in_order: true };
     inspector.pass(&shard.path, &shard.source, &layout, findings)
 }
 

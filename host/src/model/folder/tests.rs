@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::inspection::Status;
-use crate::model::{InspectOptions, inspect};
+use crate::model::{Hashing, InspectOptions, inspect};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_hidden_layers":1,"hidden_size":4,"vocab_size":3,
     "max_position_embeddings":32,"tie_word_embeddings":true,"torch_dtype":"float32"}"#;
@@ -178,7 +178,7 @@ fn links_out_of_the_folder_are_noticed_and_the_cache_layout_is_not() {
     std::os::unix::fs::symlink(outside.0.path().join("w"), made.0.path().join("model.safetensors")).unwrap();
     // Discovery leaves such a link alone, so ask for the folder itself.
     let mut silent = |_, _| {};
-    let mut inspector = Inspector::new(InspectOptions::default(), &mut silent);
+    let mut inspector = Inspector::new(InspectOptions::default(), Hashing::default(), &mut silent);
     let inspection = folder(&mut inspector, made.0.path()).unwrap();
     assert!(
         inspection.findings.iter().any(|finding| finding.code == "symlink-escape"),
@@ -199,4 +199,73 @@ fn links_out_of_the_folder_are_noticed_and_the_cache_layout_is_not() {
     assert_eq!(inspection.status, Status::Accept, "{:?}", inspection.findings);
     let found = inspect(cache.path(), &InspectOptions::default(), &mut |_, _| {}).unwrap();
     assert_eq!(found.status, Status::Accept);
+}
+
+/// The texts beside the weights, each with one thing wrong.
+#[test]
+fn texts_beside_the_weights() {
+    let good = weights("{}", &tensors());
+    let codes = |name: &str, text: &str| {
+        let codes = Made::new(&[
+            ("config.json", CONFIG.as_bytes()),
+            ("model.safetensors", &good),
+            (name, text.as_bytes()),
+        ])
+        .codes();
+        codes.into_iter().collect::<Vec<_>>()
+    };
+    for (name, text, expected) in [
+        ("generation_config.json", r#"{"eos_token_id": [1, 2], "temperature": 0.7}"#, &[][..]),
+        ("generation_config.json", r#"{"eos_token_id": [1, 3]}"#, &["special-token-range"]),
+        ("generation_config.json", r#"{"bos_token_id": -1}"#, &["special-token-range"]),
+        ("generation_config.json", "[1]", &["bad-json"]),
+        ("generation_config.json", "{", &["bad-json"]),
+        ("tokenizer.json", r#"{"model":{"vocab":{"a":0,"b":2}}}"#, &[]),
+        ("tokenizer.json", r#"{"model":{"vocab":{"a":0,"b":3}}}"#, &["special-token-range"]),
+        (
+            "tokenizer.json",
+            r#"{"model":{"vocab":{}},"added_tokens":[{"id":9,"content":"x"}]}"#,
+            &["special-token-range"],
+        ),
+        ("tokenizer.json", r#"{"model":7}"#, &["bad-json"]),
+        ("tokenizer_config.json", r#"{"chat_template":"{{ messages[0].content }}"}"#, &[]),
+        ("tokenizer_config.json", r#"{"chat_template":"{{ ''.__class__ }}"}"#, &["template-reach"]),
+        (
+            "tokenizer_config.json",
+            r#"{"chat_template":[{"name":"rag","template":"{{ ''.__class__ }}"}]}"#,
+            &["template-reach"],
+        ),
+        ("chat_template.json", r#"{"chat_template":"{% if %}"}"#, &["template-unread"]),
+        ("chat_template.jinja", "{% for i in range(10**9) %}{% endfor %}", &["template-endless"]),
+        ("rag.jinja", "{{ x.__init__ }}", &["template-reach"]),
+    ] {
+        assert_eq!(codes(name, text), expected, "{name} {text}");
+    }
+}
+
+#[test]
+fn packed_weights_need_their_scales() {
+    let folder = |scales: bool| {
+        let json = format!(
+            r#"{{"__metadata__":{{"format":"mlx"}},"model.norm.weight":{{"dtype":"F32","shape":[4],"data_offsets":[0,16]}},
+               "model.layers.0.mlp.up_proj.weight":{{"dtype":"U32","shape":[4,1],"data_offsets":[16,32]}}{}}}"#,
+            if scales {
+                r#","model.layers.0.mlp.up_proj.scales":{"dtype":"F32","shape":[4],"data_offsets":[32,48]}"#
+            } else {
+                ""
+            }
+        );
+        let mut bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+        bytes.resize(bytes.len() + if scales { 48 } else { 32 }, 1);
+        Made::new(&[
+            ("config.json", br#"{"model_type":"x","quantization":{"bits":4}}"#),
+            ("model.safetensors", &bytes),
+        ])
+    };
+    let sound = folder(true).look();
+    assert_eq!((sound.kind, sound.status), (ArtifactKind::Mlx, Status::Accept), "{:?}", sound.findings);
+    assert_eq!(sound.quantization.as_deref(), Some("mlx 4-bit"));
+    let lacking = folder(false).look();
+    let finding = lacking.findings.iter().find(|finding| finding.code == "missing-tensor").unwrap();
+    assert_eq!(finding.tensor.as_deref(), Some("model.layers.0.mlp.up_proj.scales"));
 }

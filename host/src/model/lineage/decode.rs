@@ -32,7 +32,7 @@ impl Weight {
     }
 
     /// A code's value; `extra` is what else the allowance holds.
-    fn coded(value: f32, step: f32, extra: f32) -> Self {
+    pub(super) fn coded(value: f32, step: f32, extra: f32) -> Self {
         let step = step.abs();
         let room = step * (0.5 + STEP_SLACK) + extra + value.abs() * VALUE_SLACK;
         Self { value, below: room, above: room, step }
@@ -45,7 +45,7 @@ pub(super) fn is_known(kind: GgmlType) -> bool {
     matches!(
         kind,
         F32 | F16 | BF16 | F64 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2_K | Q3_K | Q4_K | Q5_K | Q6_K
-    )
+    ) || super::tables::is_known(kind)
 }
 
 /// Appends the weights of whole blocks; nothing for types that are not known.
@@ -93,7 +93,7 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Vec<Weight>) {
             }));
         }),
         Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => super::kquants::decode(kind, bytes, out),
-        _ => {}
+        _ => super::tables::decode(kind, bytes, out),
     }
 }
 

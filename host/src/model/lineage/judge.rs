@@ -1,11 +1,13 @@
 //! From pairs of tensors to one relation, with its reasons.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::moved::{self, Moves};
 use super::permute::Order;
 use super::side::{Entry, Side};
-use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation};
+use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, tables};
 use crate::domain::Problem;
+use crate::model::gguf::GgmlType;
 use crate::model::source::ReadAt as _;
 
 /// With less than this share of the weights in common, models are unrelated.
@@ -18,11 +20,24 @@ fn is_computed(name: &str) -> bool {
     name.starts_with("rope_f") || name.ends_with("rotary_emb.inv_freq")
 }
 
-pub(super) fn judge(candidate: &Side, reference: &Side, pairs: &[Pair]) -> Result<Lineage, Problem> {
+pub(super) fn judge(
+    candidate: &Side,
+    reference: &Side,
+    pairs: &[Pair],
+    moves: &Moves,
+) -> Result<Lineage, Problem> {
     let mut tensors: Vec<TensorLineage> = pairs.iter().map(describe).collect();
     tensors.extend(unpaired(candidate, reference));
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let (relation, reasons) = decide(candidate, reference, pairs, &tensors)?;
+    for tensor in &mut tensors {
+        if let Some(found) = moves.get(&tensor.name) {
+            (tensor.relation, tensor.moved_from) = (TensorRelation::Moved, Some(found.from.clone()));
+        }
+    }
+    if renamed_only(&tensors) {
+        tensors.retain(|tensor| tensor.relation != TensorRelation::Missing);
+    }
+    let (relation, reasons) = decide((candidate, reference), pairs, &tensors, moves)?;
     let equal =
         |pair: &&Pair| matches!(pair.relation, TensorRelation::Identical | TensorRelation::SameValues);
     let worst = pairs
@@ -39,6 +54,25 @@ pub(super) fn judge(candidate: &Side, reference: &Side, pairs: &[Pair]) -> Resul
         worst_tensor: worst.map(|pair| pair.name.clone()),
         tensors,
     })
+}
+
+/// Is every tensor of the candidate that the reference does not name one that the candidate
+/// does not name, once each? Then only names were changed.
+fn renamed_only(tensors: &[TensorLineage]) -> bool {
+    use TensorRelation::{Extra, Missing, Moved};
+    let mut missing: BTreeSet<&str> = tensors
+        .iter()
+        .filter(|tensor| tensor.relation == Missing)
+        .map(|tensor| tensor.name.as_str())
+        .collect();
+    let found = !missing.is_empty();
+    let moved = tensors
+        .iter()
+        .filter(|tensor| tensor.relation == Moved)
+        .filter_map(|tensor| tensor.moved_from.as_deref());
+    let mut moved = moved;
+    let once = moved.all(|from| missing.remove(from));
+    found && once && missing.is_empty() && tensors.iter().all(|tensor| tensor.relation != Extra)
 }
 
 fn relative(pair: &Pair) -> f64 {
@@ -67,6 +101,8 @@ fn describe(pair: &Pair) -> TensorLineage {
         weights_beyond: if pair.relation == Permuted { 0 } else { seen.beyond },
         correlation: seen.correlation(),
         exact_blocks: seen.exact_share(),
+        moved_from: None,
+        rank: pair.rank,
     }
 }
 
@@ -84,6 +120,8 @@ fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
         weights_beyond: 0,
         correlation: None,
         exact_blocks: None,
+        moved_from: None,
+        rank: None,
     };
     let mut list = Vec::new();
     for (name, ours) in &candidate.tensors {
@@ -104,10 +142,10 @@ fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
 }
 
 fn decide(
-    candidate: &Side,
-    reference: &Side,
+    (candidate, reference): (&Side, &Side),
     pairs: &[Pair],
     tensors: &[TensorLineage],
+    moves: &Moves,
 ) -> Result<(Relation, Vec<String>), Problem> {
     use TensorRelation::*;
     let named = |relation: TensorRelation| -> Vec<&str> {
@@ -115,7 +153,8 @@ fn decide(
         matching.map(|tensor| tensor.name.as_str()).filter(|name| !is_computed(name)).collect()
     };
     let mut reasons = Vec::new();
-    if pairs.is_empty() {
+    let renamed = !moves.is_empty() && moves.keys().all(|name| !reference.tensors.contains_key(name));
+    if pairs.is_empty() && moves.is_empty() {
         let shapes = named(ShapeDiffers);
         return Ok(if shapes.is_empty() {
             (
@@ -132,7 +171,7 @@ fn decide(
         candidate.tensors.values().filter(|entry| entry.shape.len() > 1).map(Entry::elements).sum();
     let related: u64 = matrices()
         .map(|pair| {
-            if pair.relation == Permuted || pair.relation == Finer {
+            if moves.contains_key(&pair.name) || pair.relation == Permuted || pair.relation == Finer {
                 pair.seen.elements
             } else {
                 pair.seen.related()
@@ -146,6 +185,16 @@ fn decide(
             vec![format!("{share:.1} % of the weights have anything in common")],
         ));
     }
+    if !moves.is_empty() {
+        let list = moved::in_words(moves);
+        let what = if renamed { "have other names" } else { "are in other places" };
+        reasons.push(format!(
+            "{} of {} tensors {what} than in the reference: {}",
+            moves.len(),
+            tensors.len(),
+            names(&list.iter().map(String::as_str).collect::<Vec<_>>())
+        ));
+    }
     for (relation, what) in [
         (Differs, "weights differ by more than rounding"),
         (ShapeDiffers, "another shape"),
@@ -157,6 +206,8 @@ fn decide(
             reasons.push(format!("{} of {} tensors: {what}: {}", list.len(), tensors.len(), names(&list)));
         }
     }
+    reasons.extend(adapter(tensors));
+    reasons.extend(one_file(candidate, &named(Differs)));
     let permuted = named(Permuted);
     if !permuted.is_empty() {
         if same_function(pairs) {
@@ -167,7 +218,8 @@ fn decide(
             return Ok((Relation::Derived, reasons));
         }
     }
-    let contradicted = pairs.iter().any(|pair| pair.relation == Differs)
+    let contradicted = tensors.iter().any(|tensor| tensor.relation == Differs)
+        || !(moves.is_empty() || renamed && renamed_whole(reference, pairs, moves))
         || tensors.iter().any(|tensor| {
             matches!(tensor.relation, ShapeDiffers | Missing | Extra) && !is_computed(&tensor.name)
         });
@@ -193,11 +245,23 @@ fn decide(
     let unknown = named(Unknown);
     if !unknown.is_empty() {
         reasons.push(format!("{} tensors cannot be compared: {}", unknown.len(), names(&unknown)));
+        let side = |name: &&str| [candidate.tensors.get(*name), reference.tensors.get(*name)];
+        let opaque: BTreeSet<GgmlType> = unknown
+            .iter()
+            .flat_map(side)
+            .filter_map(|entry| entry?.kind)
+            .filter(|kind| !decode::is_known(*kind))
+            .collect();
+        reasons.extend(
+            opaque.iter().map(|kind| format!("{} cannot be decoded: {}", kind.name(), tables::reason(*kind))),
+        );
         return Ok((Relation::Unknown, reasons));
     }
-    if pairs.iter().all(|pair| matches!(pair.relation, Identical | SameValues | Permuted)) {
-        let identical =
-            pairs.iter().all(|pair| pair.relation == Identical) && same_headers(candidate, reference)?;
+    let equal = |pair: &Pair| matches!(pair.relation, Identical | SameValues | Permuted);
+    if pairs.iter().all(equal) && moves.values().all(|found| found.equal) {
+        let identical = moves.is_empty()
+            && pairs.iter().all(|pair| pair.relation == Identical)
+            && same_headers(candidate, reference)?;
         reasons.push(if identical { "every byte is equal" } else { "every weight is equal" }.to_owned());
         return Ok((if identical { Relation::Identical } else { Relation::SameWeights }, reasons));
     }
@@ -213,6 +277,42 @@ fn decide(
         }
     }
     Ok((Relation::Quantization, reasons))
+}
+
+/// Is every tensor of the reference in the candidate, under its own name or a new one?
+fn renamed_whole(reference: &Side, pairs: &[Pair], moves: &Moves) -> bool {
+    let mut left: BTreeSet<&str> = reference.tensors.keys().map(String::as_str).collect();
+    for pair in pairs {
+        left.remove(pair.name.as_str());
+    }
+    moves.values().all(|found| left.remove(found.from.as_str())) && left.is_empty()
+}
+
+/// That an adapter was merged, where differences are of low rank.
+fn adapter(tensors: &[TensorLineage]) -> Option<String> {
+    let differing = tensors.iter().filter(|tensor| tensor.relation == TensorRelation::Differs);
+    let low: Vec<(&str, u64)> =
+        differing.filter_map(|tensor| Some((tensor.name.as_str(), tensor.rank?))).collect();
+    let most = low.iter().map(|(_, rank)| *rank).max()?;
+    let parts: BTreeSet<&str> = low
+        .iter()
+        .map(|(name, _)| name.strip_suffix(".weight").unwrap_or(name))
+        .map(|name| name.rsplit('.').next().unwrap_or(name))
+        .collect();
+    let list = names(&parts.into_iter().collect::<Vec<_>>());
+    Some(format!(
+        "{} of them differ by a matrix of rank {most} or less, as a merged low-rank adapter (LoRA) does: {list}",
+        low.len()
+    ))
+}
+
+/// That all that differs lies in one of several files.
+fn one_file(candidate: &Side, differing: &[&str]) -> Option<String> {
+    let mut files = differing.iter().filter_map(|name| Some(candidate.tensors.get(*name)?.file));
+    let first = files.next().filter(|_| candidate.files.len() > 1)?;
+    let path = &candidate.files.get(first).filter(|_| files.all(|file| file == first))?.0;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Some(format!("all of them are in {name}: that part may be of another model"))
 }
 
 fn names(list: &[&str]) -> String {

@@ -5,16 +5,18 @@
 //! nothing contradicts it. Nothing is judged by names or digests of files alone, and a type
 //! that cannot be decoded makes the answer `unknown`, never a pass.
 //!
-//! Deliberately absent: the searches that the K and IQ types use for their scales (K types
-//! are held to the rounding under the scales they store, IQ types are not decoded).
+//! Deliberately absent: the searches that the K and IQ4 types use for their scales (they are
+//! held to the rounding under the scales they store), and IQ types of fewer bits.
 
 mod decode;
-mod half;
 mod judge;
 mod kquants;
+mod lowrank;
+mod moved;
 mod permute;
 mod quantize;
 mod side;
+mod tables;
 mod tensor;
 
 use std::path::Path;
@@ -23,10 +25,19 @@ use std::sync::mpsc;
 
 use serde::{Deserialize, Serialize};
 
+use super::gguf::GgmlType;
 use crate::domain::Problem;
+use crate::domain::half;
 use permute::Order;
 use side::{Entry, Side};
 use tensor::{Buffers, Seen};
+
+/// Whole blocks as numbers; `None` for a type that cannot be decoded.
+pub(super) fn decoded(kind: GgmlType, bytes: &[u8]) -> Option<Vec<f32>> {
+    let mut weights = Vec::new();
+    decode::is_known(kind).then(|| decode::decode(kind, bytes, &mut weights))?;
+    Some(weights.iter().map(|weight| weight.value).collect())
+}
 
 /// How the candidate came about, as far as the weights tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -68,6 +79,8 @@ pub enum TensorRelation {
     CommonOrigin,
     /// Some weights are not explained by rounding.
     Differs,
+    /// The reference's weights of another name (`moved_from`), equal or rounded.
+    Moved,
     /// Another number of weights, or of dimensions.
     ShapeDiffers,
     /// Only the reference has it.
@@ -99,6 +112,10 @@ pub struct TensorLineage {
     pub correlation: Option<f64>,
     /// Share of blocks that the reference algorithm reproduces.
     pub exact_blocks: Option<f64>,
+    /// The name under which the reference has these weights, if it is another.
+    pub moved_from: Option<String>,
+    /// Rank of the difference, if it is low: an adapter was merged.
+    pub rank: Option<u64>,
 }
 
 /// The comparison of two artifacts.
@@ -139,6 +156,7 @@ struct Pair {
     seen: Seen,
     matrix: bool,
     order: Option<Order>,
+    rank: Option<u64>,
     types: (&'static str, &'static str),
 }
 
@@ -169,7 +187,8 @@ pub fn compare(
         .collect();
     let total = common.iter().map(|(_, ours, _)| ours.bytes).sum();
     let pairs = all_pairs((candidate, reference), &common, total, progress)?;
-    judge::judge(candidate, reference, &pairs)
+    let moves = moved::find((candidate, reference), &pairs, &mut Buffers::default())?;
+    judge::judge(candidate, reference, &pairs, &moves)
 }
 
 /// Compares all pairs on a few threads; the first failure ends it.
@@ -246,7 +265,10 @@ fn one_pair(
         }
     }
     let matrix = ours.shape.len() > 1;
-    Ok(Pair { name: name.to_owned(), relation, seen, matrix, order, types: (ours.dtype, theirs.dtype) })
+    // What has nothing in common differs by a matrix of full rank.
+    let near = relation == TensorRelation::Differs && seen.related() == seen.elements;
+    let rank = if near { lowrank::rank(sides, (ours, theirs))? } else { None };
+    Ok(Pair { name: name.to_owned(), relation, seen, matrix, order, rank, types: (ours.dtype, theirs.dtype) })
 }
 
 #[cfg(test)]

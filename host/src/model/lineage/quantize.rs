@@ -5,6 +5,8 @@
 //! Whether a compiler fuses the multiplication and addition decides some ties, so that
 //! equal software gives different codes on different machines; [`Arithmetic`] has them all.
 
+use multiversion::multiversion;
+
 use super::half::f32_to_f16;
 use crate::model::gguf::GgmlType;
 
@@ -57,6 +59,88 @@ pub(super) fn block(kind: GgmlType, weights: &[f32; BLOCK], how: Arithmetic, out
     }
 }
 
+/// How many of the first blocks of `bytes` are exactly what the plain arithmetic makes of
+/// `weights`, 32 for each block. Only Q4_0 and Q8_0 are looked at: a fast path for these.
+pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8]) -> usize {
+    match kind {
+        GgmlType::Q4_0 => plain_q4_0(weights, bytes.as_chunks().0),
+        GgmlType::Q8_0 => plain_q8_0(weights, bytes.as_chunks().0),
+        _ => 0,
+    }
+}
+
+/// Least and greatest; what is not a number is passed over.
+#[inline(always)]
+fn extent(weights: &[f32; BLOCK]) -> (f32, f32) {
+    let (mut least, mut greatest) = ([f32::MAX; 8], [f32::MIN; 8]);
+    for lane in weights.as_chunks::<8>().0 {
+        for ((low, high), &x) in least.iter_mut().zip(&mut greatest).zip(lane) {
+            *low = if x < *low { x } else { *low };
+            *high = if x > *high { x } else { *high };
+        }
+    }
+    let least = least.into_iter().fold(f32::MAX, |a, b| if b < a { b } else { a });
+    (least, greatest.into_iter().fold(f32::MIN, |a, b| if b > a { b } else { a }))
+}
+
+#[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
+fn plain_q8_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 34]]) -> usize {
+    for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
+        let Some((stored, codes)) = block.split_first_chunk::<2>() else { return place };
+        let (least, greatest) = extent(weights);
+        let magnitude = if greatest > -least { greatest } else { -least };
+        let scale = magnitude / 127.0;
+        if f32_to_f16(scale).to_le_bytes() != *stored {
+            return place;
+        }
+        let by = inverse(scale);
+        let mut equal = true;
+        for (&x, &code) in weights.iter().zip(codes) {
+            let product = x * by;
+            // Rounded half away from zero: the largest number below one half is added.
+            let rounded = (product + 0.499_999_97_f32.copysign(product)).trunc();
+            equal &= rounded == f32::from(code.cast_signed());
+        }
+        if !equal {
+            return place;
+        }
+    }
+    weights.len().min(blocks.len())
+}
+
+#[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
+fn plain_q4_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 18]]) -> usize {
+    for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
+        let Some((stored, codes)) = block.split_first_chunk::<2>() else { return place };
+        let (least, greatest) = extent(weights);
+        // Of two extremes of one size the first counts; that is rare enough for the other way.
+        if greatest == -least {
+            return place;
+        }
+        let extreme = if greatest > -least { greatest } else { least };
+        let scale = extreme / -8.0;
+        if f32_to_f16(scale).to_le_bytes() != *stored {
+            return place;
+        }
+        let by = inverse(scale);
+        let mut equal = true;
+        let (low, high) = weights.split_at(BLOCK / 2);
+        for ((&a, &b), &code) in low.iter().zip(high).zip(codes) {
+            let code_of = |x: f32| {
+                let code = (x * by + 8.5).trunc();
+                if code < 15.0 { code } else { 15.0 }
+            };
+            equal &= code_of(a) == f32::from(code & 15);
+            equal &= code_of(b) == f32::from(code >> 4);
+        }
+        if !equal {
+            return place;
+        }
+    }
+    weights.len().min(blocks.len())
+}
+
+#[inline(always)]
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }
@@ -135,6 +219,43 @@ fn fifth_bits(codes: &[u8; BLOCK]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The fast path agrees with the reference algorithm on every block, and with no other.
+    #[test]
+    fn plain_blocks_are_those_of_the_plain_arithmetic() {
+        let mut state = 9u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        for kind in [GgmlType::Q4_0, GgmlType::Q8_0] {
+            let mut whole = 0;
+            for round in 0..20_000 {
+                let size = 10f32.powi(round % 9 - 7);
+                let mut weights: [f32; BLOCK] = std::array::from_fn(|_| next() * size);
+                match round % 11 {
+                    // Near ties, zeros, and what is not a number.
+                    0 => weights = std::array::from_fn(|i| (i as f32 - 15.5) * size / 2.0),
+                    1 => weights = [0.0; BLOCK],
+                    2 => weights[7] = f32::NAN,
+                    3 => weights[30] = f32::INFINITY,
+                    _ => {}
+                }
+                let mut bytes = Vec::new();
+                block(kind, &weights, Arithmetic::Plain, &mut bytes);
+                let fast = plain_blocks(kind, &[weights], &bytes);
+                whole += fast;
+                let (least, greatest) = extent(&weights);
+                if round % 11 > 3 && greatest != -least {
+                    assert_eq!(fast, 1, "{kind:?} {weights:?}");
+                }
+                let place = 2 + (round as usize) % (bytes.len() - 2);
+                bytes[place] ^= 1;
+                assert_eq!(plain_blocks(kind, &[weights], &bytes), 0, "{kind:?} {weights:?}");
+            }
+            assert!(whole > 12_000, "{whole}");
+        }
+    }
 
     /// Blocks whose codes can be worked out by hand.
     #[test]

@@ -6,13 +6,13 @@
 use super::TensorRelation;
 use super::decode::{Weight, decode, is_known};
 use super::half::{f32_to_bf16, f32_to_f16};
-use super::quantize::{ARITHMETICS, BLOCK, block, has_reference};
+use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, plain_blocks};
 use super::side::{Entry, Side};
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
 
-/// Weights compared at a time; whole blocks of every type.
-const CHUNK_WEIGHTS: u64 = 1 << 18;
+/// Weights compared at a time: whole blocks of every type, and as many as stay in a processor's second cache.
+const CHUNK_WEIGHTS: u64 = 1 << 16;
 /// A reference quantiser reproduces (nearly) every block, one that searches for scales
 /// hardly any. A share in between is neither: some blocks come from other weights.
 const FEW_BLOCKS: f64 = 0.1;
@@ -259,8 +259,6 @@ fn chunk(kind: GgmlType, from: GgmlType, buffers: &mut Buffers, seen: &mut Seen)
     rooms.clear();
     if seen.reference_rounds {
         rooms.extend(weights.iter().map(|weight| weight.below.max(weight.above)));
-    } else {
-        rooms.resize(values.len(), 0.0);
     }
     let beyond = seen.beyond;
     let compared = seen.compared;
@@ -278,7 +276,7 @@ fn chunk(kind: GgmlType, from: GgmlType, buffers: &mut Buffers, seen: &mut Seen)
         seen.values_differ = true;
         weights.clear();
         decode(kind, candidate, weights);
-        let pairs = values.iter().zip(rooms.iter());
+        let pairs = values.iter().zip(rooms.iter().chain(std::iter::repeat(&0.0)));
         weights.iter().zip(pairs).for_each(|(weight, (&value, &room))| seen.weigh(weight, value, room));
     }
     if seen.compared > compared {
@@ -323,10 +321,25 @@ fn blocks(
     seen: &mut Seen,
 ) {
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
-    let (groups, _) = values.as_chunks::<BLOCK>();
-    let groups = groups.iter().zip(rooms.chunks_exact(BLOCK));
-    for ((group, rooms), bytes) in groups.zip(bytes.chunks_exact(size)) {
-        let exact = reproduced(kind, group, bytes, encoded);
+    let (mut groups, _) = values.as_chunks::<BLOCK>();
+    let (mut bytes, mut rooms) = (bytes, rooms);
+    while !groups.is_empty() {
+        let plain = plain_blocks(kind, groups, bytes);
+        let zeros = groups.iter().take(plain).filter(|group| group.iter().all(|&value| value == 0.0)).count();
+        seen.blocks += (plain - zeros) as u64;
+        seen.exact_blocks += (plain - zeros) as u64;
+        groups = groups.get(plain..).unwrap_or_default();
+        bytes = bytes.get(plain * size..).unwrap_or_default();
+        rooms = rooms.get(plain * BLOCK..).unwrap_or_default();
+        // One that is not plain, and on from there.
+        let (Some((group, others)), Some((own, after))) =
+            (groups.split_first(), bytes.split_at_checked(size))
+        else {
+            return;
+        };
+        let (own_rooms, further) = rooms.split_at_checked(BLOCK).unwrap_or_default();
+        (groups, bytes, rooms) = (others, after, further);
+        let exact = reproduced(kind, group, own, encoded);
         if exact && group.iter().all(|&value| value == 0.0) {
             continue;
         }
@@ -335,14 +348,14 @@ fn blocks(
             seen.exact_blocks += 1;
         } else {
             weights.clear();
-            decode(kind, bytes, weights);
+            decode(kind, own, weights);
             if explained_by_another_scale(kind, weights, group) {
                 weights.iter_mut().for_each(|weight| {
                     (weight.below, weight.above) = (f32::INFINITY, f32::INFINITY);
                 });
                 seen.rescaled += BLOCK as u64;
             }
-            let pairs = group.iter().zip(rooms);
+            let pairs = group.iter().zip(own_rooms.iter().chain(std::iter::repeat(&0.0)));
             weights.iter().zip(pairs).for_each(|(weight, (&value, &room))| seen.weigh(weight, value, room));
         }
     }

@@ -255,9 +255,11 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     let reference = folder.write("base.gguf", &base, GgmlType::F32);
     let opaque = folder.write_with("iq.gguf", &base, |t, values| match t {
         3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
-        _ => (GgmlType::IQ4_XS, vec![1; 136 * ROWS]),
+        _ => (GgmlType::IQ2_XXS, vec![1; 66 * ROWS]),
     });
-    assert_eq!(relate(&opaque, &reference).relation, Relation::Unknown);
+    let unknown = relate(&opaque, &reference);
+    assert_eq!(unknown.relation, Relation::Unknown);
+    assert!(unknown.reasons.iter().any(|reason| reason.contains("IQ2_XXS cannot be decoded")), "{unknown:?}");
     // All steps are zero: everything is open, and nothing is shown.
     let empty = folder.write_with("k.gguf", &base, |t, values| match t {
         3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
@@ -269,4 +271,95 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
     assert_eq!(compare(&cut, &reference, &mut |_, _| {}).unwrap_err().exit_code(), 4);
     assert!(compare(&folder.0.path().join("no.gguf"), &reference, &mut |_, _| {}).is_err());
+}
+
+/// A change that is the product of two thin matrices, in one of the matrices.
+fn with_adapter(base: &Model, rank: usize, size: f32) -> Model {
+    let thin = |seed: u64, count: usize| -> Vec<f32> {
+        weights(seed, false).into_iter().cycle().skip(seed as usize * 37).take(count).collect()
+    };
+    let (b, a) = (thin(77, ROWS * rank), thin(78, rank * COLUMNS));
+    changed(base, |t, i, x| match t {
+        2 => {
+            let (row, column) = (i / COLUMNS, i % COLUMNS);
+            let change: f32 = (0..rank).map(|k| b[row * rank + k] * a[k * COLUMNS + column]).sum();
+            x + size * change
+        }
+        _ => x,
+    })
+}
+
+#[test]
+fn a_merged_adapter_is_told_by_its_rank() {
+    let folder = Folder::new();
+    let base = model(9);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    for (rank, kind, size) in
+        [(4, GgmlType::F32, 0.5), (8, GgmlType::F32, 0.5), (4, GgmlType::F16, 5.0), (4, GgmlType::Q8_0, 20.0)]
+    {
+        let lineage =
+            relate(&folder.write("merged.gguf", &with_adapter(&base, rank, size), kind), &reference);
+        assert_eq!(lineage.relation, Relation::Derived);
+        let ranks: Vec<(&str, u64)> =
+            lineage.tensors.iter().filter_map(|tensor| Some((tensor.name.as_str(), tensor.rank?))).collect();
+        assert_eq!(ranks, [("blk.0.attn_v.weight", rank as u64)], "{kind:?} {:?}", lineage.reasons);
+        assert!(lineage.reasons.iter().any(|reason| reason.contains("LoRA") && reason.contains("attn_v")));
+    }
+    // A fine-tune changes weights one by one.
+    let tuned = changed(&base, |t, i, x| if t < 3 { x + 1e-3 * weights(t as u64 + 50, false)[i] } else { x });
+    let lineage = relate(&folder.write("tuned.gguf", &tuned, GgmlType::F32), &reference);
+    assert_eq!(lineage.relation, Relation::Derived);
+    assert!(lineage.tensors.iter().all(|tensor| tensor.rank.is_none()), "{:?}", lineage.reasons);
+    assert!(!lineage.reasons.iter().any(|reason| reason.contains("LoRA")));
+}
+
+/// Writes a model whose tensors stand under other names: `names[t]` for tensor `t`.
+fn under_names(folder: &Folder, file: &str, model: &Model, names: [&str; 4], kind: GgmlType) -> PathBuf {
+    let path = folder.0.path().join(file);
+    let coded = |t: usize| {
+        let kind = if t == 3 { GgmlType::F32 } else { kind };
+        (kind, encoded(kind, &model[t], Arithmetic::Plain))
+    };
+    let data: Vec<(GgmlType, Vec<u8>)> = (0..4).map(coded).collect();
+    let shape = |t| if t == 3 { &[COLUMNS as u64][..] } else { &[COLUMNS as u64, ROWS as u64] };
+    let tensors: Vec<TensorData<'_>> = (0..4)
+        .map(|t| TensorData { name: names[t], kind: data[t].0, shape: shape(t), data: &data[t].1 })
+        .collect();
+    write_file(&path, &[], &tensors).unwrap();
+    path
+}
+
+#[test]
+fn weights_under_other_names_are_found() {
+    let folder = Folder::new();
+    let base = model(11);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let [a, b, c, d] = NAMES;
+    // Two matrices exchanged: another function.
+    for kind in [GgmlType::F32, GgmlType::Q8_0, GgmlType::Q4_0] {
+        let swapped = relate(&under_names(&folder, "s.gguf", &base, [a, c, b, d], kind), &reference);
+        assert_eq!(swapped.relation, Relation::Derived, "{kind:?}");
+        let from = |name: &str| {
+            swapped.tensors.iter().find(|tensor| tensor.name == name).unwrap().moved_from.clone()
+        };
+        assert_eq!((from(b).as_deref(), from(c).as_deref(), from(a)), (Some(c), Some(b), None), "{kind:?}");
+        assert!(swapped.reasons[0].contains("in other places"), "{:?}", swapped.reasons);
+    }
+    // New names for all: the same weights, or their rounding.
+    let new = ["w.0", "w.1", "w.2", "w.3"];
+    let renamed = relate(&under_names(&folder, "r.gguf", &base, new, GgmlType::F32), &reference);
+    assert_eq!(renamed.relation, Relation::SameWeights, "{:?}", renamed.reasons);
+    assert!(renamed.reasons[0].contains("have other names"), "{:?}", renamed.reasons);
+    let rounded = relate(&under_names(&folder, "q.gguf", &base, new, GgmlType::Q8_0), &reference);
+    assert_eq!(rounded.relation, Relation::Quantization, "{:?}", rounded.reasons);
+    // New names, and one of the matrices changed.
+    let mut other = base.clone();
+    other[1] = weights(999, false);
+    let tuned = relate(&under_names(&folder, "t.gguf", &other, new, GgmlType::F32), &reference);
+    assert_eq!(tuned.relation, Relation::Derived, "{:?}", tuned.reasons);
+    // One matrix in two places.
+    let mut doubled = base.clone();
+    doubled[1] = base[2].clone();
+    let doubled = relate(&folder.write("d.gguf", &doubled, GgmlType::F32), &reference);
+    assert_eq!(doubled.relation, Relation::Derived, "{:?}", doubled.reasons);
 }

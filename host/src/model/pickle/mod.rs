@@ -38,12 +38,7 @@ pub(super) fn file(
         let message = format!("the name says {claim} and the content is {}", content.name());
         findings.push(Code::DisguisedFormat.finding(message));
     }
-    let looked = if content == Content::Zip {
-        archive::look(&source, &mut findings)
-    } else {
-        bare(&source, content == Content::Pickle, &mut findings)
-    };
-    if !looked.map_err(|error| io(&error))? {
+    if !check(&source, content, &mut findings).map_err(|error| io(&error))? {
         return Ok(None);
     }
     if !findings.has_errors() {
@@ -52,11 +47,23 @@ pub(super) fn file(
     let mut inspection = blank(path, ArtifactKind::Pickle);
     inspector.total = source.size();
     let size = source.size();
-    let layout = Layout { weights: &[], data_offset: size, tensors: None };
+    let layout = Layout { weights: &[], data_offset: size, tensors: None, in_order: true };
     let record = inspector.pass(path, &source, &layout, &mut findings).map_err(|error| io(&error))?;
     inspection.files.push(record);
     inspector.state_roots(&mut inspection);
     Ok(Some(conclude(inspection, findings)))
+}
+
+/// Follows every pickle of a source whose first bytes are `content`; false if it holds none.
+///
+/// # Errors
+/// The source cannot be read.
+pub fn check(source: &dyn ReadAt, content: Content, findings: &mut Findings) -> io::Result<bool> {
+    if content == Content::Zip {
+        archive::look(source, findings)
+    } else {
+        bare(source, content == Content::Pickle, findings)
+    }
 }
 
 /// A file of pickles without an archive. `certain` says that it began as one.

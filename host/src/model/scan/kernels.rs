@@ -1,10 +1,12 @@
 //! Looks for values that no weight should have. The common case, nothing wrong, is one
 //! maximum over the bit patterns of a few kilobytes, which compilers turn into vector code.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::gguf::GgmlType;
 
 /// How often something occurred, and where first.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     pub count: u64,
     pub first: Option<u64>,
@@ -17,11 +19,11 @@ impl Count {
     }
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub nan: Count,
     pub inf: Count,
-    /// Finite, but beyond 1e6.
+    /// Finite, but beyond 1e6, or a block scale beyond 4096.
     pub absurd: Count,
 }
 
@@ -72,6 +74,8 @@ struct Bits {
 }
 
 const F16_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x7c00 };
+/// A scale of 4096 means weights beyond tens of thousands; real ones are below 1.
+const SCALE_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x6c00 };
 const BF16_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7f80, absurd: 0x4974 };
 const F32_BITS: Bits = Bits { magnitude: 0x7fff_ffff, infinity: 0x7f80_0000, absurd: 0x4974_2400 };
 const F64_BITS: Bits =
@@ -111,7 +115,7 @@ fn floats<const N: usize>(
 }
 
 fn half_scales(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts, places: &[usize]) {
-    scales::<2>(kind, bytes, offset, counts, places, |raw| u64::from(u16::from_le_bytes(raw)), &F16_BITS);
+    scales::<2>(kind, bytes, offset, counts, places, |raw| u64::from(u16::from_le_bytes(raw)), &SCALE_BITS);
 }
 
 /// Scales at fixed places of each block.
@@ -129,7 +133,7 @@ fn scales<const N: usize>(
         for &place in places {
             let Some(raw) = block.get(place..).and_then(|rest| rest.first_chunk::<N>()) else { continue };
             let value = read(*raw);
-            if value & bits.magnitude >= bits.infinity {
+            if value & bits.magnitude > bits.absurd.min(bits.infinity - 1) {
                 bits.note(value, offset + (i * size + place) as u64, counts);
             }
         }
@@ -155,6 +159,6 @@ fn iq1_m(bytes: &[u8], offset: u64, counts: &mut Counts) {
         let scale = words.iter().enumerate().fold(0u64, |scale, (nibble, &word)| {
             scale | u64::from(u16::from_le_bytes(word) >> 12) << (4 * nibble)
         });
-        F16_BITS.note(scale, offset + (i * 56 + 48) as u64, counts);
+        SCALE_BITS.note(scale, offset + (i * 56 + 48) as u64, counts);
     }
 }

@@ -1,73 +1,99 @@
-//! One pass over every byte of a file: its SHA-256, that of each of its pieces (a tensor is
-//! one piece), and what the weights look like.
+//! One pass over every byte of a file: its SHA-256, an RFC 6962 tree over it and one over
+//! each tensor, and what the weights look like.
 //!
-//! One thread reads and scans, a second hashes pieces, this one hashes the whole; a few
-//! buffers of fixed size are shared by them, so memory does not depend on the file. What is
-//! found: NaN and infinite weights and block scales, absurd sizes, zero tensors, and holes.
+//! The file is cut at the borders of its tensors, and what lies between two borders into
+//! chunks of [`CHUNK_BYTES`] counted from its start. A chunk is a leaf: the tree over all of
+//! them is the file's, that over a tensor's own is the tensor's. So a byte is hashed twice,
+//! once in order and once as part of a chunk, and never more unless digests of other kinds
+//! are asked for.
+//!
+//! One thread reads and scans, a second hashes chunks, this one hashes the whole; a few
+//! buffers of fixed size are shared by them, so memory does not depend on the file. Every
+//! [`SEGMENT_BYTES`] the threads meet, and the state can be put down to go on later.
 
+mod hashing;
 mod kernels;
+mod look;
+mod segment;
 mod zeros;
 
 use std::io;
-use std::sync::{Arc, mpsc};
 
-use super::finding::{Code, Findings};
+use serde::{Deserialize, Serialize};
+
+use super::finding::Findings;
 use super::gguf::{GgmlType, Header};
 use super::source::ReadAt;
-use crate::digest::Sha256Stream;
+use crate::digest::{HashKind, Sha256Stream};
 use crate::domain::Sha256;
-use crate::domain::inspection::Finding;
-use zeros::ZeroRuns;
+use crate::domain::inspection::ChunkProof;
+use hashing::{Hashing, Others};
+pub use hashing::{OtherDigests, TensorHash};
+use look::Scanner;
 
-/// Bytes read at a time; blocks never straddle two reads.
-const CHUNK_BYTES: u64 = 1 << 20;
-/// Buffers on the way between the threads; enough for one to run ahead of another.
-const CHUNKS_IN_FLIGHT: usize = 8;
+/// Bytes of a leaf; the last chunk before a border is shorter.
+pub const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes after which the state of the pass can be kept.
+const SEGMENT_BYTES: u64 = 2 << 30;
 
-/// A hashed stretch of a file: a tensor, or at most a mebibyte of anything else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    pub offset: u64,
-    pub bytes: u64,
-    pub sha256: Sha256,
-}
-
-/// Digests of one file; the pieces are in file order, without gaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a pass found out about one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scanned {
     pub sha256: Sha256,
-    pub pieces: Vec<Piece>,
+    /// Of the tree over the file's chunks.
+    pub root: Sha256,
+    pub leaves: u64,
+    /// One per tensor of the list that was given, in its order; none for a tensor that
+    /// overlaps the one before it.
+    pub tensors: Vec<Option<TensorHash>>,
+    /// Digests of the wanted kinds over the data of all tensors in file order.
+    pub weights: OtherDigests,
+    pub proof: Option<ChunkProof>,
 }
 
-/// A buffer on its way; `last` ends a piece.
-struct Chunk {
-    bytes: Vec<u8>,
-    offset: u64,
-    last: bool,
+/// What else a pass should do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// Further kinds of digests, of each tensor and of all weights.
+    pub others: &'a [HashKind],
+    /// A byte whose chunk is to be proven.
+    pub prove: Option<u64>,
+    /// Leave nothing in the page cache.
+    pub forget: bool,
+}
+
+/// Where the state of an unfinished pass is kept.
+pub trait Shelf {
+    /// The state that was kept last, if it is of this very pass.
+    fn take_up(&mut self) -> Option<String>;
+    /// Keeps a state instead of the one before. What cannot be kept is lost, and no harm done.
+    fn put_down(&mut self, state: &str);
 }
 
 /// A stretch of the file, in file order and without gaps.
-#[derive(Debug, Clone)]
-struct Stretch<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stretch {
     offset: u64,
     bytes: u64,
-    content: Content<'a>,
+    content: Content,
 }
 
-#[derive(Debug, Clone)]
-enum Content<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
     /// Header or bytes behind the last tensor: hashed only.
     Other,
     /// Between tensors; must be zero.
     Padding,
-    Tensor(&'a Weights),
+    /// Which of the weights.
+    Tensor(usize),
 }
 
 /// Where a tensor's bytes are and how to read them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Weights {
     pub name: String,
     /// What to scan it as.
+    #[serde(skip)]
     pub kind: GgmlType,
     /// The storage type as the format names it.
     pub dtype: &'static str,
@@ -99,34 +125,69 @@ pub fn weights_of(header: &Header, size: u64) -> Vec<Weights> {
     list
 }
 
-/// Cuts the file into stretches. Overlapping tensors (reported elsewhere) are skipped.
-fn stretches<'a>(weights: &'a [Weights], data_offset: u64, size: u64) -> Vec<Stretch<'a>> {
+/// Cuts the file at the borders of its tensors. Overlapping tensors (reported elsewhere)
+/// are skipped.
+fn stretches(weights: &[Weights], data_offset: u64, size: u64) -> Vec<Stretch> {
     let mut out = Vec::new();
-    let mut at = 0;
-    let mut push = |mut offset: u64, end: u64, content: Content<'a>| {
-        let most = if matches!(content, Content::Tensor(_)) { u64::MAX } else { CHUNK_BYTES };
-        while end > offset {
-            let bytes = most.min(end - offset);
-            out.push(Stretch { offset, bytes, content: content.clone() });
-            offset += bytes;
+    let mut push = |offset: u64, end: u64, content: Content| {
+        if end > offset {
+            out.push(Stretch { offset, bytes: end - offset, content });
         }
     };
-    let first = weights.first().map_or(size, |weights| weights.offset.min(data_offset));
-    push(0, first, Content::Other);
-    at += first;
-    for tensor in weights {
+    let mut at = weights.first().map_or(size, |weights| weights.offset.min(data_offset));
+    push(0, at, Content::Other);
+    for (place, tensor) in weights.iter().enumerate() {
         if tensor.offset < at {
             continue;
         }
         push(at, tensor.offset, Content::Padding);
         at = tensor.offset + tensor.bytes;
-        push(tensor.offset, at, Content::Tensor(tensor));
+        push(tensor.offset, at, Content::Tensor(place));
     }
     push(at, size, Content::Other);
     out
 }
 
-/// Reads the whole source once. `progress` gets the bytes newly done.
+/// The chunk that a byte lies in: number, offset and length.
+fn chunk_of(plan: &[Stretch], byte: u64) -> Option<(u64, u64, u64)> {
+    let mut before = 0;
+    for stretch in plan {
+        if byte < stretch.offset + stretch.bytes {
+            let within = (byte.checked_sub(stretch.offset)?) / CHUNK_BYTES;
+            let start = within * CHUNK_BYTES;
+            return Some((before + within, stretch.offset + start, CHUNK_BYTES.min(stretch.bytes - start)));
+        }
+        before += stretch.bytes.div_ceil(CHUNK_BYTES);
+    }
+    None
+}
+
+/// Leaves of the file's tree.
+fn leaves(plan: &[Stretch]) -> u64 {
+    plan.iter().map(|stretch| stretch.bytes.div_ceil(CHUNK_BYTES)).sum()
+}
+
+/// The next chunk to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    stretch: usize,
+    /// Bytes of that stretch already done.
+    done: u64,
+}
+
+/// Everything a pass knows between two segments.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    next: Place,
+    /// Bytes done.
+    done: u64,
+    whole: Sha256Stream,
+    hashing: Hashing,
+    scanner: Scanner,
+}
+
+/// Reads the whole source once. `progress` gets the bytes newly done. A pass with digests of
+/// other kinds is not kept on the shelf: their states cannot be written down.
 ///
 /// # Errors
 /// The source cannot be read, or ends earlier than its size says.
@@ -134,166 +195,75 @@ pub fn scan(
     source: &(dyn ReadAt + Sync),
     weights: &[Weights],
     data_offset: u64,
+    wanted: Wanted<'_>,
+    shelf: Option<&mut dyn Shelf>,
+    findings: &mut Findings,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<Scanned> {
+    scan_in(SEGMENT_BYTES, source, weights, data_offset, wanted, shelf, findings, progress)
+}
+
+#[expect(clippy::too_many_arguments, reason = "tests alone choose the length of a segment")]
+fn scan_in(
+    segment_bytes: u64,
+    source: &(dyn ReadAt + Sync),
+    weights: &[Weights],
+    data_offset: u64,
+    wanted: Wanted<'_>,
+    shelf: Option<&mut dyn Shelf>,
     findings: &mut Findings,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<Scanned> {
     let plan = stretches(weights, data_offset, source.size());
-    let (whole_sender, whole) = mpsc::sync_channel::<Arc<Chunk>>(CHUNKS_IN_FLIGHT);
-    let (piece_sender, piecewise) = mpsc::sync_channel::<Arc<Chunk>>(CHUNKS_IN_FLIGHT);
-    let (empty_sender, empty) = mpsc::channel::<Vec<u8>>();
-    for _ in 0..CHUNKS_IN_FLIGHT {
-        // The receiver is alive: it is in this function.
-        let _ = empty_sender.send(Vec::new());
-    }
-    let give_back = empty_sender.clone();
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(move || -> io::Result<Vec<Finding>> {
-            let mut scanner = Scanner::new(weights);
-            for stretch in &plan {
-                scanner.begin(stretch);
-                let step = match stretch.content {
-                    Content::Tensor(tensor) => CHUNK_BYTES - CHUNK_BYTES % tensor.kind.block_bytes().max(1),
-                    Content::Other | Content::Padding => CHUNK_BYTES,
-                };
-                let mut done = 0;
-                while done < stretch.bytes {
-                    // The channels close only if the hashing sides have gone.
-                    let Ok(mut bytes) = empty.recv() else { return Ok(Vec::new()) };
-                    let offset = stretch.offset + done;
-                    let length = step.min(stretch.bytes - done);
-                    bytes.resize(usize::try_from(length).unwrap_or(0), 0);
-                    source.read_at(&mut bytes, offset)?;
-                    scanner.see(stretch, offset, &bytes);
-                    done += length;
-                    let chunk = Arc::new(Chunk { bytes, offset, last: done == stretch.bytes });
-                    if piece_sender.send(Arc::clone(&chunk)).is_err() || whole_sender.send(chunk).is_err() {
-                        return Ok(Vec::new());
-                    }
-                }
-                scanner.end(stretch);
-            }
-            Ok(scanner.finish())
-        });
-        let pieces = scope.spawn(move || hash_pieces(piecewise, &give_back));
-        let mut stream = Sha256Stream::new();
-        for chunk in whole {
-            stream.update(&chunk.bytes);
-            progress(chunk.bytes.len() as u64);
-            recycle(chunk, &empty_sender);
+    let target = wanted.prove.and_then(|byte| chunk_of(&plan, byte));
+    let mut others = (!wanted.others.is_empty()).then(|| Others::new(wanted.others));
+    let mut shelf = shelf.filter(|_| others.is_none());
+    let kept = shelf.as_mut().and_then(|shelf| shelf.take_up());
+    let fitting =
+        |state: &State| state.next.stretch < plan.len() && state.hashing.proves(target.map(|t| t.0));
+    let kept = kept.and_then(|text| serde_json::from_str::<State>(&text).ok()).filter(fitting);
+    let mut state = kept.unwrap_or_else(|| State {
+        hashing: Hashing::new(target.map(|(leaf, ..)| leaf), leaves(&plan)),
+        ..State::default()
+    });
+    progress(state.done);
+    source.sequential();
+    let job = segment::Job { source, weights, plan: &plan, forget: wanted.forget, bytes: segment_bytes };
+    while job.run(&mut state, others.as_mut(), progress)? {
+        if let Some(shelf) = &mut shelf
+            && let Ok(text) = serde_json::to_string(&state)
+        {
+            shelf.put_down(&text);
         }
-        let found = reader.join().map_err(|_| io::Error::other("the scanning thread failed"))??;
-        let pieces = pieces.join().map_err(|_| io::Error::other("the hashing thread failed"))?;
-        found.into_iter().for_each(|finding| findings.push(finding));
-        Ok(Scanned { sha256: stream.finish(), pieces })
+    }
+    let State { whole, mut hashing, scanner, .. } = state;
+    scanner.finish(weights).into_iter().for_each(|finding| findings.push(finding));
+    let (root, leaves) = (hashing.tree.root(), hashing.tree.leaves());
+    let proof = target.and_then(|(leaf, offset, bytes)| {
+        let (leaf_hash, path) = hashing.proof()?;
+        Some(ChunkProof { offset, bytes, leaf, leaves, leaf_hash, path, root })
+    });
+    let (mut tensors, weights_digests) = (vec![None; weights.len()], others.as_mut().map(Others::weights));
+    for (place, root) in hashing.tensors {
+        let digests = others.as_mut().map(|others| others.of(place)).unwrap_or_default();
+        if let Some(slot) = tensors.get_mut(place) {
+            *slot = Some(TensorHash { root, others: digests });
+        }
+    }
+    // A tensor without bytes has no chunks.
+    for (slot, _) in
+        tensors.iter_mut().zip(weights).filter(|(slot, weights)| slot.is_none() && weights.bytes == 0)
+    {
+        *slot = Some(TensorHash { root: crate::digest::sha256(&[]), others: Others::empty(wanted.others) });
+    }
+    Ok(Scanned {
+        sha256: whole.finish(),
+        root,
+        leaves,
+        tensors,
+        weights: weights_digests.unwrap_or_default(),
+        proof,
     })
-}
-
-fn hash_pieces(chunks: mpsc::Receiver<Arc<Chunk>>, empty: &mpsc::Sender<Vec<u8>>) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    let mut stream = Sha256Stream::new();
-    let mut start = 0;
-    for chunk in chunks {
-        stream.update(&chunk.bytes);
-        if chunk.last {
-            let end = chunk.offset + chunk.bytes.len() as u64;
-            let sha256 = std::mem::take(&mut stream).finish();
-            pieces.push(Piece { offset: start, bytes: end - start, sha256 });
-            start = end;
-        }
-        recycle(chunk, empty);
-    }
-    pieces
-}
-
-/// The last user of a buffer sends it back to the reader.
-fn recycle(chunk: Arc<Chunk>, empty: &mpsc::Sender<Vec<u8>>) {
-    if let Some(chunk) = Arc::into_inner(chunk) {
-        // A reader that is done needs no buffers.
-        let _ = empty.send(chunk.bytes);
-    }
-}
-
-/// What was seen so far.
-struct Scanner<'a> {
-    weights: &'a [Weights],
-    findings: Findings,
-    counts: kernels::Counts,
-    zero_so_far: bool,
-    runs: ZeroRuns,
-    zero_tensors: Vec<&'a Weights>,
-    padding_reported: bool,
-}
-
-impl<'a> Scanner<'a> {
-    fn new(weights: &'a [Weights]) -> Self {
-        Self {
-            weights,
-            findings: Findings::default(),
-            counts: kernels::Counts::default(),
-            zero_so_far: true,
-            runs: ZeroRuns::default(),
-            zero_tensors: Vec::new(),
-            padding_reported: false,
-        }
-    }
-
-    fn begin(&mut self, _: &Stretch<'_>) {
-        self.counts = kernels::Counts::default();
-        self.zero_so_far = true;
-    }
-
-    fn see(&mut self, stretch: &Stretch<'_>, offset: u64, bytes: &[u8]) {
-        match stretch.content {
-            Content::Other => {}
-            Content::Padding => {
-                if let Some(place) = bytes.iter().position(|&byte| byte != 0)
-                    && !self.padding_reported
-                {
-                    self.padding_reported = true;
-                    let message = "bytes between tensors are not zero".to_owned();
-                    let offset = Some(offset + place as u64);
-                    self.findings.push(Finding { offset, ..Code::NonzeroPadding.finding(message) });
-                }
-                self.runs.see(offset, bytes);
-            }
-            Content::Tensor(tensor) => {
-                let zero = self.runs.see(offset, bytes);
-                self.zero_so_far &= zero;
-                if !zero {
-                    kernels::look(tensor.kind, bytes, offset, &mut self.counts);
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, stretch: &Stretch<'a>) {
-        let Content::Tensor(tensor) = stretch.content else { return };
-        if self.zero_so_far {
-            self.zero_tensors.push(tensor);
-        }
-        let what = if tensor.kind.block() == 1 { "weights" } else { "block scales" };
-        let counts = &self.counts;
-        for (code, count, adjective) in [
-            (Code::NanWeights, &counts.nan, "not numbers"),
-            (Code::InfWeights, &counts.inf, "infinite"),
-            (Code::AbsurdWeights, &counts.absurd, "larger than 1e6"),
-        ] {
-            if let Some(first) = count.first {
-                let message = format!("{} {what} of {} are {adjective}", count.count, tensor.name);
-                self.findings.push(Finding {
-                    tensor: Some(tensor.name.clone()),
-                    offset: Some(first),
-                    ..code.finding(message)
-                });
-            }
-        }
-    }
-
-    fn finish(mut self) -> Vec<Finding> {
-        let runs = std::mem::take(&mut self.runs).finish();
-        zeros::judge(&runs, self.weights, &self.zero_tensors, &mut self.findings);
-        self.findings.finish()
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The pass over a small file with known damage at known places.
 
 use super::*;
-use crate::digest::sha256;
+use crate::digest::merkle::{leaf_hash, verify_inclusion};
+use crate::digest::{merkle_root, sha256};
 use crate::domain::inspection::Severity;
 use crate::model::gguf::read_strict;
 use crate::model::gguf::write::{TensorData, write};
@@ -13,9 +14,11 @@ struct Sample {
 }
 
 const ROW: usize = 4096;
+const ROWS: usize = 256;
 
 fn sample() -> Sample {
-    let matrix: Vec<u8> = (0..256 * 1024u32).flat_map(|i| ((i % 977) as f32 - 488.5).to_le_bytes()).collect();
+    let matrix: Vec<u8> =
+        (0..ROWS as u32 * 1024).flat_map(|i| ((i % 977) as f32 - 488.5).to_le_bytes()).collect();
     let vector: Vec<u8> = (0..1024).flat_map(|i| (i as f32 + 0.5).to_le_bytes()).collect();
     let blocks: Vec<u8> = (0..4096).flat_map(|_| [0x00, 0x3c].into_iter().chain(1..=32)).collect();
     let mut bytes = Vec::new();
@@ -27,6 +30,14 @@ fn sample() -> Sample {
     write(&mut bytes, &[], &tensors).unwrap();
     let header = read_strict(&bytes.as_slice()).unwrap();
     Sample { bytes, header }
+}
+
+/// The file, cut as the documentation says.
+fn chunks<'a>(bytes: &'a [u8], weights: &[Weights], data_offset: u64) -> Vec<&'a [u8]> {
+    let mut borders = vec![0, weights[0].offset.min(data_offset) as usize];
+    borders.extend(weights.iter().flat_map(|w| [w.offset as usize, (w.offset + w.bytes) as usize]));
+    borders.push(bytes.len());
+    borders.windows(2).flat_map(|pair| bytes[pair[0]..pair[1]].chunks(CHUNK_BYTES as usize)).collect()
 }
 
 impl Sample {
@@ -46,30 +57,36 @@ impl Sample {
         self
     }
 
+    /// Compares the trees with what the definition gives over the bytes in memory.
+    fn trees(&self, weights: &[Weights], scanned: &Scanned) {
+        assert_eq!(scanned.sha256, sha256(&self.bytes));
+        let all = chunks(&self.bytes, weights, self.header.data_offset);
+        assert_eq!((scanned.root, scanned.leaves), (merkle_root(all.iter()), all.len() as u64));
+        assert_eq!(all.concat(), self.bytes, "chunks cover the file");
+        for (tensor, hashed) in weights.iter().zip(&scanned.tensors) {
+            let bytes = &self.bytes[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize];
+            let root = merkle_root(bytes.chunks(CHUNK_BYTES as usize));
+            assert_eq!(hashed.as_ref().unwrap().root, root, "{}", tensor.name);
+        }
+    }
+
     /// (code, tensor, offset within that tensor) of every finding.
     fn found(&self) -> Vec<(String, String, i64)> {
         let mut findings = Findings::default();
         let mut done = 0;
         let size = self.bytes.len() as u64;
         let weights = weights_of(&self.header, size);
-        let scanned =
-            scan(&self.bytes.as_slice(), &weights, self.header.data_offset, &mut findings, &mut |n| {
-                done += n
-            })
-            .unwrap();
-        assert_eq!(scanned.sha256, sha256(&self.bytes));
-        let mut at = 0;
-        for piece in &scanned.pieces {
-            assert_eq!(piece.offset, at);
-            let start = usize::try_from(at).unwrap();
-            let end = start + usize::try_from(piece.bytes).unwrap();
-            assert_eq!(piece.sha256, sha256(&self.bytes[start..end]), "piece at {at}");
-            at += piece.bytes;
-        }
-        assert_eq!(at, size, "pieces cover the file");
-        for tensor in &self.header.tensors {
-            assert!(scanned.pieces.iter().any(|p| (p.offset, p.bytes) == (tensor.offset, tensor.bytes)));
-        }
+        let scanned = scan(
+            &self.bytes.as_slice(),
+            &weights,
+            self.header.data_offset,
+            Wanted::default(),
+            None,
+            &mut findings,
+            &mut |n| done += n,
+        )
+        .unwrap();
+        self.trees(&weights, &scanned);
         assert_eq!(done, size);
         let list = findings.finish().into_iter();
         list.map(|finding| {
@@ -213,6 +230,153 @@ fn a_source_that_ends_early_is_an_error() {
             if offset > 2 << 20 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
         }
     }
-    let error = scan(&Short, &[], 0, &mut Findings::default(), &mut |_| {}).unwrap_err();
+    let error =
+        scan(&Short, &[], 0, Wanted::default(), None, &mut Findings::default(), &mut |_| {}).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// A matrix of quantised blocks of 34 bytes, longer than a chunk, and what is wrong with it.
+fn blocks(bad: &[usize]) -> Sample {
+    let mut data: Vec<u8> = (0..40_960).flat_map(|_| [0x00, 0x3c].into_iter().chain(1..=32)).collect();
+    for &block in bad {
+        data[34 * block + 1] = 0x7e;
+    }
+    let mut bytes = Vec::new();
+    let tensors = [TensorData { name: "blocks", kind: GgmlType::Q8_0, shape: &[1024, 1280], data: &data }];
+    write(&mut bytes, &[], &tensors).unwrap();
+    let header = read_strict(&bytes.as_slice()).unwrap();
+    Sample { bytes, header }
+}
+
+#[test]
+fn a_block_that_a_chunk_cuts_is_seen() {
+    // The first chunk ends within this block.
+    let cut = CHUNK_BYTES as usize / 34;
+    assert_ne!(CHUNK_BYTES % 34, 0);
+    for bad in [vec![], vec![cut], vec![cut - 1, cut, cut + 1]] {
+        let expected: Vec<_> = bad
+            .first()
+            .into_iter()
+            .map(|&b| ("nan-weights".to_owned(), "blocks".to_owned(), 34 * b as i64))
+            .collect();
+        assert_eq!(blocks(&bad).found(), expected, "{bad:?}");
+    }
+}
+
+#[derive(Default)]
+struct Memory(Vec<String>);
+
+impl Shelf for Memory {
+    fn take_up(&mut self) -> Option<String> {
+        self.0.last().cloned()
+    }
+    fn put_down(&mut self, state: &str) {
+        self.0.push(state.to_owned());
+    }
+}
+
+/// A source that cannot be read before some offset.
+struct From<'a>(&'a [u8], u64);
+
+impl ReadAt for From<'_> {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset < self.1 { Err(io::ErrorKind::Other.into()) } else { self.0.read_at(buffer, offset) }
+    }
+}
+
+#[test]
+fn a_pass_that_was_broken_off_goes_on_and_finds_the_same() {
+    let sample = blocks(&[7, 30_000, 40_000]);
+    let weights = weights_of(&sample.header, sample.bytes.len() as u64);
+    let data_offset = sample.header.data_offset;
+    let wanted = Wanted { prove: Some(data_offset + 5), ..Wanted::default() };
+    let go = |source: &(dyn ReadAt + Sync), shelf: Option<&mut dyn Shelf>| {
+        let (mut findings, mut done) = (Findings::default(), 0);
+        let scanned =
+            scan_in(256 << 10, source, &weights, data_offset, wanted, shelf, &mut findings, &mut |n| {
+                done += n
+            });
+        scanned.map(|scanned| (scanned, findings.finish(), done))
+    };
+    let plain = go(&sample.bytes.as_slice(), None).unwrap();
+    let mut shelf = Memory::default();
+    assert_eq!(go(&sample.bytes.as_slice(), Some(&mut shelf)).unwrap(), plain, "keeping changes nothing");
+    assert!(shelf.0.len() >= 2, "{}", shelf.0.len());
+    for kept in shelf.0.drain(..).collect::<Vec<_>>() {
+        let at = serde_json::from_str::<State>(&kept).unwrap().done;
+        assert!(at > 0);
+        let later = From(&sample.bytes, at);
+        assert!(go(&later, None).is_err(), "all is read again without the state");
+        assert_eq!(go(&later, Some(&mut Memory(vec![kept]))).unwrap(), plain, "from {at}");
+    }
+    for nonsense in ["", "{}", "[]", "{\"next\":{\"stretch\":99,\"done\":0}}"] {
+        let mut shelf = Memory(vec![nonsense.to_owned()]);
+        assert_eq!(go(&sample.bytes.as_slice(), Some(&mut shelf)).unwrap(), plain, "{nonsense}");
+    }
+}
+
+#[test]
+fn every_chunk_can_be_proven() {
+    let sample = sample();
+    let weights = weights_of(&sample.header, sample.bytes.len() as u64);
+    let all = chunks(&sample.bytes, &weights, sample.header.data_offset);
+    let mut at = 0;
+    for chunk in &all {
+        for byte in [at, at + chunk.len() as u64 - 1] {
+            let wanted = Wanted { prove: Some(byte), ..Wanted::default() };
+            let source = sample.bytes.as_slice();
+            let offset = sample.header.data_offset;
+            let scanned =
+                scan(&source, &weights, offset, wanted, None, &mut Findings::default(), &mut |_| {}).unwrap();
+            let proof = scanned.proof.unwrap();
+            assert_eq!((proof.offset, proof.bytes), (at, chunk.len() as u64));
+            assert_eq!(proof.leaf_hash, leaf_hash(chunk));
+            assert!(verify_inclusion(proof.leaf_hash, proof.leaf, proof.leaves, &proof.path, scanned.root));
+        }
+        at += chunk.len() as u64;
+    }
+    let beyond = Wanted { prove: Some(at), ..Wanted::default() };
+    let source = sample.bytes.as_slice();
+    let scanned = scan(
+        &source,
+        &weights,
+        sample.header.data_offset,
+        beyond,
+        None,
+        &mut Findings::default(),
+        &mut |_| {},
+    );
+    assert_eq!(scanned.unwrap().proof, None);
+}
+
+#[test]
+fn digests_of_other_kinds() {
+    let sample = sample();
+    let weights = weights_of(&sample.header, sample.bytes.len() as u64);
+    let wanted = Wanted { others: &HashKind::ALL, ..Wanted::default() };
+    let source = sample.bytes.as_slice();
+    let offset = sample.header.data_offset;
+    let scanned =
+        scan(&source, &weights, offset, wanted, None, &mut Findings::default(), &mut |_| {}).unwrap();
+    let of = |kind: HashKind, bytes: &[u8]| {
+        let mut stream = crate::digest::AnyStream::new(kind);
+        stream.update(bytes);
+        stream.finish()
+    };
+    let mut joined = Vec::new();
+    for (tensor, hashed) in weights.iter().zip(&scanned.tensors) {
+        let bytes = &sample.bytes[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize];
+        joined.extend_from_slice(bytes);
+        let others = &hashed.as_ref().unwrap().others;
+        assert_eq!(others.len(), 4, "a UUID is of whole models: {others:?}");
+        for kind in [HashKind::Xxh64, HashKind::Xxh3, HashKind::Sha1, HashKind::Sha256] {
+            assert_eq!(others[kind.name()], of(kind, bytes), "{} {}", kind.name(), tensor.name);
+        }
+    }
+    for kind in HashKind::ALL {
+        assert_eq!(scanned.weights[kind.name()], of(kind, &joined));
+    }
 }

@@ -3,6 +3,8 @@
 //! Innocent are tensors that are zero as a whole, and whole rows of zeros (unused tokens).
 //! A run that begins or ends inside a row is a hole that a download left.
 
+use serde::{Deserialize, Serialize};
+
 use super::Weights;
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
@@ -17,7 +19,7 @@ const CHANCE_BYTES: u64 = 16;
 const MAX_RUNS: usize = 1000;
 
 /// Finds runs in bytes that come in order and without gaps.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ZeroRuns {
     /// Start of the zeros that reach up to the current position.
     start: Option<u64>,

@@ -2,7 +2,7 @@
 //! nearest with ties to even as ggml, numpy and PyTorch do.
 
 /// The value of a binary16 pattern.
-pub(super) fn f16_to_f32(bits: u16) -> f32 {
+pub fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let exponent = u32::from(bits >> 10 & 0x1f);
     let mantissa = u32::from(bits & 0x3ff);
@@ -16,7 +16,7 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
 
 /// The binary16 pattern nearest to a value.
 #[expect(clippy::cast_possible_truncation, reason = "every branch leaves 15 bits or fewer")]
-pub(super) fn f32_to_f16(value: f32) -> u16 {
+pub fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16 & 0x8000) as u16;
     let magnitude = bits & 0x7fff_ffff;
@@ -31,13 +31,13 @@ pub(super) fn f32_to_f16(value: f32) -> u16 {
 }
 
 /// The value of a bfloat16 pattern.
-pub(super) fn bf16_to_f32(bits: u16) -> f32 {
+pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
 /// The bfloat16 pattern nearest to a value.
 #[expect(clippy::cast_possible_truncation, reason = "16 of 32 bits are shifted out")]
-pub(super) fn f32_to_bf16(value: f32) -> u16 {
+pub fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {
         return (bits >> 16) as u16 | 64;
@@ -46,14 +46,14 @@ pub(super) fn f32_to_bf16(value: f32) -> u16 {
 }
 
 /// Half the distance between the binary16 numbers around `value`.
-pub(super) fn f16_half_step(value: f32) -> f32 {
+pub fn f16_half_step(value: f32) -> f32 {
     // The exponent alone, times 2^-11; subnormal numbers are 2^-24 apart.
     let power = f32::from_bits(value.to_bits() & 0x7f80_0000);
     (power * f32::from_bits(0x3a00_0000)).max(f32::from_bits(0x3300_0000))
 }
 
 /// Half the distance between the bfloat16 numbers around `value`.
-pub(super) fn bf16_half_step(value: f32) -> f32 {
+pub fn bf16_half_step(value: f32) -> f32 {
     f32::from_bits(value.to_bits() & 0x7f80_0000) * f32::from_bits(0x3b80_0000)
 }
 

@@ -1,0 +1,11 @@
+//! The rooms of the host that read hostile bytes, compiled for fuzzing.
+//!
+//! Sources are taken in by path: the targets test the very files that the host is built of,
+//! and nothing here needs the inference engine.
+
+#[path = "../../src/digest/mod.rs"]
+pub mod digest;
+#[path = "../../src/domain/mod.rs"]
+pub mod domain;
+#[path = "../../src/model/mod.rs"]
+pub mod model;

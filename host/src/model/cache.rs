@@ -1,0 +1,135 @@
+//! What a full pass over a file found, kept for the next time, and the state of one that
+//! was broken off.
+//!
+//! An entry is of one content as far as the file system can tell: path, device, inode, size,
+//! and the times of the last change, together with everything else that the result depends
+//! on. A file that changed less than [`SETTLED_SECONDS`] before its entry was written could
+//! change again within the same tick of the clock, so such an entry is not used. Who can
+//! write to the folder can put anything there: it belongs to the user alone. Judgements
+//! that others rely on (`verify`, the daemon) are made without it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::scan::{Scanned, Shelf, Wanted, Weights};
+use crate::digest::sha256_parts;
+use crate::domain::budget;
+use crate::domain::inspection::Finding;
+
+/// Entries of another version mean nothing.
+const VERSION: &str = concat!("assayd-pass-1-", env!("CARGO_PKG_VERSION"));
+/// Time between the last change of a file and its entry.
+const SETTLED_SECONDS: i64 = 2;
+
+/// The entry of one pass over one file.
+#[derive(Debug)]
+pub(super) struct Kept {
+    folder: PathBuf,
+    name: String,
+    /// When the file changed last, in seconds.
+    changed: i64,
+    /// Take nothing from the cache, only add to it.
+    pub fresh: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    scanned: Scanned,
+    findings: Vec<Finding>,
+}
+
+impl Kept {
+    /// `stamp` is the file's, `weights` what its header says. `None` if the path cannot be
+    /// made out.
+    pub fn new(
+        folder: &Path,
+        path: &Path,
+        stamp: [u64; 7],
+        weights: (&[Weights], u64),
+        wanted: Wanted<'_>,
+    ) -> Option<Self> {
+        let path = path.canonicalize().ok()?;
+        let layout = serde_json::to_vec(&(stamp, weights, wanted.others, wanted.prove)).ok()?;
+        let length = (path.as_os_str().len() as u64).to_be_bytes();
+        let key = sha256_parts(&[VERSION.as_bytes(), &length, path.as_os_str().as_bytes(), &layout]);
+        let [_, _, _, modified, _, changed, _] = stamp.map(|number| i64::from_ne_bytes(number.to_ne_bytes()));
+        Some(Self {
+            folder: folder.to_owned(),
+            name: key.to_string(),
+            changed: modified.max(changed),
+            fresh: false,
+        })
+    }
+
+    fn path(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}", self.name))
+    }
+
+    /// What was found the last time, if the file cannot have changed since.
+    pub fn load(&self) -> Option<(Scanned, Vec<Finding>)> {
+        if self.fresh {
+            return None;
+        }
+        let path = self.path("json");
+        if fs::metadata(&path).ok()?.mtime() < self.changed.saturating_add(SETTLED_SECONDS) {
+            return None;
+        }
+        let Entry { scanned, findings } = serde_json::from_str(&read(&path)?).ok()?;
+        Some((scanned, findings))
+    }
+
+    /// Keeps what was found; a cache that cannot be written is no error.
+    pub fn store(&self, scanned: &Scanned, findings: &[Finding]) {
+        let entry = Entry { scanned: scanned.clone(), findings: findings.to_vec() };
+        if let Ok(text) = serde_json::to_string(&entry) {
+            let _ = self.write("json", &text);
+        }
+        let _ = fs::remove_file(self.path("part"));
+    }
+
+    fn write(&self, ending: &str, text: &str) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        prune(&self.folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(self.path(ending))?;
+        Ok(())
+    }
+}
+
+impl Shelf for Kept {
+    fn take_up(&mut self) -> Option<String> {
+        if self.fresh { None } else { read(&self.path("part")) }
+    }
+
+    fn put_down(&mut self, state: &str) {
+        let _ = self.write("part", state);
+    }
+}
+
+fn read(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(budget::PASS_ENTRY_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// Makes room for one more entry: the oldest go.
+fn prune(folder: &Path) -> io::Result<()> {
+    let mut entries: Vec<(i64, PathBuf)> = fs::read_dir(folder)?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.metadata().ok()?.mtime(), entry.path()))
+        })
+        .collect();
+    if entries.len() < budget::PASS_ENTRIES {
+        return Ok(());
+    }
+    entries.sort();
+    let surplus = entries.len() + 1 - budget::PASS_ENTRIES;
+    entries.iter().take(surplus).try_for_each(|(_, path)| fs::remove_file(path))
+}

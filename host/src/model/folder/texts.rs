@@ -1,0 +1,119 @@
+//! The texts beside the weights: chat templates, generation settings, the size of the
+//! tokenizer, and whether packed weights have their scales.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Config, Shard, text};
+use crate::domain::budget;
+use crate::domain::inspection::Finding;
+use crate::model::finding::{Code, Findings};
+use crate::model::{likeness, template};
+
+/// Files that hold chat templates as JSON.
+const TEMPLATES: [&str; 2] = ["tokenizer_config.json", "chat_template.json"];
+
+/// Looks at every text that is there.
+pub(super) fn check(path: &Path, names: &BTreeSet<String>, config: Option<&Config>, findings: &mut Findings) {
+    for name in TEMPLATES.into_iter().filter(|name| names.contains(*name)) {
+        let Some(value) = json(path, name, findings) else { continue };
+        for (which, source) in template::of_config(&value) {
+            within(name, findings, |findings| template::check(&which, &source, findings));
+        }
+    }
+    for name in names.iter().filter(|name| name.ends_with(".jinja")) {
+        if let Some(source) = text(path, name, budget::CONFIG_BYTES, findings) {
+            within(name, findings, |findings| template::check("default", &source, findings));
+        }
+    }
+    let size = config.and_then(|config| config.number("vocab_size"));
+    if names.contains("generation_config.json")
+        && let Some(value) = json(path, "generation_config.json", findings)
+    {
+        within("generation_config.json", findings, |findings| special(&value, size, findings));
+    }
+    if names.contains("tokenizer.json")
+        && let Some(size) = size
+        && let Some(source) = text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings)
+    {
+        let finding = match likeness::Tokenizer::parse(&source) {
+            Ok(tokenizer) => tokenizer.last().filter(|(id, _)| *id >= size).map(|(id, token)| {
+                Code::SpecialTokenRange
+                    .finding(format!("the token {token:?} has the id {id} of {size} embedded ones"))
+            }),
+            // What is no JSON at all was said before.
+            Err(error) if error.is_data() => {
+                Some(Code::BadJson.finding(format!("tokenizer.json is no tokenizer: {error}")))
+            }
+            Err(_) => None,
+        };
+        if let Some(finding) = finding {
+            findings.push(Finding { part: Some("tokenizer.json".to_owned()), ..finding });
+        }
+    }
+}
+
+fn within(name: &str, findings: &mut Findings, look: impl FnOnce(&mut Findings)) {
+    let outer = findings.part.replace(name.to_owned());
+    look(findings);
+    findings.part = outer;
+}
+
+fn json(path: &Path, name: &str, findings: &mut Findings) -> Option<Value> {
+    let text = text(path, name, budget::CONFIG_BYTES, findings)?;
+    match serde_json::from_str(&text) {
+        Ok(value @ Value::Object(_)) => Some(value),
+        Ok(_) => {
+            let finding = Code::BadJson.finding(format!("{name} is not a JSON object"));
+            findings.push(Finding { part: Some(name.to_owned()), ..finding });
+            None
+        }
+        Err(error) => {
+            let finding = Code::BadJson.finding(format!("{name} is not valid JSON: {error}"));
+            findings.push(Finding { part: Some(name.to_owned()), ..finding });
+            None
+        }
+    }
+}
+
+/// Ids of special tokens, one or a list, must be in the vocabulary.
+fn special(value: &Value, size: Option<u64>, findings: &mut Findings) {
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"] {
+        let ids: Vec<&Value> = match value.get(key) {
+            Some(Value::Array(list)) => list.iter().collect(),
+            Some(Value::Null) | None => continue,
+            Some(one) => vec![one],
+        };
+        for id in ids {
+            let within = id.as_u64().is_some_and(|id| size.is_none_or(|size| id < size));
+            if !within {
+                let of = size.map(|size| format!(" of {size} tokens")).unwrap_or_default();
+                findings.push(Code::SpecialTokenRange.finding(format!("{key} is {id}{of}")));
+            }
+        }
+    }
+}
+
+/// MLX packs several weights into a number and keeps scales beside them: without these the
+/// weights mean nothing.
+pub(super) fn packed(shards: &[Shard], findings: &mut Findings) {
+    let all = || {
+        let headers = shards.iter().filter_map(|shard| Some((shard, shard.header.as_ref()?)));
+        headers.flat_map(|(shard, header)| header.tensors.iter().map(move |tensor| (shard, tensor)))
+    };
+    let names: BTreeSet<&str> = all().map(|(_, tensor)| tensor.name.as_str()).collect();
+    for (shard, tensor) in all().filter(|(_, tensor)| tensor.dtype.name == "U32") {
+        let Some(stem) = tensor.name.strip_suffix(".weight") else { continue };
+        let scales = format!("{stem}.scales");
+        if !names.contains(scales.as_str()) {
+            let message = format!("{} is packed and has no {scales}", tensor.name);
+            findings.push(Finding {
+                part: Some(shard.name.clone()),
+                tensor: Some(scales),
+                ..Code::MissingTensor.finding(message)
+            });
+        }
+    }
+}

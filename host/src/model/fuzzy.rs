@@ -1,0 +1,182 @@
+//! A fuzzy digest of weights that rounding hardly touches.
+//!
+//! TLSH over stored bytes says nothing across storage types. So what is digested is a
+//! sample: from every tensor with at least two dimensions, at most [`BLOCKS`] blocks of
+//! [`BLOCK_WEIGHTS`] weights at even distances; of every 32 weights in them, one byte says
+//! which is the largest in magnitude (0 to 31) and whether it is negative (32 more). Tensors
+//! go by name. The plan depends on names and shapes alone, so a model and its quantisation
+//! are sampled alike.
+//!
+//! A small distance is a hint that two models are alike. It is never evidence of where
+//! weights come from, and no judgement rests on it.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::lineage;
+use super::scan::Weights;
+use super::source::ReadAt;
+use crate::digest::TlshStream;
+use crate::domain::inspection::FuzzyDigest;
+
+/// The digest's name in reports; the number changes when the sample does.
+pub const ALGORITHM: &str = "tlsh/largest-of-32/1";
+/// Blocks taken of one tensor.
+const BLOCKS: u64 = 16;
+const BLOCK_WEIGHTS: u64 = 256;
+/// Weights of which one is chosen.
+const GROUP: usize = 32;
+/// Tensors sampled; further ones are counted as skipped.
+const TENSORS: usize = 4_096;
+
+/// The sample so far.
+#[derive(Debug, Default)]
+pub(super) struct Sampler {
+    tensors: BTreeMap<String, Vec<u8>>,
+    skipped: u64,
+    weights: u64,
+}
+
+impl Sampler {
+    /// Samples the tensors of one file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn file(&mut self, source: &dyn ReadAt, weights: &[Weights]) -> io::Result<()> {
+        for tensor in weights {
+            let elements = tensor.shape.iter().try_fold(1u64, |product, &size| product.checked_mul(size));
+            let blocks = elements.unwrap_or(0) / BLOCK_WEIGHTS;
+            if tensor.shape.len() < 2 || blocks == 0 {
+                continue;
+            }
+            let known = lineage::decoded(tensor.kind, &[]).is_some();
+            let block_bytes = tensor.kind.bytes(BLOCK_WEIGHTS).filter(|&bytes| known && bytes > 0);
+            let Some(block_bytes) = block_bytes.filter(|_| self.tensors.len() < TENSORS) else {
+                self.skipped += 1;
+                continue;
+            };
+            let mut symbols = Vec::new();
+            let mut buffer = vec![0; usize::try_from(block_bytes).unwrap_or(0)];
+            let wanted = BLOCKS.min(blocks);
+            for number in 0..wanted {
+                let start =
+                    (u128::from(number) * u128::from(blocks) / u128::from(wanted)) as u64 * block_bytes;
+                if start + block_bytes > tensor.bytes {
+                    break;
+                }
+                source.read_at(&mut buffer, tensor.offset + start)?;
+                let values = lineage::decoded(tensor.kind, &buffer).unwrap_or_default();
+                self.weights += values.len() as u64;
+                symbols.extend(values.chunks(GROUP).map(largest));
+            }
+            self.tensors.insert(tensor.name.clone(), symbols);
+        }
+        Ok(())
+    }
+
+    pub fn finish(self) -> FuzzyDigest {
+        let mut stream = TlshStream::default();
+        self.tensors.values().for_each(|symbols| stream.update(symbols));
+        FuzzyDigest {
+            algorithm: ALGORITHM.to_owned(),
+            digest: stream.finish(),
+            tensors: self.tensors.len() as u64,
+            skipped: self.skipped,
+            blocks_per_tensor: BLOCKS,
+            weights_per_block: BLOCK_WEIGHTS,
+            weights: self.weights,
+        }
+    }
+}
+
+/// Which weight is the largest in magnitude, the first of equals, and its sign.
+fn largest(weights: &[f32]) -> u8 {
+    let mut best = (0u8, 0.0f32);
+    for (place, &weight) in (0u8..).zip(weights) {
+        if weight.abs() > best.1.abs() {
+            best = (place, weight);
+        }
+    }
+    best.0 | if best.1 < 0.0 { 32 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::tlsh_distance;
+    use crate::model::gguf::GgmlType;
+
+    #[test]
+    fn the_largest_weight_and_its_sign() {
+        let mut weights = [0.5f32; 32];
+        assert_eq!(largest(&weights), 0);
+        weights[7] = -0.75;
+        assert_eq!(largest(&weights), 7 | 32);
+        weights[31] = 2.0;
+        assert_eq!(largest(&weights), 31);
+        assert_eq!(largest(&[0.0; 32]), 0);
+        assert_eq!(largest(&[f32::NAN; 32]), 0);
+        assert_eq!(largest(&[]), 0);
+    }
+
+    /// Pseudo-random weights of 24 tensors.
+    fn model(seed: u64, noise: f32) -> FuzzyDigest {
+        let mut sampler = Sampler::default();
+        let (mut state, mut other) = (seed, 99u64);
+        let next = |state: &mut u64| {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        for number in 0..24 {
+            let mut bytes = Vec::new();
+            for _ in 0..64 * 256 {
+                let weight = next(&mut state) + noise * next(&mut other);
+                bytes.extend(weight.to_le_bytes());
+            }
+            let weights = Weights {
+                name: format!("t{number}"),
+                kind: GgmlType::F32,
+                dtype: "F32",
+                shape: vec![64, 256],
+                row_bytes: 1024,
+                offset: 0,
+                bytes: bytes.len() as u64,
+            };
+            sampler.file(&bytes.as_slice(), &[weights]).unwrap();
+        }
+        sampler.finish()
+    }
+
+    #[test]
+    fn alike_is_near_and_unrelated_is_far() {
+        let distance = |a: &FuzzyDigest, b: &FuzzyDigest| {
+            tlsh_distance(a.digest.as_ref().unwrap(), b.digest.as_ref().unwrap()).unwrap()
+        };
+        let plain = model(1, 0.0);
+        assert_eq!(plain.weights, 24 * 16 * 256);
+        assert_eq!((plain.tensors, plain.skipped), (24, 0));
+        assert_eq!(distance(&plain, &model(1, 0.0)), 0);
+        let (near, far) = (distance(&plain, &model(1, 0.01)), distance(&plain, &model(2, 0.0)));
+        assert!(near < 60, "{near}");
+        assert!(far > 100, "{far}");
+    }
+
+    #[test]
+    fn what_cannot_be_sampled_has_no_digest() {
+        let bytes = vec![0u8; 64 * 256 * 4];
+        let tensor = |kind, shape: &[u64]| Weights {
+            name: "t".into(),
+            kind,
+            dtype: "x",
+            shape: shape.to_vec(),
+            row_bytes: 1,
+            offset: 0,
+            bytes: 1024,
+        };
+        let mut sampler = Sampler::default();
+        let list = [tensor(GgmlType::I32, &[16, 16]), tensor(GgmlType::F32, &[256])];
+        sampler.file(&bytes.as_slice(), &list).unwrap();
+        let digest = sampler.finish();
+        assert_eq!((digest.digest, digest.tensors, digest.skipped), (None, 0, 1));
+    }
+}

@@ -1,0 +1,322 @@
+//! Is the difference between two matrices one of low rank? A merged adapter is: its change
+//! is the product of two thin matrices, on top of which there is nothing but rounding.
+//!
+//! Looks at a sample of rows and columns, whose rank is that of the whole (unless all of the
+//! change lies outside of it, which claims nothing). Singular values come from the Gram matrix
+//! of the sample; those above what rounding alone would give are counted. Cost per matrix: at
+//! most 192 rows read and some ten million operations.
+
+use super::decode::{Weight, decode, is_known};
+use super::side::{Entry, Side};
+use crate::domain::Problem;
+use crate::model::gguf::GgmlType;
+
+/// Rows and columns of the sample.
+const SAMPLE: usize = 192;
+/// Matrices narrower than this have no rank worth the name.
+const LEAST: usize = 16;
+/// Slack for rounding errors that are not all of one size.
+const SLACK: f64 = 1.5;
+/// A change of a few single weights is of low rank, too, and is no adapter.
+const LEAST_SPREAD: f64 = 0.01;
+
+/// The rank of candidate less reference; `None` if it is not low, or cannot be told from rounding.
+pub(super) fn rank(sides: (&Side, &Side), entries: (&Entry, &Entry)) -> Result<Option<u64>, Problem> {
+    let (candidate, reference) = entries;
+    let ([rows, columns], Some(kind), Some(from)) =
+        (candidate.shape.as_slice(), candidate.kind, reference.kind)
+    else {
+        return Ok(None);
+    };
+    let (Ok(rows), Ok(columns)) = (usize::try_from(*rows), usize::try_from(*columns)) else {
+        return Ok(None);
+    };
+    if rows.min(columns) < LEAST || !is_known(kind) || !is_known(from) {
+        return Ok(None);
+    }
+    let (height, width) = (rows.min(SAMPLE), columns.min(SAMPLE));
+    let mut sample = Sample { height, width, differences: Vec::new(), noise: 0.0 };
+    let mut ours = Row::default();
+    let mut theirs = Row::default();
+    for place in 0..height {
+        let row = place * rows / height;
+        ours.read(sides.0, candidate, kind, row, columns)?;
+        theirs.read(sides.1, reference, from, row, columns)?;
+        for place in 0..width {
+            let column = place * columns / width;
+            let (Some(a), Some(b)) = (ours.weights.get(column), theirs.weights.get(column)) else {
+                return Ok(None);
+            };
+            sample.differences.push(f64::from(a.value) - f64::from(b.value));
+            sample.noise += rounding(a, kind)
+                + if kind == from && from == GgmlType::F32 { 0.0 } else { rounding(b, from) };
+        }
+    }
+    Ok(sample.rank())
+}
+
+/// Variance of the rounding error of a weight.
+fn rounding(weight: &Weight, kind: GgmlType) -> f64 {
+    let value = f64::from(weight.value);
+    match kind {
+        GgmlType::F64 => 0.0,
+        // Sums of products in single precision are a few units off.
+        GgmlType::F32 => (value * 2f64.powi(-22)).powi(2) / 3.0,
+        _ if weight.step > 0.0 => f64::from(weight.step).powi(2) / 12.0,
+        _ if weight.below.is_finite() => f64::from(weight.below).powi(2) / 3.0,
+        _ => value.powi(2),
+    }
+}
+
+#[derive(Default)]
+struct Row {
+    bytes: Vec<u8>,
+    weights: Vec<Weight>,
+}
+
+impl Row {
+    fn read(
+        &mut self,
+        side: &Side,
+        entry: &Entry,
+        kind: GgmlType,
+        row: usize,
+        columns: usize,
+    ) -> Result<(), Problem> {
+        let internal = || Problem::internal("a row of a matrix is not whole blocks");
+        let length = kind.bytes(columns as u64).ok_or_else(internal)?;
+        self.bytes.resize(usize::try_from(length).map_err(|_| internal())?, 0);
+        side.read(entry, row as u64 * length, &mut self.bytes)?;
+        self.weights.clear();
+        decode(kind, &self.bytes, &mut self.weights);
+        Ok(())
+    }
+}
+
+/// Differences of some rows and columns, row by row.
+struct Sample {
+    height: usize,
+    width: usize,
+    differences: Vec<f64>,
+    /// Sum of the variances of the rounding errors.
+    noise: f64,
+}
+
+impl Sample {
+    fn rank(&self) -> Option<u64> {
+        let power: f64 = self.differences.iter().map(|x| x * x).sum();
+        let fourth: f64 = self.differences.iter().map(|x| x.powi(4)).sum();
+        let count = self.differences.len() as f64;
+        if !(power.is_finite() && fourth > 0.0) || power * power / fourth < LEAST_SPREAD * count {
+            return None;
+        }
+        let mut gram = Gram::of(self);
+        let values = gram.eigenvalues()?;
+        // The largest singular value of a matrix of independent errors (Marchenko and Pastur).
+        let variance = self.noise / count;
+        let edge = SLACK * variance * ((self.height as f64).sqrt() + (self.width as f64).sqrt()).powi(2);
+        // What is left of exact zeros by this arithmetic.
+        let edge = edge.max(power * 1e-13);
+        let rank = values.iter().filter(|&&value| value > edge).count();
+        let rest: f64 = values.iter().filter(|&&value| value <= edge).sum();
+        let low = rank >= 1
+            && rank * 4 <= 3 * self.height.min(self.width)
+            && rest <= SLACK * self.noise + power * 1e-11;
+        low.then_some(rank as u64)
+    }
+}
+
+/// A symmetric matrix.
+struct Gram {
+    size: usize,
+    cells: Vec<f64>,
+}
+
+#[expect(clippy::indexing_slicing, reason = "every index is below the size that the cells were made for")]
+impl Gram {
+    /// The products of all rows with all rows, or of columns with columns, whichever are fewer.
+    fn of(sample: &Sample) -> Self {
+        let (height, width) = (sample.height, sample.width);
+        let at = |row: usize, column: usize| sample.differences[row * width + column];
+        let lines: Vec<Vec<f64>> = if height <= width {
+            (0..height).map(|row| (0..width).map(|column| at(row, column)).collect()).collect()
+        } else {
+            (0..width).map(|column| (0..height).map(|row| at(row, column)).collect()).collect()
+        };
+        let size = lines.len();
+        let mut cells = vec![0.0; size * size];
+        for i in 0..size {
+            for j in 0..=i {
+                let product: f64 = lines[i].iter().zip(&lines[j]).map(|(a, b)| a * b).sum();
+                cells[i * size + j] = product;
+                cells[j * size + i] = product;
+            }
+        }
+        Self { size, cells }
+    }
+
+    /// All eigenvalues: Householder's reduction to three diagonals, then QL with implicit
+    /// shifts (Wilkinson and Reinsch, 1971). `None` if it does not converge.
+    fn eigenvalues(&mut self) -> Option<Vec<f64>> {
+        let (mut diagonal, mut beside) = self.tridiagonal();
+        let n = self.size;
+        // Of a matrix of low rank nearly all is zero up to rounding: relative to the largest.
+        let largest = diagonal.iter().chain(&beside).fold(0.0f64, |most, x| most.max(x.abs()));
+        let negligible = f64::EPSILON * largest;
+        for l in 0..n {
+            for round in 0.. {
+                let m = (l..n - 1).find(|&m| beside[m].abs() <= negligible).unwrap_or(n - 1);
+                if m == l {
+                    break;
+                }
+                if round == 50 {
+                    return None;
+                }
+                let mut g = (diagonal[l + 1] - diagonal[l]) / (2.0 * beside[l]);
+                let mut r = g.hypot(1.0);
+                g = diagonal[m] - diagonal[l] + beside[l] / (g + r.copysign(g));
+                let (mut s, mut c, mut p) = (1.0, 1.0, 0.0);
+                let mut early = false;
+                for i in (l..m).rev() {
+                    let (f, b) = (s * beside[i], c * beside[i]);
+                    r = f.hypot(g);
+                    beside[i + 1] = r;
+                    if r == 0.0 {
+                        diagonal[i + 1] -= p;
+                        beside[m] = 0.0;
+                        early = true;
+                        break;
+                    }
+                    s = f / r;
+                    c = g / r;
+                    g = diagonal[i + 1] - p;
+                    r = (diagonal[i] - g) * s + 2.0 * c * b;
+                    p = s * r;
+                    diagonal[i + 1] = g + p;
+                    g = c * r - b;
+                }
+                if !early {
+                    diagonal[l] -= p;
+                    beside[l] = g;
+                    beside[m] = 0.0;
+                }
+            }
+        }
+        Some(diagonal)
+    }
+
+    /// The diagonal, and what stands beside it.
+    fn tridiagonal(&mut self) -> (Vec<f64>, Vec<f64>) {
+        let n = self.size;
+        let a = &mut self.cells;
+        let mut beside = vec![0.0; n];
+        for k in 0..n.saturating_sub(2) {
+            let length: f64 = (k + 1..n).map(|i| a[i * n + k] * a[i * n + k]).sum::<f64>().sqrt();
+            if length == 0.0 {
+                continue;
+            }
+            let alpha = -length.copysign(a[(k + 1) * n + k]);
+            let mut v: Vec<f64> = (k + 1..n).map(|i| a[i * n + k]).collect();
+            v[0] -= alpha;
+            let norm: f64 = v.iter().map(|x| x * x).sum();
+            beside[k] = alpha;
+            if norm == 0.0 {
+                continue;
+            }
+            // Both sides at once: A - v wT - w vT.
+            let mut w: Vec<f64> = (k + 1..n)
+                .map(|i| 2.0 / norm * (k + 1..n).map(|j| a[i * n + j] * v[j - k - 1]).sum::<f64>())
+                .collect();
+            let half: f64 = v.iter().zip(&w).map(|(x, y)| x * y).sum::<f64>() / norm;
+            w.iter_mut().zip(&v).for_each(|(w, v)| *w -= half * v);
+            for i in k + 1..n {
+                for j in k + 1..n {
+                    a[i * n + j] -= v[i - k - 1] * w[j - k - 1] + w[i - k - 1] * v[j - k - 1];
+                }
+            }
+        }
+        if n >= 2 {
+            beside[n - 2] = a[(n - 1) * n + n - 2];
+        }
+        ((0..n).map(|i| a[i * n + i]).collect(), beside)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bell(seed: u64) -> impl FnMut() -> f64 {
+        let mut state = seed | 1;
+        move || {
+            (0..6)
+                .map(|_| {
+                    state =
+                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 40) as f64 / 16_777_216.0 - 0.5
+                })
+                .sum::<f64>()
+                * 1.4
+        }
+    }
+
+    #[test]
+    fn eigenvalues_are_those_of_the_matrix() {
+        // Second differences: 2 - 2 cos(k pi / (n + 1)).
+        let n = 9;
+        let mut cells = vec![0.0; n * n];
+        for i in 0..n {
+            cells[i * n + i] = 2.0;
+            if i > 0 {
+                cells[i * n + i - 1] = -1.0;
+                cells[(i - 1) * n + i] = -1.0;
+            }
+        }
+        let mut found = Gram { size: n, cells }.eigenvalues().unwrap();
+        found.sort_by(f64::total_cmp);
+        for (k, value) in (1..).zip(&found) {
+            let expected = 2.0 - 2.0 * (f64::from(k) * std::f64::consts::PI / 10.0).cos();
+            assert!((value - expected).abs() < 1e-12, "{value} {expected}");
+        }
+        let mut next = bell(3);
+        let lines: Vec<f64> = (0..40 * 25).map(|_| next()).collect();
+        let power: f64 = lines.iter().map(|x| x * x).sum();
+        let sample = Sample { height: 40, width: 25, differences: lines, noise: 0.0 };
+        let sum: f64 = Gram::of(&sample).eigenvalues().unwrap().iter().sum();
+        assert!((sum - power).abs() < 1e-9 * power);
+    }
+
+    /// A product of thin matrices with noise on it: its rank, until the noise is too large.
+    #[test]
+    fn ranks_are_counted_above_the_noise() {
+        let mut next = bell(7);
+        for (rank, noise, expected) in [
+            (1usize, 0.0, Some(1)),
+            (8, 0.0, Some(8)),
+            (64, 0.0, Some(64)),
+            (8, 0.05, Some(8)),
+            (16, 0.2, Some(16)),
+            (8, 30.0, None),
+            (96, 0.0, None),
+        ] {
+            let (height, width) = (150, 120);
+            let mut thin = |count: usize| -> Vec<f64> { (0..count).map(|_| next()).collect() };
+            let (b, a) = (thin(height * rank), thin(rank * width));
+            let errors = thin(height * width);
+            let cell = |i: usize| {
+                let (row, column) = (i / width, i % width);
+                (0..rank).map(|k| b[row * rank + k] * a[k * width + column]).sum::<f64>() + noise * errors[i]
+            };
+            let differences: Vec<f64> = (0..height * width).map(cell).collect();
+            let sample =
+                Sample { height, width, differences, noise: noise * noise * 1.0 * (height * width) as f64 };
+            assert_eq!(sample.rank(), expected, "rank {rank}, noise {noise}");
+        }
+        // One weight alone is no adapter, and neither is a change everywhere.
+        let mut differences = vec![0.0; 10_000];
+        differences[55] = 1.0;
+        assert_eq!(Sample { height: 100, width: 100, differences, noise: 0.0 }.rank(), None);
+        let differences: Vec<f64> = (0..10_000).map(|_| next()).collect();
+        assert_eq!(Sample { height: 100, width: 100, differences, noise: 0.0 }.rank(), None);
+    }
+}

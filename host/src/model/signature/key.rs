@@ -1,0 +1,67 @@
+//! Public keys, and the signatures that they verify: ECDSA over P-256 with SHA-256, and
+//! Ed25519. Other algorithms are named, not guessed.
+
+use p256::ecdsa::signature::Verifier as _;
+
+use super::der::{self, BIT_STRING, OID, SEQUENCE};
+
+const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+pub const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+pub const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+
+/// A key that can verify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    P256(p256::ecdsa::VerifyingKey),
+    Ed25519(ed25519_dalek::VerifyingKey),
+}
+
+impl Key {
+    /// From a SubjectPublicKeyInfo (RFC 5280, 4.1).
+    ///
+    /// # Errors
+    /// What is wrong with it, or that its algorithm is not supported.
+    pub fn from_der(bytes: &[u8]) -> Result<Self, String> {
+        let parts = || {
+            let mut info = der::only(bytes, SEQUENCE)?.inside();
+            let mut algorithm = info.expect(SEQUENCE)?.inside();
+            let oid = algorithm.expect(OID)?.content;
+            let curve = algorithm.optional(OID).map(|curve| curve.content);
+            Some((oid, curve, info.expect(BIT_STRING)?.bits()?))
+        };
+        let (oid, curve, bits) = parts().ok_or("the public key is damaged")?;
+        match (oid, curve) {
+            (EC_PUBLIC_KEY, Some(P256)) => p256::ecdsa::VerifyingKey::from_sec1_bytes(bits)
+                .map(Self::P256)
+                .map_err(|_| "the public key is no point of P-256".to_owned()),
+            (ED25519, None) => {
+                let bytes = bits.try_into().map_err(|_| "an Ed25519 key has 32 bytes".to_owned())?;
+                ed25519_dalek::VerifyingKey::from_bytes(bytes)
+                    .map(Self::Ed25519)
+                    .map_err(|_| "the public key is no point of Ed25519".to_owned())
+            }
+            _ => {
+                Err("the public key is neither of P-256 nor of Ed25519; others are not supported".to_owned())
+            }
+        }
+    }
+
+    /// Is this the signature of `message`?
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::P256(key) => p256::ecdsa::Signature::from_der(signature)
+                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+            Self::Ed25519(key) => ed25519_dalek::Signature::from_slice(signature)
+                .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
+        }
+    }
+
+    /// Does an algorithm identifier in a certificate go with this key?
+    pub fn goes_with(&self, oid: &[u8]) -> bool {
+        match self {
+            Self::P256(_) => oid == ECDSA_SHA256,
+            Self::Ed25519(_) => oid == ED25519,
+        }
+    }
+}

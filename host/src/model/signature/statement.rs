@@ -1,0 +1,200 @@
+//! What was signed: names and digests of a model's files, against the files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::digest::{Sha256Stream, sha256_file};
+use crate::domain::digest::from_hex;
+use crate::domain::inspection::Inspection;
+use crate::domain::{Problem, budget};
+use crate::model::manifest::{Report, What};
+
+const STATEMENT: &str = "https://in-toto.io/Statement/v1";
+const PREDICATE: &str = "https://model_signing/signature/v1.0";
+
+#[derive(Deserialize)]
+struct Statement {
+    #[serde(rename = "_type")]
+    kind: String,
+    #[serde(rename = "predicateType")]
+    predicate_type: String,
+    subject: Vec<Subject>,
+    predicate: Predicate,
+}
+
+#[derive(Deserialize)]
+struct Subject {
+    digest: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Predicate {
+    serialization: Serialization,
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Serialization {
+    method: String,
+    #[serde(default)]
+    allow_symlinks: bool,
+    #[serde(default)]
+    ignore_paths: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    name: String,
+    algorithm: String,
+    digest: String,
+}
+
+/// Compares the artifact with a statement whose signature is valid.
+///
+/// # Errors
+/// A file cannot be read.
+pub(super) fn check(
+    payload: &[u8],
+    signature: &Path,
+    inspection: &Inspection,
+    report: &mut Report,
+) -> Result<(), Problem> {
+    let statement: Statement = match serde_json::from_slice(payload) {
+        Ok(statement) => statement,
+        Err(error) => {
+            report.unchecked.push(format!("what was signed is no statement about a model: {error}"));
+            return Ok(());
+        }
+    };
+    if let Some(why) = unsupported(&statement) {
+        report.unchecked.push(why);
+        return Ok(());
+    }
+    let Predicate { serialization, resources } = statement.predicate;
+    // The subject's digest is over the digests of all files, in their order.
+    let mut stream = Sha256Stream::new();
+    resources
+        .iter()
+        .filter_map(|resource| from_hex(&resource.digest))
+        .for_each(|bytes| stream.update(&bytes));
+    let subject = statement.subject.first().and_then(|subject| subject.digest.get("sha256")).cloned();
+    report.digest((What::File, "all files together"), "sha256", subject, Some(stream.finish().to_string()));
+
+    let whole = inspection.path.is_dir();
+    let root = if whole { Some(inspection.path.as_path()) } else { inspection.path.parent() };
+    let root = root.filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut listed = BTreeSet::new();
+    let mut others = 0;
+    for resource in &resources {
+        let path = if resource.name == "." { inspection.path.clone() } else { root.join(&resource.name) };
+        let plain = Path::new(&resource.name).components().all(|part| matches!(part, Component::Normal(_)));
+        if resource.name != "." && !plain {
+            report
+                .unchecked
+                .push(format!("the signature names {:?}, which leads out of the folder", resource.name));
+            continue;
+        }
+        if !whole && !inspection.files.iter().any(|file| same(&file.path, &path)) {
+            others += 1;
+            continue;
+        }
+        listed.insert(path.clone());
+        let known = inspection.files.iter().find(|file| same(&file.path, &path)).and_then(|file| file.sha256);
+        let found = match known {
+            Some(digest) => Some(digest.to_string()),
+            None if path.is_file() => Some(sha256_file(&path, &mut |_, _| {})?.to_string()),
+            None => None,
+        };
+        let expected = Some(resource.digest.to_ascii_lowercase());
+        report.digest((What::File, &resource.name), "sha256", expected, found);
+    }
+    if others > 0 {
+        report.remarks.push(format!(
+            "{others} more signed files were not looked at; name the folder to check all of them"
+        ));
+    }
+    let present = if whole {
+        folder(root, &serialization, signature, report)?
+    } else {
+        inspection.files.iter().map(|file| file.path.clone()).collect()
+    };
+    for path in present.iter().filter(|path| !listed.iter().any(|listed| same(listed, path))) {
+        let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
+        report.digest((What::File, &name), "sha256", None, Some("not signed".to_owned()));
+    }
+    Ok(())
+}
+
+fn unsupported(statement: &Statement) -> Option<String> {
+    if statement.kind != STATEMENT || statement.predicate_type != PREDICATE {
+        return Some(format!("what was signed is of the type {}", statement.predicate_type));
+    }
+    if statement.subject.len() != 1 {
+        return Some("the signature has not exactly one subject".to_owned());
+    }
+    let Predicate { serialization, resources } = &statement.predicate;
+    if serialization.method != "files" {
+        return Some(format!("the signature lists {}, not files", serialization.method));
+    }
+    let digest = |resource: &&Resource| {
+        resource.algorithm != "sha256" || from_hex(&resource.digest).is_none_or(|bytes| bytes.len() != 32)
+    };
+    resources
+        .iter()
+        .find(digest)
+        .map(|resource| format!("the digest of {} is {}, not sha256", resource.name, resource.algorithm))
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    let plain =
+        |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+    plain(a) == plain(b)
+}
+
+/// The files of a folder, but for those that the signature says to ignore and itself.
+fn folder(
+    root: &Path,
+    rules: &Serialization,
+    signature: &Path,
+    report: &mut Report,
+) -> Result<Vec<PathBuf>, Problem> {
+    let own = signature.canonicalize().ok();
+    let ignored = |path: &Path| {
+        let within = path.strip_prefix(root).unwrap_or(path);
+        own.is_some() && path.canonicalize().ok() == own
+            || rules.ignore_paths.iter().any(|ignored| {
+                let ignored = Path::new(ignored);
+                within.starts_with(ignored) || path.starts_with(ignored)
+            })
+    };
+    let (mut found, mut folders, mut seen) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
+    while let Some((folder, depth)) = folders.pop() {
+        let failed = |error: std::io::Error| Problem::io("read", &folder, &error);
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let path = entry.path();
+            seen += 1;
+            if seen > budget::DISCOVER_ENTRIES || depth > budget::DISCOVER_DEPTH {
+                report.unchecked.push("the folder holds too much to look at".to_owned());
+                return Ok(found);
+            }
+            if ignored(&path) {
+                continue;
+            }
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_symlink() && !rules.allow_symlinks {
+                report.unchecked.push(format!("{} is a symbolic link, which was not signed", path.display()));
+            }
+            if path.is_dir() && !kind.is_symlink() {
+                folders.push((path, depth + 1));
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
