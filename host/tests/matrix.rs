@@ -21,7 +21,7 @@ use assayd::assay::report::Report;
 use assayd::assay::runner::WorkerRunner;
 use assayd::assay::{AssayContext, AssayRequest, KeyText};
 use assayd::plugin::PluginSet;
-use assayd::worker::WorkerLimits;
+use assayd::worker::{Policy, WorkerLimits};
 use serde_json::Value;
 
 /// Challenges behind a pair's true mean.
@@ -45,7 +45,7 @@ fn verify(place: &Path, candidate: &Path, reference: &Path, change: impl Fn(&mut
     run_with(
         &request,
         &context,
-        &WorkerRunner { limits: WorkerLimits { program, ..WorkerLimits::default() } },
+        &WorkerRunner::new(WorkerLimits { program, ..WorkerLimits::default() }, Policy::default()),
     )
 }
 

@@ -190,7 +190,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
         );
         self.draft.add_time("reference_seconds", started);
         match answered {
-            Ok(()) => self.end(Role::Reference, session),
+            Ok(()) => self.end(Role::Reference, session)?,
             Err(ReferenceError::Worker(end)) => return Err(self.worker_failed(Role::Reference, &end)),
             Err(ReferenceError::Problem(problem)) => return Err(problem.into()),
         }
@@ -207,7 +207,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             && reference.engine != info.engine
         {
             // The cached traces come from another build: its rounding is not this one's.
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             self.cache.clear();
             self.reference_block(0..rounds.end)?;
             session = self.load(Role::Candidate)?;
@@ -215,7 +215,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
         if let Some(reference) = self.cache.info()
             && reference.vocab != info.vocab
         {
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             return Err(Halt {
                 statistics: Statistics::NotComparable,
                 error: format!(
@@ -238,8 +238,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             self.check_failures(self.judge.params().n_max)?;
         }
         self.draft.add_time("candidate_seconds", started);
-        self.end(Role::Candidate, session);
-        Ok(())
+        self.end(Role::Candidate, session)
     }
 
     /// One round: traces, scores, one look of the decider per score.
@@ -363,9 +362,13 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
         runner.start(spec, &mut progress).map_err(|end| self.worker_failed(role, &end))
     }
 
-    fn end(&mut self, role: Role, session: Box<dyn Session>) {
+    fn end(&mut self, role: Role, session: Box<dyn Session>) -> Result<(), Halt> {
         let summary = session.finish();
         self.draft.worker_ended(role, &summary);
+        match summary.changed {
+            Some(what) => Err(Halt::failed(format!("what ran is not what was judged: {what}"))),
+            None => Ok(()),
+        }
     }
 
     fn worker_failed(&mut self, role: Role, end: &WorkerEnd) -> Halt {

@@ -19,7 +19,8 @@ use crate::domain::inspection::Inspection;
 use crate::domain::modes::{CLIP_NATS, constants};
 use crate::domain::score::{DecisionParams, FinalDecision};
 use crate::domain::{Sha256, budget};
-use crate::worker::{WorkerEnd, WorkerSummary};
+use crate::governor::admission::Guardrail;
+use crate::worker::{Plan, WorkerEnd, WorkerSummary};
 
 /// The report so far, and what the final decision will look at.
 #[derive(Debug)]
@@ -88,12 +89,7 @@ impl Draft {
             constants: serde_json::to_value(constants()).unwrap_or_default(),
             constants_digest: constants_digest(),
             engine: None,
-            memory: Memory {
-                limit_bytes: request.max_memory_bytes,
-                predicted_bytes: None,
-                peak_bytes: None,
-                enforcement: request.max_memory_bytes.map(|_| "watchdog".to_owned()),
-            },
+            memory: Memory { limit_bytes: request.max_memory_bytes, ..Memory::default() },
             peak_memory_gb: None,
             workers: Vec::new(),
             errors: Vec::new(),
@@ -168,9 +164,35 @@ impl Draft {
         }
     }
 
+    /// Takes down what was decided about memory before the first load.
+    pub fn planned(&mut self, plan: &Plan, guardrail: Guardrail) {
+        let demand = plan.demand();
+        let memory = &mut self.report.memory;
+        memory.limit_bytes = plan.limit_bytes;
+        memory.predicted_bytes = Some(demand.held_bytes);
+        memory.predicted_file_bytes = Some(demand.mapped_bytes);
+        memory.available_bytes = Some(plan.budget.bytes);
+        memory.limiting = Some(plan.budget.limiting.as_str().to_owned());
+        memory.guardrail = Some(guardrail.as_str().to_owned());
+        memory.enforcement = Some(plan.seen.enforcement.clone());
+        memory.confinement = Some(plan.seen.confinement.names());
+        memory.given_up.extend(plan.steps.iter().cloned());
+        let missing = plan.seen.missing.iter().chain(&plan.seen.confinement.missing);
+        self.report.remarks.extend(missing.map(|reason| format!("not in force: {reason}")));
+        if let Some(reason) = &plan.forced {
+            self.report.remarks.push(format!("loaded by force: {reason}"));
+        }
+        let given_up = plan.steps.iter().map(|step| format!("for lack of memory: {step}"));
+        self.report.remarks.extend(given_up);
+    }
+
     /// Takes down how a worker ended.
     pub fn worker_ended(&mut self, role: Role, summary: &WorkerSummary) {
-        self.report.memory.peak_bytes = self.report.memory.peak_bytes.max(Some(summary.peak_rss_anon_bytes));
+        let memory = &mut self.report.memory;
+        memory.peak_bytes = memory.peak_bytes.max(Some(summary.peak_rss_anon_bytes));
+        memory.peak_file_bytes = memory.peak_file_bytes.max(Some(summary.peak_rss_file_bytes));
+        let room = budget::ALERTS.saturating_sub(memory.alerts.len());
+        memory.alerts.extend(summary.memory.alerts.list.iter().take(room).copied());
         let name = match role {
             Role::Reference => "reference_load_seconds",
             Role::Candidate => "candidate_load_seconds",
@@ -235,8 +257,9 @@ impl Draft {
         );
         explain(
             report.memory.limit_bytes.is_none(),
-            "memory.limit_bytes, memory.enforcement: no limit was given",
+            "memory.limit_bytes: no limit was given, and none follows from an estimate",
         );
+        explain(report.memory.enforcement.is_none(), "memory.enforcement: no worker was planned");
         explain(
             report.memory.peak_bytes.is_none(),
             "memory.peak_bytes, peak_memory_gb: no worker ended regularly",

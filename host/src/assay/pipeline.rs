@@ -22,23 +22,33 @@ use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SC
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, default_threads, engine_for};
-use crate::governor::Machine;
+use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
-use crate::worker::{WorkerEnd, WorkerLimits};
+use crate::worker::{Ending, GiveUp, Policy, Stamp, WorkerEnd, WorkerLimits, difference, give_up, stamps};
 
 /// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
 const RAW_VOCAB: u32 = 256;
 
+/// What a judged run may give up for lack of memory. The batch and the format of the cache are
+/// in the table of constants and stay.
+const GIVE_UP: GiveUp = GiveUp { context_min: 256, ..GiveUp::NOTHING };
+
 /// Runs one assay in guarded workers. Blocks; cancellable; always gives a report.
 pub fn run(request: &AssayRequest, context: &AssayContext<'_>) -> Report {
     let limits = WorkerLimits {
-        memory_bytes: request.max_memory_bytes,
+        enforcement: request.enforcement,
         cancel: Some(Arc::clone(&context.cancel)),
         ..WorkerLimits::default()
     };
-    run_with(request, context, &WorkerRunner { limits })
+    let policy = Policy {
+        guardrail: request.guardrail,
+        caps: Caps { max_memory_bytes: request.max_memory_bytes, min_free_bytes: request.min_free_bytes },
+        force: request.force,
+        give_up: GIVE_UP,
+    };
+    run_with(request, context, &WorkerRunner::new(limits, policy))
 }
 
 /// As [`run`], with sessions from `runner`.
@@ -73,8 +83,16 @@ pub fn judge(
     let outcome = match checked {
         Ok(params) => {
             prepare(request, &context.plugins);
-            Assay { request, context, runner, params, draft: &mut draft, findings: &mut findings }
-                .stages(inspected)
+            Assay {
+                request,
+                context,
+                runner,
+                params,
+                draft: &mut draft,
+                findings: &mut findings,
+                stamps: Vec::new(),
+            }
+            .stages(inspected)
         }
         Err(problem) => Err(Halt::from(problem)),
     };
@@ -125,6 +143,8 @@ struct Assay<'a> {
     params: DecisionParams,
     draft: &'a mut Draft,
     findings: &'a mut Findings,
+    /// The files of both sides as they were when they were digested.
+    stamps: Vec<Stamp>,
 }
 
 impl Assay<'_> {
@@ -171,9 +191,18 @@ impl Assay<'_> {
         inspected: Inspect<'_>,
     ) -> Result<Inspection, Halt> {
         let started = Instant::now();
-        let inspection = inspected(role, path);
+        let begun = nanoseconds_now();
+        let mut inspection = inspected(role, path).map_err(Halt::from)?;
+        let mut seen = stamps(inspection.files.iter().map(|file| file.path.as_path()));
+        // A file that changed after the reading began may have been read half old, half new.
+        if seen.iter().any(|stamp| stamp.changed >= begun) {
+            inspection = inspected(role, path).map_err(Halt::from)?;
+            if let Some(what) = difference(&seen) {
+                return Err(Halt::not_run(format!("{what}; wait until whatever writes it is done")));
+            }
+        }
         self.draft.add_time("inspect_seconds", started);
-        let inspection = inspection.map_err(Halt::from)?;
+        self.stamps.append(&mut seen);
         self.draft.inspected(role, &inspection);
         self.stop_if_cancelled()?;
         Ok(inspection)
@@ -297,9 +326,8 @@ impl Assay<'_> {
         if context <= SCORED_POSITIONS {
             return Err(no_room(context));
         }
-        self.check_memory([candidate])?;
         let threads = self.request.threads.unwrap_or_else(|| default_threads(candidate));
-        let spec = self.load_spec(candidate, context, threads)?;
+        let [spec] = self.plan([self.load_spec(candidate, context, threads)?])?;
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::LoadingCandidate });
         let failed = |draft: &mut Draft, end: &WorkerEnd| {
             draft.worker_failed(Role::Candidate, end);
@@ -317,7 +345,11 @@ impl Assay<'_> {
         let measured = measure(session.as_mut(), plan, context, &mut |end| failed(self.draft, end));
         self.draft.add_time("candidate_seconds", started);
         let measured = measured?;
-        self.draft.worker_ended(Role::Candidate, &session.finish());
+        let summary = session.finish();
+        self.draft.worker_ended(Role::Candidate, &summary);
+        if let Some(what) = summary.changed {
+            return Err(Halt::failed(format!("what ran is not what was judged: {what}")));
+        }
         self.draft.report.measurement = Some(measured);
         Ok(())
     }
@@ -334,34 +366,53 @@ impl Assay<'_> {
         if context <= SCORED_POSITIONS {
             return Err(no_room(context));
         }
-        self.check_memory([reference, candidate])?;
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
-        let specs =
-            (self.load_spec(reference, context, threads)?, self.load_spec(candidate, context, threads)?);
-        self.set_band(&band::Inputs {
-            key: &key,
-            judging: &set,
-            reference: &specs.0,
-            reference_root,
-            reference_kind: reference.kind,
-            candidate,
-            params: self.params,
-        })?;
-        let pair = || Pair { reference: &specs.0, reference_root, candidate: &specs.1, set: &set };
+        let inspected = (reference, candidate);
+        let mut reference = self.load_spec(reference, context, threads)?;
+        let mut candidate = self.load_spec(candidate, context, threads)?;
+        if self.request.band == BandChoice::Auto {
+            [reference, candidate] = self.plan([reference, candidate])?;
+            self.set_band(&band::Inputs {
+                key: &key,
+                judging: &set,
+                reference: &reference,
+                reference_root,
+                reference_kind: inspected.0.kind,
+                candidate: inspected.1,
+                params: self.params,
+            })?;
+        }
         let scorer_params = self.draft.report.enhanced_diff.scorer_params.clone();
-        let scoring = Scoring {
-            scorer_params: scorer_params.clone(),
-            judge: Judge::start(&self.context.plugins, &self.request.decider, self.params)?,
-            max_failed_share: MAX_FAILED_SHARE,
+        let mut retried = false;
+        let (statistics, judge) = loop {
+            [reference, candidate] = self.plan([reference, candidate])?;
+            let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+            let scoring = Scoring {
+                scorer_params: scorer_params.clone(),
+                judge: Judge::start(&self.context.plugins, &self.request.decider, self.params)?,
+                max_failed_share: MAX_FAILED_SHARE,
+            };
+            let mut comparison =
+                Comparison::new(self.request, self.context, self.runner, pair, scoring, self.draft)?;
+            let halt = match comparison.run() {
+                Ok(statistics) => break (statistics, comparison.judge),
+                Err(halt) => halt,
+            };
+            drop(comparison);
+            // Once, and never with the same settings.
+            let mut both = [reference.clone(), candidate.clone()];
+            let step = Some(()).filter(|()| !retried && self.ended_for_memory());
+            let Some(step) = step.and_then(|()| give_up(&mut both, GIVE_UP)) else { return Err(halt) };
+            retried = true;
+            self.draft.report.remarks.push(format!("tried again with {step}, because: {}", halt.error));
+            self.draft.report.memory.given_up.push(step);
+            [reference, candidate] = both;
         };
-        let mut comparison =
-            Comparison::new(self.request, self.context, self.runner, pair(), scoring, self.draft)?;
-        let statistics = comparison.run()?;
-        let judge = comparison.judge;
         if !self.request.probes.is_empty() {
             let (request, context, runner) = (self.request, self.context, self.runner);
-            probe::run(request, context, runner, self.draft, &pair(), (&scorer_params, self.params))?;
+            let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+            probe::run(request, context, runner, self.draft, &pair, (&scorer_params, self.params))?;
         }
         // Every model is gone: now the key may be known.
         if let Some(challenges) = &mut self.draft.report.challenges {
@@ -376,11 +427,8 @@ impl Assay<'_> {
         Ok(statistics)
     }
 
-    /// Measures the band if that is asked for, and takes gamma, delta and the clip from it.
+    /// Measures the band, and takes gamma, delta and the clip from it.
     fn set_band(&mut self, inputs: &band::Inputs<'_>) -> Result<(), Halt> {
-        if self.request.band == BandChoice::Mode {
-            return Ok(());
-        }
         let band = band::calibrate(self.request, self.context, self.runner, self.draft, inputs)?;
         self.params = DecisionParams { gamma: band.gamma, delta: band.delta, ..self.params };
         let diff = &mut self.draft.report.enhanced_diff;
@@ -438,22 +486,31 @@ impl Assay<'_> {
         Ok(set)
     }
 
-    /// Refuses a load that would leave less memory than asked to stay free. The files' bytes
-    /// are what a model takes at least; working memory comes on top.
-    fn check_memory<const N: usize>(&self, models: [&Inspection; N]) -> Result<(), Halt> {
-        let Some(min_free) = self.request.min_free_bytes.filter(|_| !self.request.force) else {
-            return Ok(());
-        };
-        let bytes = |inspection: &Inspection| inspection.files.iter().map(|file| file.bytes).sum::<u64>();
-        let needed = models.into_iter().map(bytes).max().unwrap_or(0);
-        let usable = Machine::read().usable_memory_bytes();
-        if usable >= needed.saturating_add(min_free) {
-            return Ok(());
-        }
-        Err(Halt::not_run(format!(
-            "not loaded: of {usable} usable bytes of memory the larger model takes at least {needed}, which \
-             would leave less than the {min_free} that are to stay free (--force loads it all the same)"
-        )))
+    /// Decides whether and how models may be loaded, one after the other; gives the settings
+    /// to load them with.
+    fn plan<const N: usize>(&mut self, asked: [LoadSpec; N]) -> Result<[LoadSpec; N], Halt> {
+        let started = Instant::now();
+        let plan = self.runner.plan(&asked, &self.stamps);
+        self.draft.add_time("plan_seconds", started);
+        let plan = plan.map_err(|end| {
+            self.draft.worker_failed(Role::Candidate, &end);
+            if self.context.cancel.load(Ordering::Relaxed) {
+                return cancelled();
+            }
+            let hint = end.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            Halt::not_run(format!("{}{hint}", end.detail))
+        })?;
+        let Some(plan) = plan else { return Ok(asked) };
+        self.draft.planned(&plan, self.request.guardrail);
+        self.stop_if_cancelled()?;
+        Ok(<[LoadSpec; N]>::try_from(plan.specs).unwrap_or(asked))
+    }
+
+    /// Whether the last worker ended for memory, before anything was judged.
+    fn ended_for_memory(&self) -> bool {
+        let last = self.draft.report.workers.last();
+        self.draft.report.records.is_empty()
+            && last.is_some_and(|worker| matches!(worker.ending, Ending::OomKilled | Ending::LimitKilled))
     }
 
     fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
@@ -465,6 +522,12 @@ impl Assay<'_> {
         spec.parallel = JUDGED_PARALLEL;
         Ok(spec)
     }
+}
+
+/// Since 1970, as file systems stamp.
+fn nanoseconds_now() -> i128 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }
 
 fn cancelled() -> Halt {

@@ -20,6 +20,7 @@ use crate::domain::Sha256;
 use crate::domain::inspection::{Finding, Status};
 use crate::domain::score::{Decision, FinalDecision};
 use crate::engine::EngineInfo;
+use crate::governor::levels::Alert;
 use crate::worker::Ending;
 
 /// Names the shape of [`Report`].
@@ -141,7 +142,7 @@ pub struct EnhancedDiff {
 }
 
 /// How much of the distributions the scores are of.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Coverage {
     pub kind: CoverageKind,
     /// Whether a score over the whole distributions could be higher.
@@ -153,7 +154,7 @@ pub struct Coverage {
     pub rest_mass: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CoverageKind {
     /// Every token.
@@ -288,10 +289,33 @@ pub struct ReportPlugin {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     pub limit_bytes: Option<u64>,
+    /// What was predicted of `peak_bytes`, with the context filled.
     pub predicted_bytes: Option<u64>,
     /// Most anonymous resident memory of any worker.
     pub peak_bytes: Option<u64>,
+    /// The rungs that held the workers, such as `cgroup-v1+rlimit+watchdog`.
     pub enforcement: Option<String>,
+    /// What the workers were kept from, such as `landlock+seccomp`.
+    #[serde(default)]
+    pub confinement: Option<String>,
+    /// Pages of files: predicted to be wanted, and seen at most.
+    #[serde(default)]
+    pub predicted_file_bytes: Option<u64>,
+    #[serde(default)]
+    pub peak_file_bytes: Option<u64>,
+    /// What could be had when it was decided to load, and which limit said so.
+    #[serde(default)]
+    pub available_bytes: Option<u64>,
+    #[serde(default)]
+    pub limiting: Option<String>,
+    #[serde(default)]
+    pub guardrail: Option<String>,
+    /// What was given up so that it fits, in order.
+    #[serde(default)]
+    pub given_up: Vec<String>,
+    /// Levels that were entered while workers ran.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

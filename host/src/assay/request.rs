@@ -14,6 +14,8 @@ use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 
 /// A challenge key as text; `Debug` withholds it.
@@ -76,6 +78,12 @@ pub struct AssayRequest {
     /// Go on although the memory estimate says no.
     #[serde(default)]
     pub force: bool,
+    /// How careful to be with the memory estimate.
+    #[serde(default)]
+    pub guardrail: Guardrail,
+    /// How a worker is held to its memory limit.
+    #[serde(default)]
+    pub enforcement: Enforcement,
     /// Keep whole distributions whatever the vocabulary.
     #[serde(default)]
     pub exact: bool,
@@ -110,6 +118,8 @@ impl AssayRequest {
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,
+            guardrail: Guardrail::default(),
+            enforcement: Enforcement::default(),
             exact: false,
         }
     }

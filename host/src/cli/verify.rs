@@ -16,6 +16,8 @@ use crate::assay::{AssayContext, AssayRequest, KeyText};
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName, prove_modes};
 use crate::domain::size::ByteSize;
 use crate::domain::{Problem, ProblemKind, budget};
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 use crate::store::atomic;
 
@@ -82,6 +84,12 @@ pub struct Args {
     /// Go on although the memory does not suffice by estimate
     #[arg(long)]
     pub force: bool,
+    /// How careful to be with the memory estimate
+    #[arg(long, value_enum, default_value = "balanced")]
+    pub guardrail: Guardrail,
+    /// How workers are held to their memory limit; a rung that is named must be there
+    #[arg(long, value_enum, default_value = "auto", env = "ASSAYD_ENFORCEMENT")]
+    pub enforcement: Enforcement,
     /// Keep whole distributions whatever the vocabulary, in 16 bits; without it, above 8192 tokens the
     /// scores are lower bounds, which the report says and bounds
     #[arg(long)]
@@ -183,6 +191,8 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
         force: args.force,
+        guardrail: args.guardrail,
+        enforcement: args.enforcement,
         exact: args.exact,
         ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))
     })

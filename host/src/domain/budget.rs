@@ -263,3 +263,17 @@ pub const COMMANDS: usize = 64;
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Pause before a write that failed (disk full) is tried again.
 pub const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// Processes of one worker that the watchdog follows.
+pub const WATCHED_PROCESSES: usize = 64;
+/// Alerts kept about one worker, or by one `assayd monitor`; further ones are counted.
+pub const ALERTS: usize = 64;
+/// Memory that always stays free on the machine, unless another amount is asked for.
+pub const MIN_FREE_BYTES: u64 = 256 << 20;
+/// A worker smaller than this is never ended for the machine's sake: it would not help.
+pub const CULPRIT_BYTES: u64 = 64 << 20;
+/// How long the next load waits for the memory of the last one to come back.
+pub const MEMORY_BACK: Duration = Duration::from_secs(5);
+/// Time and memory that a dry run may take.
+pub const DRY_RUN_STALL: Duration = Duration::from_secs(20);
+pub const DRY_RUN_BYTES: u64 = 2 << 30;

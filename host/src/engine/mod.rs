@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Problem;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::inspection::{ArtifactKind, Inspection, Severity, Status};
 use crate::domain::trace::Trace;
 
@@ -244,7 +245,25 @@ pub trait Model {
 pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model>, EngineError> {
     match spec.engine {
         EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
-        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec)?)),
+        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec, progress)?)),
+    }
+}
+
+/// Loads what an engine computes with, its kernels and their libraries, but no model: after
+/// this a worker may lose its access to every other file.
+pub fn prepare(engine: EngineKind) -> Result<(), EngineError> {
+    match engine {
+        EngineKind::LlamaCpp => llama::prepare(),
+        EngineKind::Scripted => Ok(()),
+    }
+}
+
+/// Memory by device that running `spec` takes with the context filled, from a dry run that
+/// reads headers and allocates nothing large. The machine's own memory comes first.
+pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    match spec.engine {
+        EngineKind::LlamaCpp => llama::estimate(spec),
+        EngineKind::Scripted => Ok(vec![DeviceBytes { name: "CPU".to_owned(), ..DeviceBytes::default() }]),
     }
 }
 

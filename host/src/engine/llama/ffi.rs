@@ -11,13 +11,15 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use llama_cpp_2::llama_backend::{self, LlamaBackend};
 use llama_cpp_sys_2 as sys;
 
 use crate::engine::KvType;
+
+mod dry;
 
 /// Longest part of the engine's own log that is kept for error messages.
 const LOG_BYTES: usize = 4096;
@@ -26,6 +28,13 @@ const LOG_BYTES: usize = 4096;
 static LOG: Mutex<String> = Mutex::new(String::new());
 /// Counts computation steps; a worker that still computes keeps it moving.
 static TICKS: AtomicU64 = AtomicU64::new(0);
+/// Whether errors go to standard error as well, where they survive a crash.
+static LOUD: AtomicBool = AtomicBool::new(false);
+
+/// From now on the engine's errors are printed too: the parent of a worker keeps the last of them.
+pub(super) fn print_errors() {
+    LOUD.store(true, Ordering::Relaxed);
+}
 
 /// Steps the engine has computed so far in this process; only its changes mean anything.
 pub(super) fn ticks() -> u64 {
@@ -48,6 +57,10 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _us
     }
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if LOUD.load(Ordering::Relaxed) {
+        use std::io::Write as _;
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
     let mut log = LOG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     // An error must find room.
     if log.len() + text.len() > LOG_BYTES && level == sys::GGML_LOG_LEVEL_ERROR {
@@ -133,6 +146,8 @@ pub(super) fn devices() -> Vec<String> {
 pub(super) struct ModelParams {
     pub(super) gpu_layers: i32,
     pub(super) extra_buffers: bool,
+    /// Read the header alone and only count what would be allocated.
+    pub(super) dry: bool,
 }
 
 /// A loaded model; freed on drop.
@@ -161,6 +176,10 @@ impl Model {
         let mut raw = unsafe { sys::llama_model_default_params() };
         raw.n_gpu_layers = params.gpu_layers;
         raw.use_extra_bufts = params.extra_buffers;
+        if params.dry {
+            raw.no_alloc = true;
+            raw.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
         raw.progress_callback = Some(on_load);
         raw.progress_callback_user_data = std::ptr::from_mut(&mut progress).cast();
         // SAFETY: the C strings, the pointer array and `progress` live across the call;
@@ -420,6 +439,11 @@ impl<'model> Context<'model> {
         let ptr = unsafe { sys::llama_init_from_model(model.ptr.as_ptr(), raw) };
         let ptr = NonNull::new(ptr).ok_or_else(take_log)?;
         Ok(Self { ptr, params, vocab: model.vocab_size(), decoded: 0, model: PhantomData })
+    }
+
+    /// Tokens per `decode` call at most.
+    pub(super) fn batch(&self) -> u32 {
+        self.params.batch
     }
 
     /// Forgets all sequences.

@@ -13,6 +13,7 @@ use super::{
     TraceSink,
 };
 use crate::domain::budget;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::{COARSE_TOP, Distribution, FULL_VOCAB_LIMIT, Trace};
 
 mod ffi;
@@ -27,6 +28,8 @@ const MICRO_BATCH: u32 = 512;
 const BATCH: u32 = 2048;
 /// Bytes of logits that one decode call may leave in memory.
 const LOGIT_BYTES: u64 = 128 << 20;
+/// The buffer type of weights that are used as they lie in the file.
+const MAPPED: &str = "CPU";
 /// Longest context per sequence; hostile metadata may claim any number.
 const CONTEXT_MAX: u32 = 131_072;
 
@@ -41,6 +44,56 @@ pub struct LlamaModel {
 /// Steps computed so far in this process; a worker that still computes keeps it moving.
 pub fn ticks() -> u64 {
     ffi::ticks()
+}
+
+/// Starts the back end in a worker; from then on its errors are printed, too, so that the last
+/// of them outlives a crash.
+pub fn prepare() -> Result<(), EngineError> {
+    ffi::print_errors();
+    ffi::backend().map_err(EngineError::Compute).map(|_| ())
+}
+
+/// Memory by device, from a model and a context without weights.
+pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    let dry = LlamaModel::open(spec, true, &mut |_| {})?;
+    let context = dry.context(spec.context as usize, spec.parallel, MICRO_BATCH)?;
+    let buffers = context.breakdown().map_err(EngineError::Compute)?;
+    // Rows of logits live outside of all buffers that are accounted for, on the host.
+    let rows = u64::from(dry.rows_per_call().min(context.batch()));
+    let mut host = DeviceBytes {
+        name: "CPU".to_owned(),
+        output_bytes: rows * u64::from(dry.info.vocab) * 4,
+        ..DeviceBytes::default()
+    };
+    let mut devices: Vec<DeviceBytes> = Vec::new();
+    for buffer in buffers {
+        let device = if buffer.host {
+            &mut host
+        } else if let Some(at) = devices.iter().position(|device| device.name == buffer.name) {
+            match devices.get_mut(at) {
+                Some(device) => device,
+                None => continue,
+            }
+        } else {
+            devices.push(DeviceBytes { name: buffer.name.clone(), ..DeviceBytes::default() });
+            match devices.last_mut() {
+                Some(device) => device,
+                None => continue,
+            }
+        };
+        device.model_bytes += buffer.model;
+        device.kv_bytes += buffer.context;
+        device.compute_bytes += buffer.compute;
+        // What stays as it is in the file is mapped; what is repacked is a copy.
+        if buffer.name == MAPPED {
+            device.mapped_bytes += buffer.model;
+        }
+    }
+    devices.insert(0, host);
+    // Kept until the process ends, so that whoever looks at it sees what they hold.
+    std::mem::forget(context);
+    std::mem::forget(dry);
+    Ok(devices)
 }
 
 /// What this build of llama.cpp is and runs on, without loading a model.
@@ -62,6 +115,11 @@ fn engine_info(gpu_layers: i32) -> EngineInfo {
 
 impl LlamaModel {
     pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Self, EngineError> {
+        Self::open(spec, false, progress)
+    }
+
+    /// Loads, or only counts what loading would take.
+    fn open(spec: &LoadSpec, dry: bool, progress: LoadProgress<'_>) -> Result<Self, EngineError> {
         let first = spec.paths.first().map(|path| path.display().to_string()).unwrap_or_default();
         let failed = |reason: String| EngineError::Load {
             path: first.clone(),
@@ -74,7 +132,7 @@ impl LlamaModel {
             )));
         }
         let paths: Vec<&Path> = spec.paths.iter().map(std::path::PathBuf::as_path).collect();
-        let params = ffi::ModelParams { gpu_layers: spec.gpu_layers, extra_buffers: spec.extra_buffers };
+        let params = ffi::ModelParams { gpu_layers: spec.gpu_layers, extra_buffers: spec.extra_buffers, dry };
         let model = ffi::Model::load(&paths, params, progress).map_err(&failed)?;
         if !model.is_plain_decoder() {
             return Err(failed("not a left-to-right language model; assayd can only score those".to_owned()));
