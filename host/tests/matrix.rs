@@ -20,8 +20,9 @@ use assayd::assay::pipeline::run_with;
 use assayd::assay::report::Report;
 use assayd::assay::runner::WorkerRunner;
 use assayd::assay::{AssayContext, AssayRequest, KeyText};
+use assayd::governor::admission::Caps;
 use assayd::plugin::PluginSet;
-use assayd::worker::{Policy, WorkerLimits};
+use assayd::worker::{GiveUp, Policy, WorkerLimits};
 use serde_json::Value;
 
 /// Challenges behind a pair's true mean.
@@ -42,10 +43,12 @@ fn verify(place: &Path, candidate: &Path, reference: &Path, change: impl Fn(&mut
         bundle: None,
     };
     let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd")));
+    let policy =
+        Policy { guardrail: request.guardrail, caps: Caps::default(), force: true, give_up: GiveUp::NOTHING };
     run_with(
         &request,
         &context,
-        &WorkerRunner::new(WorkerLimits { program, ..WorkerLimits::default() }, Policy::default()),
+        &WorkerRunner::new(WorkerLimits { program, ..WorkerLimits::default() }, policy),
     )
 }
 

@@ -34,6 +34,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["seccompiler", "libc"], &["worker/"]),
     (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
+    (&["p256", "sigstore_verify"], &["model/signature/"]),
     (&["clap", "clap_complete", "indicatif", "comfy_table"], &["cli/"]),
 ];
 

@@ -249,7 +249,7 @@ impl Draft {
         explain(report.lineage.is_none() && !noted, "lineage: the weights were not compared");
         explain(
             report.security.fuzzy_hash.distance.is_none(),
-            "security.fuzzy_hash: no fuzzy hash was computed in this run",
+            "security.fuzzy_hash: there is no fuzzy digest of the weights of both",
         );
         explain(
             report.memory.predicted_bytes.is_none(),

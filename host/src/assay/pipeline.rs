@@ -234,6 +234,7 @@ impl Assay<'_> {
         }
         let security = &mut self.draft.report.security;
         security.config_hash.matches = self.findings.config.as_match();
+        security.fuzzy_hash = hash_checks::fuzzy(reference, candidate);
         security.tokenizer.compatible = self.findings.tokenizer.as_match();
         let texts = |list: &[Difference]| list.iter().map(Difference::to_string).collect::<Vec<_>>();
         if let Ok(found) = &likeness {

@@ -153,6 +153,9 @@ pub const HASH_RANGES: usize = 1_024;
 /// Bytes of one header read, and of all of one hash check call.
 pub const HASH_HEADER_BYTES: u32 = 1 << 20;
 pub const HASH_HEADERS_BYTES: u64 = 8 << 20;
+/// Bytes of a fuzzy digest, and of the list of an artifact's tensors, for one hash check.
+pub const TLSH_BYTES: u64 = 64 << 20;
+pub const HASH_LIST_BYTES: usize = 8 << 20;
 /// Findings of one hash check, and bytes of the code and message of one.
 pub const HASH_FINDING_BYTES: usize = 4 << 10;
 /// Files of a rendered report, and bytes of all of them.

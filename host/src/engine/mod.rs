@@ -6,6 +6,7 @@
 //! (every judged continuation is greedy) and any retry.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -179,7 +180,7 @@ pub struct RunSequence {
     pub seconds: Vec<f64>,
 }
 
-/// Which settings of a [`RunSpec`] reached something; the others changed nothing.
+/// Which settings of a [`RunSpec`] a run was made under; the others the engine cannot take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Honoured {
     pub parallel: bool,
@@ -233,11 +234,19 @@ pub trait Model {
     ) -> Result<Vec<Vec<u32>>, EngineError>;
 
     /// A greedy run under the given conditions. An engine without settings of its own honours
-    /// none of them, measures nothing and says so.
+    /// none of them and says so; its tokens are timed if it reports progress after each.
     fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
-        let tokens = self.generate(&spec.prompts, spec.new_tokens, progress)?;
-        let sequences = tokens.into_iter().map(|tokens| RunSequence { tokens, ..RunSequence::default() });
-        Ok(RunRecord { sequences: sequences.collect(), honoured: Honoured::default() })
+        let started = Instant::now();
+        let mut seconds = Vec::new();
+        let tokens = self.generate(&spec.prompts, spec.new_tokens, &mut |fraction| {
+            seconds.push(started.elapsed().as_secs_f64());
+            progress(fraction);
+        })?;
+        let timed = spec.prompts.len() == 1 && seconds.len() == spec.new_tokens as usize;
+        let seconds = if timed { seconds } else { Vec::new() };
+        let sequence = |tokens| RunSequence { tokens, seconds: seconds.clone(), ..RunSequence::default() };
+        let sequences = tokens.into_iter().map(sequence).collect();
+        Ok(RunRecord { sequences, honoured: Honoured::default() })
     }
 }
 

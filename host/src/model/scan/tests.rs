@@ -295,10 +295,17 @@ fn a_pass_that_was_broken_off_goes_on_and_finds_the_same() {
     let wanted = Wanted { prove: Some(data_offset + 5), ..Wanted::default() };
     let go = |source: &(dyn ReadAt + Sync), shelf: Option<&mut dyn Shelf>| {
         let (mut findings, mut done) = (Findings::default(), 0);
-        let scanned =
-            scan_in(256 << 10, source, &weights, data_offset, wanted, shelf, &mut findings, &mut |n| {
-                done += n
-            });
+        let scanned = scan_in(
+            // Every chunk is a segment.
+            1,
+            source,
+            &weights,
+            data_offset,
+            wanted,
+            shelf,
+            &mut findings,
+            &mut |n| done += n,
+        );
         scanned.map(|scanned| (scanned, findings.finish(), done))
     };
     let plain = go(&sample.bytes.as_slice(), None).unwrap();
