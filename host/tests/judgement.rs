@@ -331,7 +331,9 @@ fn a_measured_band_asks_whether_the_rounding_is_honest() {
         .collect();
     let honest = place.quantized(&reference, &types, "honest-q4.gguf");
     let tuned = place.quantized(&example("finetuned.gguf"), &types, "tuned-q4.gguf");
-    let (_, report) = place.verify(&honest, &reference, &["--band", "auto"]);
+    std::fs::write(place.path("own.txt"), "A prompt of my own").unwrap();
+    let bundled = ["--band", "auto", "--probe", "own.txt", "--bundle", "b"];
+    let (_, report) = place.verify(&honest, &reference, &bundled);
     assert_eq!(report["final_decision"], "SAME", "{} {}", report["error"], report["enhanced_diff"]);
     let (band, diff) = (&report["band"], &report["enhanced_diff"]);
     assert_eq!((&band["gamma"], &band["delta"]), (&diff["gamma"], &diff["delta"]));
@@ -346,6 +348,9 @@ fn a_measured_band_asks_whether_the_rounding_is_honest() {
     assert_eq!(report["challenges"]["distinct"], 200, "judging challenges are others");
     let left = std::fs::read_dir(place.path("cache/calibration")).unwrap().count();
     assert_eq!(left, 0, "the quantised reference is gone");
+    // The bundle holds the judged challenges alone and is verified within the measured band.
+    let checked = place.run(&["bundle", "verify", "b"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stdout));
     // Reproducible, and the same band for any candidate in this format.
     let (code, other) = place.verify(&tuned, &reference, &["--band", "auto"]);
     assert_eq!(&other["band"], band);
