@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::band::BandChoice;
 use super::closing;
-use super::compare::{Comparison, Halt, Pair};
+use super::compare::{Comparison, Halt, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
-use super::hash_checks;
-use super::judge::INTERVAL_DECIDER;
+use super::judge::{INTERVAL_DECIDER, Judge};
 use super::measure::measure;
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
+use super::{band, hash_checks, probe};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
-use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
+use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, adapter_for, default_threads, engine_for};
@@ -108,6 +109,7 @@ pub fn judge(
             Some(halt.error)
         }
     };
+    findings.fuzzy_match = draft.report.security.fuzzy_hash.matches;
     draft.finish(&findings, error)
 }
 
@@ -319,7 +321,9 @@ impl Assay<'_> {
         let mut progress = |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
         match lineage::compare(&candidate.path, &reference.path, &mut progress) {
             Ok(found) => {
+                self.findings.lineage = Some(found.relation);
                 self.draft.report.lineage = Some(Lineage {
+                    tensors_unmatched: found.tensors.iter().filter(|tensor| unmatched(tensor)).count() as u64,
                     relation: found.relation,
                     reasons: found.reasons,
                     tensors_compared: found.tensors_compared,
@@ -387,14 +391,33 @@ impl Assay<'_> {
         }
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
+        let inspected = (reference, candidate);
         let mut reference = self.load_spec(reference, context, threads)?;
         let mut candidate = self.load_spec(candidate, context, threads)?;
+        if self.request.band == BandChoice::Auto {
+            [reference, candidate] = self.plan([reference, candidate])?;
+            self.set_band(&band::Inputs {
+                key: &key,
+                judging: &set,
+                reference: &reference,
+                reference_root,
+                reference_kind: inspected.0.kind,
+                candidate: inspected.1,
+                params: self.params,
+            })?;
+        }
+        let scorer_params = self.draft.report.enhanced_diff.scorer_params.clone();
         let mut retried = false;
         let (statistics, judge) = loop {
             [reference, candidate] = self.plan([reference, candidate])?;
             let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+            let scoring = Scoring {
+                scorer_params: scorer_params.clone(),
+                judge: Judge::start(&self.context.plugins, &self.request.decider, self.params)?,
+                max_failed_share: MAX_FAILED_SHARE,
+            };
             let mut comparison =
-                Comparison::new(self.request, self.context, self.runner, pair, self.params, self.draft)?;
+                Comparison::new(self.request, self.context, self.runner, pair, scoring, self.draft)?;
             let halt = match comparison.run() {
                 Ok(statistics) => break (statistics, comparison.judge),
                 Err(halt) => halt,
@@ -409,14 +432,41 @@ impl Assay<'_> {
             self.draft.report.memory.given_up.push(step);
             [reference, candidate] = both;
         };
+        if !self.request.probes.is_empty() {
+            let (request, context, runner) = (self.request, self.context, self.runner);
+            let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+            probe::run(request, context, runner, self.draft, &pair, (&scorer_params, self.params))?;
+        }
         // Every model is gone: now the key may be known.
         if let Some(challenges) = &mut self.draft.report.challenges {
             challenges.key_revealed = Some(key.reveal());
         }
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
-        let notes = closing::fill(&mut self.draft.report.enhanced_diff, &judge, &self.request.scorer)?;
+        let notes = {
+            let report = &mut self.draft.report;
+            closing::fill(&mut report.enhanced_diff, &judge, &report.records, report.band.as_ref())?
+        };
         notes.into_iter().for_each(|note| self.draft.note(note.text));
         Ok(statistics)
+    }
+
+    /// Measures the band, and takes gamma, delta and the clip from it.
+    fn set_band(&mut self, inputs: &band::Inputs<'_>) -> Result<(), Halt> {
+        let band = band::calibrate(self.request, self.context, self.runner, self.draft, inputs)?;
+        self.params = DecisionParams { gamma: band.gamma, delta: band.delta, ..self.params };
+        let diff = &mut self.draft.report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&self.request.scorer);
+        if !band.other_types.is_empty() {
+            self.draft.report.remarks.push(format!(
+                "band: {} tensors of the honest quantisation have another type than the candidate's, because the \
+                 quantiser leaves them as they are: {}",
+                band.other_types.len(),
+                band.other_types.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self.draft.report.band = Some(band);
+        Ok(())
     }
 
     /// The challenge key. A shared one may be known by now, so it is used only for the very
@@ -517,6 +567,12 @@ fn no_room(context: u32) -> Halt {
     Halt::not_run(format!(
         "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
     ))
+}
+
+/// Whether only one side has the tensor, or in another shape.
+fn unmatched(tensor: &lineage::TensorLineage) -> bool {
+    use lineage::TensorRelation::{Extra, Missing, ShapeDiffers};
+    matches!(tensor.relation, Extra | Missing | ShapeDiffers)
 }
 
 /// Tokens per sequence: what all models were trained for, at most what is judged with.

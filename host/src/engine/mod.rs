@@ -291,6 +291,28 @@ pub fn ticks() -> u64 {
     llama::ticks().wrapping_add(candle::ticks())
 }
 
+/// A copy of a model with other tensor types, made by llama.cpp's own quantiser.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantizeSpec {
+    /// The model's files; the parts of a split set in order.
+    pub source: Vec<PathBuf>,
+    pub target: PathBuf,
+    /// Names of tensors and the ids (as in GGUF files) of the types they are to have. The
+    /// quantiser leaves vectors, norms and the like as they are, whatever is asked.
+    pub types: Vec<(String, u32)>,
+    pub threads: u32,
+    /// Most bytes that the target may take.
+    pub max_bytes: u64,
+}
+
+/// Writes the copy that `spec` describes.
+///
+/// # Errors
+/// The source cannot be read, or the quantiser cannot make one of the types.
+pub fn quantize(spec: &QuantizeSpec) -> Result<(), EngineError> {
+    llama::quantize(spec)
+}
+
 /// Files below this size are run on one thread: their layers are over before a second thread
 /// has woken up.
 const SMALL_MODEL_BYTES: u64 = 32 << 20;

@@ -96,13 +96,21 @@ fn answer(
         *model = Some(loaded);
         return events.send(Event::Loaded(info)).map_err(gone);
     }
+    if let Request::Quantize(spec) = &request {
+        engine::quantize(spec)?;
+        return events.send(Event::Done).map_err(gone);
+    }
     if let Request::Estimate(spec) = &request {
         let devices = engine::estimate(spec)?;
         return events.send(Event::Estimated(devices)).map_err(gone);
     }
     let model = model.as_mut().ok_or_else(|| EngineError::Request("no model is loaded".to_owned()))?;
     match request {
-        Request::Guard(_) | Request::Load(_) | Request::Estimate(_) | Request::Exit => Ok(()),
+        Request::Guard(_)
+        | Request::Load(_)
+        | Request::Estimate(_)
+        | Request::Quantize(_)
+        | Request::Exit => Ok(()),
         Request::Tokenize { texts, add_special } => {
             let tokens =
                 texts.iter().map(|text| model.tokenize(text, add_special)).collect::<Result<_, _>>()?;

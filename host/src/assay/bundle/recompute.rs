@@ -63,6 +63,13 @@ pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault>
         let what = format!("the table of constants has the digest {}", report.constants_digest);
         return Err(at_leaf(inputs.leaves.first(), "\"constants_digest\"", &what).into());
     }
+    if let Some(band) = &mut report.band {
+        // What was measured is attested; that the verdict was reached within it is not.
+        band.digest = band.frozen()?;
+        let diff = &mut report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&diff.scorer);
+    }
     for record in inputs.plugins.list() {
         let found = report.plugins.iter_mut().find(|p| p.kind == record.kind.as_str() && p.id == record.id);
         if let Some(plugin) = found {
@@ -118,6 +125,8 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
             && (!compared || report.provenance.reference_root.is_some()),
         tokenizer: agreement(tokenizer(reference), tokenizer(candidate)),
         config: agreement(hashes.reference, hashes.candidate),
+        lineage: stated.lineage,
+        fuzzy_match: stated.fuzzy_match,
     }
 }
 
@@ -210,13 +219,14 @@ fn compare(
     }
     ours.mean_nats = closing::mean_nats(&report.records);
     let forecast = diff.needed_n;
-    let notes = closing::fill(ours, &judge, &diff.scorer).map_err(Problem::from)?;
+    let notes = closing::fill(ours, &judge, &report.records, report.band.as_ref()).map_err(Problem::from)?;
     if notes.iter().any(|note| note.fault) {
         ours.needed_n = forecast;
         remarks.push("needed_n: the decider took too long here; it is taken as stated".to_owned());
     }
     if !same_words {
         ours.claim.clone_from(&diff.claim);
+        ours.rare_difference.clone_from(&diff.rare_difference);
     }
     settle(&mut ours.p_same, diff.p_same);
     settle(&mut ours.p_different, diff.p_different);
@@ -297,7 +307,8 @@ fn again(
     }
     record.failure = None;
     let evidence = Evidence { challenge: record.challenge.index.to_string(), reference, candidate };
-    score_record(record, scorer, &evidence).map_err(Problem::from)?;
+    let params = &inputs.report.enhanced_diff.scorer_params;
+    score_record(record, scorer, params, &evidence).map_err(Problem::from)?;
     Ok(Some(evidence))
 }
 

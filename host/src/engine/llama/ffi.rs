@@ -50,6 +50,8 @@ pub(super) fn take_log() -> String {
 }
 
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _user: *mut c_void) {
+    // The quantiser has no callback but tells of every tensor here.
+    TICKS.fetch_add(1, Ordering::Relaxed);
     if text.is_null() || !(level == sys::GGML_LOG_LEVEL_ERROR || level == sys::GGML_LOG_LEVEL_WARN) {
         return;
     }
@@ -60,6 +62,10 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _us
         let _ = std::io::stderr().write_all(text.as_bytes());
     }
     let mut log = LOG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // An error must find room.
+    if log.len() + text.len() > LOG_BYTES && level == sys::GGML_LOG_LEVEL_ERROR {
+        log.clear();
+    }
     if log.len() + text.len() <= LOG_BYTES {
         log.push_str(&text);
     }
@@ -350,6 +356,31 @@ impl Drop for Model {
         // SAFETY: the pointer came from a load call; every `Context` borrowed `self` and is gone.
         unsafe { sys::llama_model_free(self.ptr.as_ptr()) };
     }
+}
+
+/// Writes a copy of a model; each override is an expression for names, and a type's id.
+pub(super) fn quantize(
+    source: &CStr,
+    target: &CStr,
+    overrides: &[(CString, u32)],
+    threads: u32,
+) -> Result<(), String> {
+    backend()?;
+    take_log();
+    let entry = |pattern, type_| sys::llama_model_tensor_override { pattern, type_ };
+    let list = overrides.iter().map(|(pattern, id)| entry(pattern.as_ptr(), *id));
+    let list: Vec<_> = list.chain([entry(std::ptr::null(), sys::GGML_TYPE_COUNT)]).collect();
+    // SAFETY: takes nothing and returns plain data.
+    let mut raw = unsafe { sys::llama_model_quantize_default_params() };
+    raw.nthread = i32::try_from(threads).map_err(|_| "too many threads".to_owned())?;
+    // Overrides count only beside a quantised default; every tensor's type is overridden.
+    raw.ftype = sys::LLAMA_FTYPE_MOSTLY_Q8_0;
+    raw.allow_requantize = true;
+    raw.tt_overrides = list.as_ptr();
+    // SAFETY: both paths, the patterns and the list, which ends with a null pattern, live
+    // across the call; llama.cpp turns its own exceptions into the status.
+    let status = unsafe { sys::llama_model_quantize(source.as_ptr(), target.as_ptr(), &raw) };
+    if status == 0 { Ok(()) } else { Err(take_log()) }
 }
 
 /// Context options that the trait's `LoadSpec` decides.

@@ -15,7 +15,10 @@ use super::{check_item, check_spec};
 use crate::domain::footprint::DeviceBytes;
 
 mod ffi;
+mod quantize;
 mod run;
+
+pub use quantize::quantize;
 
 /// Tokens computed at once; llama.cpp's own default.
 const MICRO_BATCH: u32 = 512;
