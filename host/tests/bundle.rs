@@ -563,6 +563,9 @@ fn another_demand_is_another_transcript() {
         |report| report.enhanced_diff.confidence = 0.9,
         |report| report.enhanced_diff.n_max = 4,
         |report| report.enhanced_diff.scorer = "tv".into(),
+        // Nearly everything is alike on a scale that is wide enough.
+        |report| report.enhanced_diff.scorer_params = "{\"clip_nats\": 50.0}".into(),
+        |report| report.enhanced_diff.clip_nats = 0.01,
         |report| report.enhanced_diff.decider = "hedged".into(),
     ];
     for (i, demand) in demand.iter().enumerate() {

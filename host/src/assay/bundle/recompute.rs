@@ -153,6 +153,7 @@ fn compare(
     let (Some(round), Some(share)) = (round, share) else {
         return Err(Problem::input("its table of constants is not one that this assayd understands").into());
     };
+    demand(report)?;
     let list = inputs.plugins.list();
     let all: Vec<_> = list.iter().map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
     inputs.plugins.prepare(&all)?;
@@ -233,6 +234,25 @@ fn compare(
     Ok(Statistics::Decided(judge.decision()))
 }
 
+/// What the scorer was given, and the scale of its scores: from the band that was measured, which
+/// is taken as stated, or from the table. Anything else would be another demand than the claim's.
+fn demand(report: &mut Report) -> Result<(), Fault> {
+    let diff = &mut report.enhanced_diff;
+    match &mut report.band {
+        Some(band) => {
+            band.digest = band.frozen()?;
+            (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+            diff.scorer_params = band.scorer_params(&diff.scorer);
+        }
+        None => {
+            let clip = report.constants.get("clip_nats").and_then(serde_json::Value::as_f64);
+            diff.clip_nats = clip.unwrap_or(f64::NAN);
+            diff.scorer_params.clear();
+        }
+    }
+    Ok(())
+}
+
 /// The challenges of the revealed key.
 fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, Fault> {
     let Some(stated) = &mut report.challenges else {
@@ -263,6 +283,11 @@ fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, 
     stated.commitment = set.commitment;
     stated.space_size = stated.plan.space();
     stated.key_revealed = Some(key.reveal());
+    if let Some(band) = &mut report.band {
+        let calibration = ChallengeSet::calibration(&key, &set, band.distinct.min(budget::CHALLENGES))
+            .map_err(|why| at_leaf(inputs.leaves.first(), "\"band\"", &why.to_string()))?;
+        band.commitment = calibration.commitment;
+    }
     Ok(set)
 }
 
