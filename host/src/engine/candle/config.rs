@@ -129,7 +129,7 @@ fn rotary(raw: &Raw, family: Family, model_type: String) -> Result<Config, Strin
         (Family::Phi, share) => share.unwrap_or(0.5),
         (Family::Phi3, share) => share.unwrap_or(1.0),
         (_, None) => 1.0,
-        (_, Some(share)) if share == 1.0 => 1.0,
+        (_, Some(1.0)) => 1.0,
         (_, Some(share)) => {
             return Err(format!("partial_rotary_factor {share} is not supported for {model_type}"));
         }
@@ -228,7 +228,7 @@ fn divided(width: usize, heads: usize) -> Result<usize, String> {
 fn rotated(head_dim: usize, share: f64) -> Result<usize, String> {
     let share = in_range("partial_rotary_factor", share, f64::MIN_POSITIVE, 1.0)?;
     let dims = (head_dim as f64 * share) as usize;
-    if dims == 0 || dims % 2 != 0 {
+    if dims == 0 || !dims.is_multiple_of(2) {
         return Err(format!("{dims} of {head_dim} values of a head are to be rotated; they form no pairs"));
     }
     Ok(dims)
