@@ -328,8 +328,12 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
                         reference: Arc::new(reference.clone()),
                         candidate: Arc::new(candidate),
                     };
-                    let left_out =
-                        coverage::left_out(&self.request.scorer, &evidence.reference, &evidence.candidate);
+                    let left_out = coverage::left_out(
+                        &self.request.scorer,
+                        self.draft.report.enhanced_diff.clip_nats,
+                        &evidence.reference,
+                        &evidence.candidate,
+                    );
                     score_record(record, &self.scorer, &self.scorer_params, &evidence)?;
                     if let Some(score) = record.score {
                         self.coverage.note(reference, score, left_out);

@@ -182,7 +182,11 @@ fn compare(
             let evidence = again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
             if let (Some(evidence), Some(score)) = (evidence, record.score) {
                 let (reference, candidate) = (&evidence.reference, &evidence.candidate);
-                tally.note(reference, score, coverage::left_out(&diff.scorer, reference, candidate));
+                tally.note(
+                    reference,
+                    score,
+                    coverage::left_out(&diff.scorer, diff.clip_nats, reference, candidate),
+                );
             }
             (inputs.progress)(i as u64 + 1, total);
         }
