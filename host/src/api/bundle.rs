@@ -49,7 +49,11 @@ pub async fn bundle(State(api): State<Api>, Id(id): Id, _: Params<Nothing>) -> R
             let mut piece = Vec::new();
             let read = (&mut file).take(PIECE).read_to_end(&mut piece).await;
             let last = !matches!(read, Ok(count) if count > 0);
-            if last && read.is_ok() || send.send(read.map(|_| piece)).await.is_err() || last {
+            // The end says nothing; an error is said, and is the end.
+            if last && read.is_ok() {
+                return;
+            }
+            if send.send(read.map(|_| piece)).await.is_err() || last {
                 return;
             }
         }

@@ -66,11 +66,10 @@ fn renamed_only(tensors: &[TensorLineage]) -> bool {
         .map(|tensor| tensor.name.as_str())
         .collect();
     let found = !missing.is_empty();
-    let moved = tensors
+    let mut moved = tensors
         .iter()
         .filter(|tensor| tensor.relation == Moved)
         .filter_map(|tensor| tensor.moved_from.as_deref());
-    let mut moved = moved;
     let once = moved.all(|from| missing.remove(from));
     found && once && missing.is_empty() && tensors.iter().all(|tensor| tensor.relation != Extra)
 }
