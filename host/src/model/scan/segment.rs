@@ -89,7 +89,7 @@ impl Job<'_> {
         empty: &Receiver<Vec<u8>>,
         outlets: Vec<SyncSender<Arc<Chunk>>>,
     ) -> io::Result<bool> {
-        let (mut read, mut kept_from, mut spare) = (0, None::<u64>, None::<Vec<u8>>);
+        let (mut read, mut kept_from) = (0, None::<u64>);
         while let Some(stretch) = self.plan.get(next.stretch) {
             if read >= self.bytes {
                 if let Some(from) = kept_from {
@@ -98,7 +98,7 @@ impl Job<'_> {
                 return Ok(true);
             }
             // The channels close only if the hashing sides have gone.
-            let Some(mut buffer) = spare.take().or_else(|| empty.recv().ok()) else { return Ok(false) };
+            let Ok(mut buffer) = empty.recv() else { return Ok(false) };
             let offset = stretch.offset + next.done;
             let bytes = CHUNK_BYTES.min(stretch.bytes - next.done);
             let length = usize::try_from(bytes).unwrap_or(0);
@@ -131,8 +131,6 @@ impl Job<'_> {
             if !sent || to_last.send(chunk).is_err() {
                 return Ok(false);
             }
-            // The others may be done with it already.
-            spare = Arc::into_inner(chunk).map(|chunk| chunk.buffer);
         }
         Ok(false)
     }
