@@ -387,3 +387,16 @@ fn digests_of_other_kinds() {
         assert_eq!(scanned.weights[kind.name()], of(kind, &joined));
     }
 }
+
+/// The buffers go round for ever, whoever is done with them last.
+#[test]
+fn no_buffer_is_lost() {
+    let data = [1u8; 4];
+    let names: Vec<String> = (0..3000).map(|number| format!("t{number}")).collect();
+    let tensors: Vec<TensorData<'_>> =
+        names.iter().map(|name| TensorData { name, kind: GgmlType::F32, shape: &[1], data: &data }).collect();
+    let mut bytes = Vec::new();
+    write(&mut bytes, &[], &tensors).unwrap();
+    let header = read_strict(&bytes.as_slice()).unwrap();
+    assert_eq!(Sample { bytes, header }.found(), []);
+}
