@@ -28,12 +28,13 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["notify", "notify_debouncer_full"], &["watch/"]),
     (&["sysinfo"], &["governor/"]),
     (&["llama_cpp_2", "llama_cpp_sys_2"], &["engine/llama/"]),
-    (&["candle_core", "candle_nn", "candle_transformers"], &["engine/candle/"]),
+    (&["candle_core", "candle_nn", "candle_transformers", "tokenizers"], &["engine/candle/"]),
     (&["sqlx"], &["store/"]),
     (&["landlock"], &["worker/", "governor/"]),
     (&["seccompiler", "libc"], &["worker/"]),
     (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
+    (&["p256", "sigstore_verify"], &["model/signature/"]),
     (&["clap", "clap_complete", "indicatif", "comfy_table"], &["cli/"]),
 ];
 

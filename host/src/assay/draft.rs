@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::canonical::constants_digest;
 use super::decision::{Findings, Statistics, decide};
+use super::relationship::relationship;
 use super::report::{
     EnhancedDiff, InspectionSummary, Inspections, Memory, Provenance, Report, ReportFile, ReportWorker, Role,
     SCHEMA, Security,
@@ -37,6 +38,7 @@ impl Draft {
             assayd_version: env!("CARGO_PKG_VERSION").to_owned(),
             model1: request.reference.clone(),
             model2: request.candidate.clone(),
+            adapter: request.adapter.clone(),
             mode: request.mode.as_str().to_owned(),
             final_decision: FinalDecision::Error,
             grounds: None,
@@ -67,12 +69,19 @@ impl Draft {
                 p_different: None,
                 smallest_delta_certified: None,
                 scorer: request.scorer.clone(),
+                scorer_params: String::new(),
                 decider: request.decider.clone(),
+                p_values_from: None,
                 stopped_early: false,
                 needed_n: None,
+                rare_difference: None,
+                outliers: Vec::new(),
             },
             security: Security::default(),
             lineage: None,
+            relationship: None,
+            band: None,
+            probes: None,
             measurement: None,
             provenance: Provenance::default(),
             files: Vec::new(),
@@ -142,6 +151,20 @@ impl Draft {
         (*root, *hash, *slot) = (artifact_root(inspection), inspection.config_hash, Some(summary));
     }
 
+    /// Takes over what was used and what went wrong in a part of the work with a draft of its
+    /// own; its numbers stay there.
+    pub fn absorb(&mut self, part: Self, name: &str) {
+        let Report { errors, workers, timings, memory, .. } = part.report;
+        self.report.workers.extend(workers);
+        self.report.memory.peak_bytes = self.report.memory.peak_bytes.max(memory.peak_bytes);
+        for (stage, seconds) in timings {
+            *self.report.timings.entry(stage).or_default() += seconds;
+        }
+        for error in errors {
+            self.note(format!("{name}: {error}"));
+        }
+    }
+
     /// Takes down what was decided about memory before the first load.
     pub fn planned(&mut self, plan: &Plan, guardrail: Guardrail) {
         let demand = plan.demand();
@@ -197,6 +220,7 @@ impl Draft {
             self.report.error = Some(error.unwrap_or_else(|| last.because.to_owned()));
         }
         self.report.remarks.extend(last.remarks.into_iter().map(str::to_owned));
+        self.report.relationship = relationship(&self.report);
         match transcript_root(&self.report) {
             Ok(root) => self.report.provenance.transcript_root = Some(root),
             Err(problem) => self.note(format!("provenance.transcript_root: {problem}")),
@@ -226,7 +250,7 @@ impl Draft {
         explain(report.lineage.is_none() && !noted, "lineage: the weights were not compared");
         explain(
             report.security.fuzzy_hash.distance.is_none(),
-            "security.fuzzy_hash: no fuzzy hash was computed in this run",
+            "security.fuzzy_hash: there is no fuzzy digest of the weights of both",
         );
         explain(
             report.memory.predicted_bytes.is_none(),
@@ -251,6 +275,10 @@ impl Draft {
             "challenges: none were made, because the models were not compared",
         );
         explain(!compared, "enhanced_diff: the models were not compared to the end");
+        explain(
+            report.relationship.is_none(),
+            "relationship: there is no reference to relate the candidate to",
+        );
         if compared {
             explain(
                 diff.ci_lower.is_none(),
@@ -262,7 +290,7 @@ impl Draft {
             );
             explain(
                 diff.p_same.is_none() || diff.p_different.is_none(),
-                "enhanced_diff.p_same, p_different: the decider gives no e-values",
+                "enhanced_diff.p_same, p_different: neither the decider nor hedged gives e-values",
             );
             explain(
                 diff.smallest_delta_certified.is_none(),

@@ -10,7 +10,11 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::band::Band;
 use super::decision::Findings;
+use super::hidden::Outlier;
+use super::probe::ProbeReport;
+use super::relationship::Relationship;
 use crate::challenge::Challenge;
 use crate::domain::Sha256;
 use crate::domain::inspection::{Finding, Status};
@@ -32,6 +36,9 @@ pub struct Report {
     pub model1: Option<PathBuf>,
     /// Path of the candidate.
     pub model2: PathBuf,
+    /// The LoRA adapter that was put over the candidate.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter: Option<PathBuf>,
     pub mode: String,
     pub final_decision: FinalDecision,
     /// The rule that made the final decision.
@@ -50,6 +57,15 @@ pub struct Report {
     pub security: Security,
     /// How the weights relate; null until they were compared.
     pub lineage: Option<Lineage>,
+    /// How the candidate seems to have come about. Advisory: the verdict is reached without it.
+    #[serde(default)]
+    pub relationship: Option<Relationship>,
+    /// The band measured by `--band auto`; null when gamma and delta come from elsewhere.
+    #[serde(default)]
+    pub band: Option<Band>,
+    /// The user's own prompts, apart from everything that the verdict follows from.
+    #[serde(default)]
+    pub probes: Option<ProbeReport>,
     /// Of a candidate without a reference; null where one was given.
     pub measurement: Option<Measurement>,
     pub provenance: Provenance,
@@ -109,10 +125,23 @@ pub struct EnhancedDiff {
     pub p_different: Option<f64>,
     pub smallest_delta_certified: Option<f64>,
     pub scorer: String,
+    /// Parameters the scorer was given, as JSON; empty for its defaults.
+    #[serde(default)]
+    pub scorer_params: String,
     pub decider: String,
+    /// The decider whose evidence the p-values are: the one that decided, or `hedged` beside
+    /// one without e-values.
+    #[serde(default)]
+    pub p_values_from: Option<String>,
     pub stopped_early: bool,
     /// For UNDECIDED: how many scores would probably decide.
     pub needed_n: Option<u64>,
+    /// How rare a difference could still hide, in words.
+    #[serde(default)]
+    pub rare_difference: Option<String>,
+    /// Challenges that stand out from the others, the farthest first.
+    #[serde(default)]
+    pub outliers: Vec<Outlier>,
 }
 
 /// How much of the distributions the scores are of.
@@ -185,6 +214,9 @@ pub struct Lineage {
     pub tensors_identical: u64,
     pub max_excess_error: Option<f64>,
     pub worst_tensor: Option<String>,
+    /// Tensors that only one side has, or in other shapes.
+    #[serde(default)]
+    pub tensors_unmatched: u64,
 }
 
 /// What a model does on fixed, public prompts.
@@ -352,6 +384,37 @@ pub struct Record {
     pub log_e_same: Option<f64>,
     pub log_e_different: Option<f64>,
     pub decision: Option<Decision>,
+}
+
+impl Record {
+    /// A challenge of which nothing is known yet but, perhaps, why it cannot be scored.
+    pub fn blank(challenge: &Challenge, failure: Option<String>) -> Self {
+        Self {
+            challenge: challenge.clone(),
+            failure,
+            tokens: Vec::new(),
+            scored_from: 0,
+            reference_trace: None,
+            candidate_trace: None,
+            reference_summary: None,
+            candidate_summary: None,
+            score: None,
+            notes: BTreeMap::new(),
+            n: None,
+            counted: false,
+            lower: None,
+            upper: None,
+            log_e_same: None,
+            log_e_different: None,
+            decision: None,
+        }
+    }
+
+    /// The scorer's own mean in nats, from a note named `mean_..._nats`.
+    pub fn nats(&self) -> Option<f64> {
+        let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
+        self.notes.iter().find(note).map(|(_, value)| *value)
+    }
 }
 
 /// The published JSON schema of a report, as it is written.

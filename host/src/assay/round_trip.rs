@@ -15,9 +15,11 @@ use crate::model::{InspectOptions, inspect};
 use crate::worker::{Worker, WorkerLimits};
 
 /// Short texts that tokenizers are known to disagree on.
-pub const CORPUS: [&str; 24] = [
+pub const CORPUS: [&str; 26] = [
     "Once upon a time, there was a little girl.",
     "Hello, world!",
+    "The cat saw the hat, and she had it in her hand.",
+    "It is not what they said; it is how they said it.",
     " leading space",
     "trailing space ",
     "two  spaces   three",

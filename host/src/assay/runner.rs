@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::trace::Trace;
-use crate::engine::{LoadSpec, ModelInfo, ScoreItem};
+use crate::engine::{LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
 use crate::governor::admission::{Caps, Guardrail};
 use crate::worker::{self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
 
@@ -19,6 +19,12 @@ pub trait Runner {
         spec: &LoadSpec,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Session>, WorkerEnd>;
+
+    /// Writes a quantised copy of a model; blocks until it is written.
+    ///
+    /// # Errors
+    /// The way the worker ended instead.
+    fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd>;
 
     /// Decides whether these models may be loaded one after the other, and with which settings.
     /// What is started later is held to the plan. `None` from a runner that loads nothing.
@@ -103,6 +109,11 @@ impl Runner for WorkerRunner {
         limits.min_free_bytes = self.policy.caps.min_free_bytes.filter(|_| !self.policy.force);
         *self.limits() = limits;
         Ok(Some(plan))
+    }
+
+    fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd> {
+        let limits = self.limits().clone();
+        Worker::quantize(spec, &limits)
     }
 }
 

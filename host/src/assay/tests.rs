@@ -19,9 +19,11 @@ use crate::domain::modes::{CLIP_NATS, ModeName};
 use crate::domain::score::{Decision, FinalDecision};
 use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256};
-use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, ScoreItem};
+use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, QuantizeSpec, ScoreItem};
 use crate::plugin::PluginSet;
 use crate::worker::{Ending, Plan, Progress, Stamp, WorkerEnd, WorkerMemory, WorkerSummary};
+
+mod beside;
 
 /// Compiled once for all tests.
 static PLUGINS: LazyLock<Arc<PluginSet>> = LazyLock::new(|| Arc::new(PluginSet::builtin().unwrap()));
@@ -64,6 +66,10 @@ impl Runner for InProcess {
             refuse_nth,
             asked: Rc::clone(&self.refused),
         }))
+    }
+
+    fn quantize(&self, _: &QuantizeSpec) -> Result<(), WorkerEnd> {
+        panic!("scripts are not quantised");
     }
 
     fn plan(&self, _: &[LoadSpec], _: &[Stamp]) -> Result<Option<Plan>, WorkerEnd> {
@@ -551,13 +557,13 @@ fn every_key_is_always_there() {
             "",
             "seconds enhanced_diff security lineage provenance files challenges plugins constants_digest",
         );
-        has("", "engine memory peak_memory_gb workers errors timings measurement");
+        has("", "engine memory peak_memory_gb workers errors timings measurement relationship band probes");
         has(
             "enhanced_diff",
             "decision confidence effect_size ci_lower ci_upper mean_diff std_diff n_effective",
         );
         has("enhanced_diff", "n_max gamma delta clip_nats claim p_same p_different smallest_delta_certified");
-        has("enhanced_diff", "scorer decider stopped_early needed_n");
+        has("enhanced_diff", "scorer decider stopped_early needed_n rare_difference outliers p_values_from");
         has("security", "config_hash fuzzy_hash tokenizer");
         has("provenance", "reference_root candidate_root transcript_root");
         has("memory", "limit_bytes predicted_bytes peak_bytes enforcement");

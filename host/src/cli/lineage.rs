@@ -168,6 +168,12 @@ fn line(tensor: &TensorLineage) -> String {
         of(&tensor.reference_type),
         of(&tensor.candidate_type)
     );
+    if let Some(from) = &tensor.moved_from {
+        let _ = write!(out, " from {}", screen_safe(from));
+    }
+    if let Some(rank) = tensor.rank {
+        let _ = write!(out, " by a matrix of rank {rank}");
+    }
     if let (Some(error), Some(allowed)) = (tensor.max_abs_error, tensor.allowed_error) {
         let _ = write!(out, ", error {error:.3e} where {allowed:.3e} is allowed");
     }

@@ -51,7 +51,7 @@ enum Command {
     Inspect(inspect::Args),
     Hash(hash::Args),
     Lineage(lineage::Args),
-    Verify(verify::Args),
+    Verify(Box<verify::Args>),
     Bundle(bundle::Args),
     Keys(keys::Args),
     Logprobs(logprobs::Args),

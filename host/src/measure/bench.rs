@@ -193,6 +193,7 @@ pub fn bench(path: &Path, plan: &Plan, report: Report<'_>) -> Result<Bench, Prob
         // As people run models; judged runs leave it off.
         extra_buffers: true,
         gpu_layers: plan.gpu_layers,
+        adapter: Vec::new(),
     };
     let has_tokenizer = inspection.tokenizer_hash.is_some();
     Ok(Bench { model: path.to_owned(), ..bench_spec(&spec, has_tokenizer, plan, report)? })

@@ -48,9 +48,9 @@ pub fn serve() -> Result<(), std::io::Error> {
     let (stop_heart, heart_stopped) = channel::<()>();
     let beats = events.clone();
     let heart = std::thread::Builder::new().name("worker-heart".to_owned()).spawn(move || {
-        let mut last = engine::llama::ticks();
+        let mut last = engine::ticks();
         while heart_stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
-            let now = engine::llama::ticks();
+            let now = engine::ticks();
             // Only real progress counts: a worker that hangs must fall silent.
             if now != last {
                 last = now;
@@ -96,13 +96,21 @@ fn answer(
         *model = Some(loaded);
         return events.send(Event::Loaded(info)).map_err(gone);
     }
+    if let Request::Quantize(spec) = &request {
+        engine::quantize(spec)?;
+        return events.send(Event::Done).map_err(gone);
+    }
     if let Request::Estimate(spec) = &request {
         let devices = engine::estimate(spec)?;
         return events.send(Event::Estimated(devices)).map_err(gone);
     }
     let model = model.as_mut().ok_or_else(|| EngineError::Request("no model is loaded".to_owned()))?;
     match request {
-        Request::Guard(_) | Request::Load(_) | Request::Estimate(_) | Request::Exit => Ok(()),
+        Request::Guard(_)
+        | Request::Load(_)
+        | Request::Estimate(_)
+        | Request::Quantize(_)
+        | Request::Exit => Ok(()),
         Request::Tokenize { texts, add_special } => {
             let tokens =
                 texts.iter().map(|text| model.tokenize(text, add_special)).collect::<Result<_, _>>()?;

@@ -1,7 +1,7 @@
 //! What a worker may do, narrowed by itself before it reads a byte of a model.
 //!
 //! Invariants: after [`confine`], every file but the model's own is out of reach, files cannot
-//! be written, there is no network, no other process can be signalled, and no program started.
+//! be written (but for the one output of a quantiser), there is no network, no other process can be signalled, and no program started.
 //! Landlock's rules hold for the very files that were opened here, so a name that is pointed to
 //! another file later opens nothing. The system calls are a list of what is allowed; anything
 //! else fails as if the kernel had no such call, which libraries are written to survive. What
@@ -34,6 +34,15 @@ pub(super) struct GuardOrder {
     pub(super) confine: bool,
     /// An accelerator's driver talks to devices in ways that no list foresees.
     pub(super) accelerator: bool,
+    /// The one file that may be written; it is there already.
+    pub(super) output: Option<Output>,
+}
+
+/// A file that a worker may write, and how much of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Output {
+    pub(super) path: PathBuf,
+    pub(super) max_bytes: u64,
 }
 
 /// What was achieved; the reasons are for people.
@@ -78,6 +87,12 @@ pub(super) fn guard_self() {
 /// A file is not the one that was judged.
 pub(super) fn confine_files(order: &GuardOrder, done: &mut Confinement) -> Result<(), String> {
     let opened = open(order)?;
+    let output = order.output.as_ref().and_then(|output| PathFd::new(&output.path).ok());
+    if let Some(output) = &order.output {
+        // A write beyond it ends the process: the file cannot fill the disk.
+        let most = Rlimit { current: Some(output.max_bytes), maximum: Some(output.max_bytes) };
+        let _ = rustix::process::setrlimit(Resource::Fsize, most);
+    }
     if !order.confine {
         done.missing.push("not asked for".to_owned());
         return Ok(());
@@ -86,7 +101,7 @@ pub(super) fn confine_files(order: &GuardOrder, done: &mut Confinement) -> Resul
         done.missing.push("an accelerator's driver needs its devices".to_owned());
         return Ok(());
     }
-    match landlock(opened) {
+    match landlock(opened, output) {
         Ok(()) => done.in_force.push("landlock".to_owned()),
         Err(reason) => done.missing.push(format!("landlock: {reason}")),
     }
@@ -123,8 +138,9 @@ fn open(order: &GuardOrder) -> Result<Vec<(PathFd, bool)>, String> {
     Ok(opened)
 }
 
-/// Everything that Landlock can forbid as far as this kernel goes, but reading `opened`.
-fn landlock(opened: Vec<(PathFd, bool)>) -> Result<(), String> {
+/// Everything that Landlock can forbid as far as this kernel goes, but reading `opened` and
+/// writing `output`.
+fn landlock(opened: Vec<(PathFd, bool)>, output: Option<PathFd>) -> Result<(), String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -138,6 +154,10 @@ fn landlock(opened: Vec<(PathFd, bool)>) -> Result<(), String> {
         if folder {
             access |= AccessFs::ReadDir;
         }
+        rules = rules.add_rule(PathBeneath::new(file, access)).map_err(|error| words(&error))?;
+    }
+    if let Some(file) = output {
+        let access = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
         rules = rules.add_rule(PathBeneath::new(file, access)).map_err(|error| words(&error))?;
     }
     match rules.restrict_self().map_err(|error| words(&error))?.ruleset {

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::ending::{Ending, WorkerEnd};
 use super::estimate::Seen;
-use super::guard::{Confinement, GuardOrder};
+use super::guard::{Confinement, GuardOrder, Output};
 use super::limits::{WorkerLimits, WorkerMemory};
 use super::process::Guarded;
 use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
 use super::stamp::{difference, stamps};
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
-use crate::engine::{Detail, LoadSpec, ModelInfo, RunRecord, RunSequence, RunSpec, ScoreItem};
+use crate::engine::{
+    Detail, EngineKind, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSequence, RunSpec, ScoreItem,
+};
 use crate::governor::admission::{ADMISSION, Budget, Ticket};
 
 /// What a worker is doing.
@@ -70,7 +72,7 @@ impl Worker {
     ) -> Result<Self, WorkerEnd> {
         let mut ticket = admitted(limits)?;
         let started = Instant::now();
-        let (mut worker, spec) = Self::guarded(spec, &limits.bounded())?;
+        let (mut worker, spec) = Self::guarded(spec, None, &limits.bounded())?;
         worker.ask(Request::Load(spec));
         loop {
             match worker.next()? {
@@ -103,7 +105,7 @@ impl Worker {
         spec: &LoadSpec,
         limits: &WorkerLimits,
     ) -> Result<(Vec<DeviceBytes>, Seen), WorkerEnd> {
-        let (mut worker, spec) = Self::guarded(spec, limits)?;
+        let (mut worker, spec) = Self::guarded(spec, None, limits)?;
         worker.ask(Request::Estimate(spec));
         loop {
             match worker.next()? {
@@ -125,14 +127,42 @@ impl Worker {
         }
     }
 
+    /// Lets a worker of its own write a quantised copy of a model. Blocks until it is written.
+    pub fn quantize(spec: &QuantizeSpec, limits: &WorkerLimits) -> Result<(), WorkerEnd> {
+        let target = std::path::absolute(&spec.target).unwrap_or_else(|_| spec.target.clone());
+        // It has to be there: the worker may write this one file and make none.
+        std::fs::File::create(&target).map_err(|error| {
+            WorkerEnd::new(Ending::Refused, format!("cannot write {}: {error}", target.display()))
+        })?;
+        let source = LoadSpec::judged(EngineKind::LlamaCpp, spec.source.clone(), 1, spec.threads);
+        let output = Output { path: target.clone(), max_bytes: spec.max_bytes };
+        let (mut worker, source) = Self::guarded(&source, Some(output), &limits.bounded())?;
+        worker.ask(Request::Quantize(QuantizeSpec { source: source.paths, target, ..spec.clone() }));
+        loop {
+            match worker.next()? {
+                Event::Progress { .. } => {}
+                Event::Done => break,
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+        worker.finish();
+        Ok(())
+    }
+
     /// Starts a worker that has no model yet and is confined to the files of `spec`, whose
-    /// paths come back absolute.
-    fn guarded(spec: &LoadSpec, limits: &WorkerLimits) -> Result<(Self, LoadSpec), WorkerEnd> {
+    /// paths come back absolute, and to writing `output`.
+    fn guarded(
+        spec: &LoadSpec,
+        output: Option<Output>,
+        limits: &WorkerLimits,
+    ) -> Result<(Self, LoadSpec), WorkerEnd> {
         // The worker stands in another folder.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         let paths: Vec<PathBuf> = spec.paths.iter().map(absolute).collect();
+        let adapter: Vec<PathBuf> = spec.adapter.iter().map(absolute).collect();
+        let readable: Vec<PathBuf> = paths.iter().chain(&adapter).cloned().collect();
         let stamps = if limits.stamps.is_empty() {
-            stamps(paths.iter().map(PathBuf::as_path))
+            stamps(readable.iter().map(PathBuf::as_path))
         } else {
             limits.stamps.clone()
         };
@@ -178,10 +208,11 @@ impl Worker {
         }
         worker.ask(Request::Guard(GuardOrder {
             engine: spec.engine,
-            paths: paths.clone(),
+            paths: readable,
             stamps,
             confine: limits.confine,
             accelerator: spec.gpu_layers != 0,
+            output,
         }));
         match worker.next()? {
             Event::Guarded(confinement) => {
@@ -192,7 +223,7 @@ impl Worker {
             }
             other => return Err(worker.not_answered(other)),
         }
-        Ok((worker, LoadSpec { paths, ..spec.clone() }))
+        Ok((worker, LoadSpec { paths, adapter, ..spec.clone() }))
     }
 
     pub fn info(&self) -> &ModelInfo {

@@ -63,6 +63,7 @@ impl Guarded {
             // Without it an abort starts a debugger, which inherits the worker's limits.
             .env("GGML_NO_BACKTRACE", "1")
             .env("OMP_NUM_THREADS", threads.to_string())
+            .env("RAYON_NUM_THREADS", threads.to_string())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

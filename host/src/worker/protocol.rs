@@ -11,7 +11,7 @@ use super::guard::{Confinement, GuardOrder};
 use crate::domain::budget;
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
-use crate::engine::{EngineError, LoadSpec, ModelInfo, RunRecord, RunSpec, ScoreItem};
+use crate::engine::{EngineError, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, ScoreItem};
 
 /// Changes whenever a message changes shape.
 pub(super) const PROTOCOL: u32 = 2;
@@ -38,6 +38,8 @@ pub(super) enum Request {
     /// Answered by `Trace` (several in a row for a whole distribution) or `NoTrace` per item, in
     /// order, and `Done`.
     Score { items: Vec<ScoreItem> },
+    /// Write a quantised copy of a model; answered by `Progress`... and `Done`. Needs no `Load`.
+    Quantize(QuantizeSpec),
     /// Free the model and exit; answered by `Done`.
     Exit,
     /// Answered by `Progress`... and `Ran`.

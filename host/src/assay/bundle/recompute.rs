@@ -63,6 +63,13 @@ pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault>
         let what = format!("the table of constants has the digest {}", report.constants_digest);
         return Err(at_leaf(inputs.leaves.first(), "\"constants_digest\"", &what).into());
     }
+    if let Some(band) = &mut report.band {
+        // What was measured is attested; that the verdict was reached within it is not.
+        band.digest = band.frozen()?;
+        let diff = &mut report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&diff.scorer);
+    }
     for record in inputs.plugins.list() {
         let found = report.plugins.iter_mut().find(|p| p.kind == record.kind.as_str() && p.id == record.id);
         if let Some(plugin) = found {
@@ -118,6 +125,8 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
             && (!compared || report.provenance.reference_root.is_some()),
         tokenizer: agreement(tokenizer(reference), tokenizer(candidate)),
         config: agreement(hashes.reference, hashes.candidate),
+        lineage: stated.lineage,
+        fuzzy_match: stated.fuzzy_match,
     }
 }
 
@@ -144,6 +153,7 @@ fn compare(
     let (Some(round), Some(share)) = (round, share) else {
         return Err(Problem::input("its table of constants is not one that this assayd understands").into());
     };
+    demand(report)?;
     let list = inputs.plugins.list();
     let all: Vec<_> = list.iter().map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
     inputs.plugins.prepare(&all)?;
@@ -172,7 +182,11 @@ fn compare(
             let evidence = again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
             if let (Some(evidence), Some(score)) = (evidence, record.score) {
                 let (reference, candidate) = (&evidence.reference, &evidence.candidate);
-                tally.note(reference, score, coverage::left_out(&diff.scorer, reference, candidate));
+                tally.note(
+                    reference,
+                    score,
+                    coverage::left_out(&diff.scorer, diff.clip_nats, reference, candidate),
+                );
             }
             (inputs.progress)(i as u64 + 1, total);
         }
@@ -210,17 +224,37 @@ fn compare(
     }
     ours.mean_nats = closing::mean_nats(&report.records);
     let forecast = diff.needed_n;
-    let notes = closing::fill(ours, &judge, &diff.scorer).map_err(Problem::from)?;
+    let notes = closing::fill(ours, &judge, &report.records, report.band.as_ref()).map_err(Problem::from)?;
     if notes.iter().any(|note| note.fault) {
         ours.needed_n = forecast;
         remarks.push("needed_n: the decider took too long here; it is taken as stated".to_owned());
     }
     if !same_words {
         ours.claim.clone_from(&diff.claim);
+        ours.rare_difference.clone_from(&diff.rare_difference);
     }
     settle(&mut ours.p_same, diff.p_same);
     settle(&mut ours.p_different, diff.p_different);
     Ok(Statistics::Decided(judge.decision()))
+}
+
+/// What the scorer was given, and the scale of its scores: from the band that was measured, which
+/// is taken as stated, or from the table. Anything else would be another demand than the claim's.
+fn demand(report: &mut Report) -> Result<(), Fault> {
+    let diff = &mut report.enhanced_diff;
+    match &mut report.band {
+        Some(band) => {
+            band.digest = band.frozen()?;
+            (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+            diff.scorer_params = band.scorer_params(&diff.scorer);
+        }
+        None => {
+            let clip = report.constants.get("clip_nats").and_then(serde_json::Value::as_f64);
+            diff.clip_nats = clip.unwrap_or(f64::NAN);
+            diff.scorer_params.clear();
+        }
+    }
+    Ok(())
 }
 
 /// The challenges of the revealed key.
@@ -253,6 +287,11 @@ fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, 
     stated.commitment = set.commitment;
     stated.space_size = stated.plan.space();
     stated.key_revealed = Some(key.reveal());
+    if let Some(band) = &mut report.band {
+        let calibration = ChallengeSet::calibration(&key, &set, band.distinct.min(budget::CHALLENGES))
+            .map_err(|why| at_leaf(inputs.leaves.first(), "\"band\"", &why.to_string()))?;
+        band.commitment = calibration.commitment;
+    }
     Ok(set)
 }
 
@@ -297,7 +336,8 @@ fn again(
     }
     record.failure = None;
     let evidence = Evidence { challenge: record.challenge.index.to_string(), reference, candidate };
-    score_record(record, scorer, &evidence).map_err(Problem::from)?;
+    let params = &inputs.report.enhanced_diff.scorer_params;
+    score_record(record, scorer, params, &evidence).map_err(Problem::from)?;
     Ok(Some(evidence))
 }
 

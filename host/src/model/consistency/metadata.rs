@@ -145,6 +145,10 @@ pub(super) fn check_values(metadata: &Metadata, findings: &mut Findings) {
             None => {}
         }
     }
+    let epsilon = format!("{architecture}.attention.layer_norm_rms_epsilon");
+    if super::tensors::LLAMA_LIKE.contains(&architecture) && metadata.get(&epsilon).is_none() {
+        findings.push(Code::MetadataMissing.finding(format!("{epsilon} is missing")));
+    }
     // llama.cpp aborts on a mixture of one expert.
     let experts = metadata.hparam("expert_count").and_then(Value::as_u64).unwrap_or(0);
     if experts == 1 {

@@ -31,7 +31,13 @@ pub(super) fn judge(
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     for tensor in &mut tensors {
         if let Some(found) = moves.get(&tensor.name) {
-            (tensor.relation, tensor.moved_from) = (TensorRelation::Moved, Some(found.from.clone()));
+            // What was measured was measured against the namesake.
+            let blank = (tensor.reference_type.clone(), tensor.candidate_type.clone());
+            *tensor = TensorLineage {
+                relation: TensorRelation::Moved,
+                moved_from: Some(found.from.clone()),
+                ..blank_of(&tensor.name, blank)
+            };
         }
     }
     if renamed_only(&tensors) {
@@ -40,11 +46,12 @@ pub(super) fn judge(
     let (relation, reasons) = decide((candidate, reference), pairs, &tensors, moves)?;
     let equal =
         |pair: &&Pair| matches!(pair.relation, TensorRelation::Identical | TensorRelation::SameValues);
+    let own = |pair: &&Pair| pair.relation != TensorRelation::Permuted && !moves.contains_key(&pair.name);
     let worst = pairs
         .iter()
-        .filter(|pair| pair.seen.excess > 0.0 && pair.relation != TensorRelation::Permuted)
+        .filter(|pair| pair.seen.excess > 0.0 && own(pair))
         .max_by(|a, b| relative(a).total_cmp(&relative(b)));
-    let measured = pairs.iter().filter(|pair| pair.relation != TensorRelation::Permuted);
+    let measured = pairs.iter().filter(own);
     Ok(Lineage {
         relation,
         reasons,
@@ -66,11 +73,10 @@ fn renamed_only(tensors: &[TensorLineage]) -> bool {
         .map(|tensor| tensor.name.as_str())
         .collect();
     let found = !missing.is_empty();
-    let moved = tensors
+    let mut moved = tensors
         .iter()
         .filter(|tensor| tensor.relation == Moved)
         .filter_map(|tensor| tensor.moved_from.as_deref());
-    let mut moved = moved;
     let once = moved.all(|from| missing.remove(from));
     found && once && missing.is_empty() && tensors.iter().all(|tensor| tensor.relation != Extra)
 }
@@ -106,15 +112,15 @@ fn describe(pair: &Pair) -> TensorLineage {
     }
 }
 
-/// Tensors of one side, or of different shapes.
-fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
-    let blank = |name: &str, ours: Option<&Entry>, theirs: Option<&Entry>, relation| TensorLineage {
+/// A tensor of which nothing was measured; `types` are those of reference and candidate.
+fn blank_of(name: &str, types: (Option<String>, Option<String>)) -> TensorLineage {
+    TensorLineage {
         name: name.to_owned(),
-        reference_type: theirs.map(|entry| entry.dtype.to_owned()),
-        candidate_type: ours.map(|entry| entry.dtype.to_owned()),
+        reference_type: types.0,
+        candidate_type: types.1,
         max_abs_error: None,
         allowed_error: None,
-        relation,
+        relation: TensorRelation::Unknown,
         excess_error: None,
         excess_steps: None,
         weights_beyond: 0,
@@ -122,6 +128,14 @@ fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
         exact_blocks: None,
         moved_from: None,
         rank: None,
+    }
+}
+
+/// Tensors of one side, or of different shapes.
+fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
+    let blank = |name: &str, ours: Option<&Entry>, theirs: Option<&Entry>, relation| {
+        let types = (theirs.map(|entry| entry.dtype.to_owned()), ours.map(|entry| entry.dtype.to_owned()));
+        TensorLineage { relation, ..blank_of(name, types) }
     };
     let mut list = Vec::new();
     for (name, ours) in &candidate.tensors {

@@ -15,6 +15,7 @@ mod lowrank;
 mod moved;
 mod permute;
 mod quantize;
+mod rescale;
 mod side;
 mod tables;
 mod tensor;

@@ -42,7 +42,7 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Vec<Weight>) {
     match kind {
         GgmlType::IQ4_NL => bytes.as_chunks::<18>().0.iter().for_each(|block| {
             let (scale, codes) = split::<2>(block);
-            nonlinear(half(scale), codes, out);
+            nonlinear(half(scale), f16_half_step(half(scale)), codes, out);
         }),
         GgmlType::IQ4_XS => bytes.as_chunks::<136>().0.iter().for_each(|block| {
             let (scale, rest) = split::<2>(block);
@@ -52,7 +52,9 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Vec<Weight>) {
             for (sub, codes) in codes.chunks_exact(16).enumerate() {
                 let nibble = low.get(sub / 2).map_or(0, |byte| byte >> (4 * (sub % 2)) & 15);
                 let factor = u16::from(nibble) | (high >> (2 * sub) & 3) << 4;
-                nonlinear(half(scale) * (f32::from(factor) - 32.0), codes, out);
+                let factor = f32::from(factor) - 32.0;
+                let rounding = f16_half_step(half(scale)) * factor.abs();
+                nonlinear(half(scale) * factor, rounding, codes, out);
             }
         }),
         GgmlType::MXFP4 => bytes.as_chunks::<17>().0.iter().for_each(|block| {
@@ -105,14 +107,15 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Vec<Weight>) {
     }
 }
 
-/// Sixteen bytes of codes: low halves first.
-fn nonlinear(scale: f32, codes: &[u8], out: &mut Vec<Weight>) {
+/// Sixteen bytes of codes: low halves first. `rounding` is how far the scale may be from the
+/// one that codes were chosen with.
+fn nonlinear(scale: f32, rounding: f32, codes: &[u8], out: &mut Vec<Weight>) {
     let low = codes.iter().map(|byte| byte & 15);
     for code in low.chain(codes.iter().map(|byte| byte >> 4)) {
         let place = usize::from(code);
         let entry = NONLINEAR.get(place).copied().unwrap_or(0.0);
         let before = place.checked_sub(1).and_then(|place| NONLINEAR.get(place));
-        out.push(entry_of(entry, before.copied(), NONLINEAR.get(place + 1).copied(), scale));
+        out.push(entry_of(entry, before.copied(), NONLINEAR.get(place + 1).copied(), (scale, rounding)));
     }
 }
 
@@ -121,7 +124,7 @@ fn e2m1(code: u8, scale: f32) -> Weight {
     let entry = E2M1.get(place).copied().unwrap_or(0.0);
     // The neighbour of the least positive number is on the other side of zero.
     let before = place.checked_sub(1).and_then(|place| E2M1.get(place)).copied().unwrap_or(-1.0);
-    let weight = entry_of(entry, Some(before), E2M1.get(place + 1).copied(), scale);
+    let weight = entry_of(entry, Some(before), E2M1.get(place + 1).copied(), (scale, 0.0));
     if code & 8 == 0 {
         return weight;
     }
@@ -129,21 +132,23 @@ fn e2m1(code: u8, scale: f32) -> Weight {
 }
 
 /// The weight that an entry of a table and a scale make, between its neighbours.
-fn entry_of(entry: f32, before: Option<f32>, after: Option<f32>, scale: f32) -> Weight {
+fn entry_of(entry: f32, before: Option<f32>, after: Option<f32>, (scale, rounding): (f32, f32)) -> Weight {
     if scale == 0.0 {
         return Weight { value: 0.0, below: f32::INFINITY, above: f32::INFINITY, step: 0.0 };
     }
-    let value = entry * scale;
-    // The stored scale differs from the one codes were chosen with by a rounding.
-    let slack = value.abs() * (1.0 / 1024.0) + scale.abs() * 1e-3;
-    let gap = |neighbour: Option<f32>| neighbour.map(|other| (entry - other).abs() * scale.abs() / 2.0);
-    let (down, up) = (gap(before), gap(after));
+    // The border between two entries lies halfway, under the scale before it was stored.
+    let border = |neighbour: f32| {
+        let (gap, place) = ((entry - neighbour).abs() / 2.0, (entry + neighbour).abs() / 2.0);
+        gap * scale.abs() + place * rounding + scale.abs() * 1e-3
+    };
+    let (down, up) = (before.map(border), after.map(border));
     let step = down.unwrap_or(0.0).max(up.unwrap_or(0.0)) * 2.0;
     // Outwards as far again as the whole table reaches.
     let open = 128.0 * step;
-    let (down, up) = (down.unwrap_or(open) + slack, up.unwrap_or(open) + slack);
-    let (below, above) = if scale > 0.0 { (down, up) } else { (up, down) };
-    Weight { value, below, above, step }
+    let (down, up) = (down.unwrap_or(open), up.unwrap_or(open));
+    let slack = |room: f32| room + (entry * rounding).abs();
+    let (below, above) = if scale > 0.0 { (slack(down), slack(up)) } else { (slack(up), slack(down)) };
+    Weight { value: entry * scale, below, above, step }
 }
 
 /// A multiple of the scale, rounded with the scale before it was stored.
@@ -161,45 +166,73 @@ fn signed(positive: bool, scale: f32) -> Weight {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rescale::explained;
     use super::*;
 
-    /// Blocks of every type and what llama.cpp's own dequantiser makes of them: for each block
-    /// the type, its bytes, and its weights. The first of a type was quantised by llama.cpp
-    /// from bell-shaped weights, the second is made of random bytes.
+    /// Blocks of every type with what llama.cpp's own dequantiser makes of them: the type, the
+    /// bytes, the weights, and the weights they were quantised from. The first two of a type
+    /// were quantised by llama.cpp from bell-shaped weights, the second with an importance
+    /// matrix; the third is made of random bytes and was quantised from nothing.
     const VECTORS: &[u8] = include_bytes!("vectors.bin");
 
-    fn take<'a>(rest: &mut &'a [u8], length: usize) -> &'a [u8] {
-        let (head, tail) = rest.split_at(length);
-        *rest = tail;
-        head
+    struct Vector<'a> {
+        kind: GgmlType,
+        bytes: &'a [u8],
+        weights: Vec<f32>,
+        source: Vec<f32>,
     }
 
-    fn number(rest: &mut &[u8]) -> u32 {
-        u32::from_le_bytes(take(rest, 4).try_into().unwrap())
+    fn vectors() -> Vec<Vector<'static>> {
+        fn take<'a>(rest: &mut &'a [u8], length: u32) -> &'a [u8] {
+            let (head, tail) = rest.split_at(length as usize);
+            *rest = tail;
+            head
+        }
+        fn number(rest: &mut &[u8]) -> u32 {
+            u32::from_le_bytes(take(rest, 4).try_into().unwrap())
+        }
+        fn floats(rest: &mut &[u8]) -> Vec<f32> {
+            let count = number(rest);
+            take(rest, count * 4).as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect()
+        }
+        let mut rest = VECTORS;
+        let mut out = Vec::new();
+        while !rest.is_empty() {
+            let kind = GgmlType::from_id(number(&mut rest)).unwrap();
+            let length = number(&mut rest);
+            let bytes = take(&mut rest, length);
+            out.push(Vector { kind, bytes, weights: floats(&mut rest), source: floats(&mut rest) });
+        }
+        out
     }
 
     #[test]
     fn blocks_decode_as_llama_cpp_decodes_them() {
-        let mut rest = VECTORS;
         let mut seen = Vec::new();
-        while !rest.is_empty() {
-            let kind = GgmlType::from_id(number(&mut rest)).unwrap();
-            let length = number(&mut rest) as usize;
-            let bytes = take(&mut rest, length);
-            let count = number(&mut rest) as usize;
-            let expected = take(&mut rest, count * 4);
-            let expected = expected.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw));
+        for Vector { kind, bytes, weights: expected, source } in vectors() {
             let mut weights = Vec::new();
             super::super::decode::decode(kind, bytes, &mut weights);
             assert_eq!(super::super::decode::is_known(kind), !weights.is_empty(), "{kind:?}");
             if weights.is_empty() {
                 continue;
             }
-            assert_eq!(weights.len(), count, "{kind:?}");
-            for (place, (weight, expected)) in weights.iter().zip(expected).enumerate() {
+            assert_eq!(weights.len(), expected.len(), "{kind:?}");
+            for (place, (weight, expected)) in weights.iter().zip(&expected).enumerate() {
                 // How products and sums are rounded is not told; no code is as near as that.
                 let near = (weight.value - expected).abs() <= 1e-5 * expected.abs().max(weight.step);
                 assert!(near, "{kind:?} weight {place}: {} instead of {expected}", weight.value);
+            }
+            // What llama.cpp quantised is allowed, block by block.
+            let block = usize::try_from(kind.block()).unwrap();
+            for (number, (weights, source)) in weights.chunks(block).zip(source.chunks(block)).enumerate() {
+                let size = usize::try_from(kind.block_bytes()).unwrap();
+                let own = &bytes[number * size..(number + 1) * size];
+                let near = |weight: &Weight, x: f32| {
+                    x - weight.value <= weight.above && weight.value - x <= weight.below
+                };
+                let allowed = weights.iter().zip(source).all(|(weight, &x)| near(weight, x));
+                let searched = || source.try_into().is_ok_and(|source| explained(kind, own, weights, source));
+                assert!(allowed || searched(), "{kind:?} block {number}: {source:?} {weights:?}");
             }
             seen.push(kind);
         }

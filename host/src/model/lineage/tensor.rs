@@ -7,6 +7,7 @@ use super::TensorRelation;
 use super::decode::{Weight, decode, is_known};
 use super::half::{f32_to_bf16, f32_to_f16};
 use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, plain_blocks};
+use super::rescale::explained;
 use super::side::{Entry, Side};
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
@@ -349,7 +350,7 @@ fn blocks(
         } else {
             weights.clear();
             decode(kind, own, weights);
-            if explained_by_another_scale(kind, weights, group) {
+            if explained(kind, own, weights, group) {
                 weights.iter_mut().for_each(|weight| {
                     (weight.below, weight.above) = (f32::INFINITY, f32::INFINITY);
                 });
@@ -359,42 +360,6 @@ fn blocks(
             weights.iter().zip(pairs).for_each(|(weight, (&value, &room))| seen.weigh(weight, value, room));
         }
     }
-}
-
-/// How far the stored scale may be from the one that codes were rounded with.
-const SCALE_SEARCH: f32 = 0.15;
-
-/// Quantisers that weigh errors round with one scale and store another that fits the codes
-/// better. Is there a scale near the stored one that gives exactly these codes? Only for
-/// types without a minimum, whose quantisers do that.
-fn explained_by_another_scale(kind: GgmlType, weights: &[Weight], reference: &[f32; BLOCK]) -> bool {
-    let half = match kind {
-        GgmlType::Q4_0 => 8.0,
-        GgmlType::Q5_0 => 16.0,
-        _ => return false,
-    };
-    // Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.
-    let (mut least, mut most) = (1.0 - SCALE_SEARCH, 1.0 + SCALE_SEARCH);
-    for (weight, &x) in weights.iter().zip(reference) {
-        if weight.step == 0.0 {
-            return false;
-        }
-        // Both in steps of the stored scale, whose sign cancels.
-        let (code, x) = (weight.value / weight.step, x / weight.step);
-        let outermost = code.abs() >= half - 1.0 - 0.25;
-        let (code, x) = if code < 0.0 { (-code, -x) } else { (code, x) };
-        let (low, high) = (code - 0.5, if outermost { f32::INFINITY } else { code + 0.5 });
-        let slack = 1e-4;
-        if code < 0.25 {
-            most = most.min((0.5 + slack) / x.abs());
-        } else if x <= 0.0 {
-            return false;
-        } else {
-            least = least.max((low - slack) / x);
-            most = most.min((high + slack) / x);
-        }
-    }
-    least <= most
 }
 
 fn decoded(kind: GgmlType, bytes: &[u8], values: &mut Vec<f32>, weights: &mut Vec<Weight>) {

@@ -295,10 +295,17 @@ fn a_pass_that_was_broken_off_goes_on_and_finds_the_same() {
     let wanted = Wanted { prove: Some(data_offset + 5), ..Wanted::default() };
     let go = |source: &(dyn ReadAt + Sync), shelf: Option<&mut dyn Shelf>| {
         let (mut findings, mut done) = (Findings::default(), 0);
-        let scanned =
-            scan_in(256 << 10, source, &weights, data_offset, wanted, shelf, &mut findings, &mut |n| {
-                done += n
-            });
+        let scanned = scan_in(
+            // Every chunk is a segment.
+            1,
+            source,
+            &weights,
+            data_offset,
+            wanted,
+            shelf,
+            &mut findings,
+            &mut |n| done += n,
+        );
         scanned.map(|scanned| (scanned, findings.finish(), done))
     };
     let plain = go(&sample.bytes.as_slice(), None).unwrap();
@@ -379,4 +386,17 @@ fn digests_of_other_kinds() {
     for kind in HashKind::ALL {
         assert_eq!(scanned.weights[kind.name()], of(kind, &joined));
     }
+}
+
+/// The buffers go round for ever, whoever is done with them last.
+#[test]
+fn no_buffer_is_lost() {
+    let data = [1u8; 4];
+    let names: Vec<String> = (0..3000).map(|number| format!("t{number}")).collect();
+    let tensors: Vec<TensorData<'_>> =
+        names.iter().map(|name| TensorData { name, kind: GgmlType::F32, shape: &[1], data: &data }).collect();
+    let mut bytes = Vec::new();
+    write(&mut bytes, &[], &tensors).unwrap();
+    let header = read_strict(&bytes.as_slice()).unwrap();
+    assert_eq!(Sample { bytes, header }.found(), []);
 }

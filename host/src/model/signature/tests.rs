@@ -395,12 +395,12 @@ fn damaged_certificates() {
 
 #[test]
 fn ed25519_keys_verify_too() {
-    let secret = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
-    let public = secret.verifying_key();
+    let secret = crate::digest::SigningKey::from_seed(&[9; 32]);
+    let public = secret.public();
     let algorithm = tlv(0x30, &[&[0x06, 3, 0x2b, 0x65, 0x70]]);
-    let der = tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], public.as_bytes()])]);
+    let der = tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], &public.0])]);
     let key = Key::from_der(&der).unwrap();
-    let signature = ed25519_dalek::Signer::sign(&secret, b"message").to_bytes();
+    let signature = secret.sign(b"message");
     assert!(key.verifies(b"message", &signature));
     assert!(!key.verifies(b"massage", &signature));
     assert!(!key.verifies(b"message", &signature[1..]));

@@ -17,6 +17,8 @@ use crate::model::finding::Code;
 const PASSES: usize = 3;
 /// Words of prose that a condition on content may not decide about.
 const PROSE_WORDS: usize = 4;
+/// Texts that a variable is known to hold.
+const KNOWN_WORDS: usize = 64;
 /// Rounds of a loop, numbers in a template, and what nested loops may multiply to.
 const ROUNDS: u128 = 100_000;
 
@@ -79,7 +81,7 @@ impl Look {
                     self.assign(name, origin.clone());
                 }
                 let words: Vec<String> = node.children.iter().flat_map(|value| self.strings(value)).collect();
-                self.words.entry(node.text.clone()).or_default().extend(words.into_iter().take(32));
+                self.learn(&node.text, words);
                 if let Some(number) = node.child(0).and_then(|value| self.number(value)) {
                     let known = self.numbers.entry(node.text.clone()).or_default();
                     *known = number.max(*known);
@@ -115,6 +117,13 @@ impl Look {
         }
     }
 
+    /// Notes what a variable may hold; a few dozen texts will do.
+    fn learn(&mut self, name: &str, words: Vec<String>) {
+        let known = self.words.entry(name.to_owned()).or_default();
+        let new: Vec<String> = words.into_iter().filter(|word| !known.contains(word)).collect();
+        known.extend(new.into_iter().take(KNOWN_WORDS.saturating_sub(known.len())));
+    }
+
     fn assign(&mut self, name: &str, origin: Origin) {
         let known = self.variables.remove(name).unwrap_or_default();
         self.variables.insert(name.to_owned(), known.join(origin));
@@ -127,7 +136,7 @@ impl Look {
         let words = self.strings(over);
         for name in node.text.split(',') {
             self.assign(name, Origin { trigger: None, ..origin.clone() });
-            self.words.entry(name.to_owned()).or_default().extend(words.iter().take(32).cloned());
+            self.learn(name, words.clone());
         }
         let rounds = self.rounds(over);
         let total = around.rounds.saturating_mul(rounds.unwrap_or(1));
@@ -331,30 +340,31 @@ impl Look {
         }
     }
 
-    /// Macros that call themselves whatever happens.
+    /// Macros that come back to themselves whatever happens: those that call nothing are taken
+    /// away, then those that call only what was taken away; what is left goes round.
     fn endless_macros(&mut self) {
-        let mut reached = self.calls.clone();
-        for _ in 0..self.macros.len().min(64) {
-            let further: Vec<(String, String)> = reached
-                .iter()
-                .flat_map(|(a, b)| {
-                    let next = self.calls.iter().filter(move |(c, _)| c == b);
-                    next.map(move |(_, d)| (a.clone(), d.clone()))
-                })
-                .collect();
-            let before = reached.len();
-            reached.extend(further);
-            if reached.len() == before {
-                break;
+        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut callers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (caller, called) in &self.calls {
+            *open.entry(caller).or_default() += 1;
+            open.entry(called).or_default();
+            callers.entry(called).or_default().push(caller);
+        }
+        let mut done: Vec<&str> =
+            open.iter().filter(|(_, calls)| **calls == 0).map(|(name, _)| *name).collect();
+        while let Some(name) = done.pop() {
+            open.remove(name);
+            for caller in callers.get(name).into_iter().flatten() {
+                if let Some(calls) = open.get_mut(caller) {
+                    *calls -= 1;
+                    if *calls == 0 {
+                        done.push(caller);
+                    }
+                }
             }
         }
-        for (a, b) in reached {
-            if a == b {
-                self.push(
-                    Code::TemplateEndless,
-                    format!("has a macro {} that calls itself without end", start_of(&a)),
-                );
-            }
+        if let Some(name) = open.keys().next().map(|name| start_of(name)) {
+            self.push(Code::TemplateEndless, format!("has a macro {name} that calls itself without end"));
         }
     }
 

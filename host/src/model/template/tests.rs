@@ -277,6 +277,11 @@ fn what_cannot_be_read_is_no_pass() {
         assert_eq!(codes(&source), ["template-unread"], "{}", &source[..source.len().min(40)]);
     }
     assert_eq!(Code::TemplateUnread.severity(), Severity::Warning);
+    // Many macros that call each other take no time, either.
+    let macros: String = (0..3000)
+        .map(|i| format!("{{% macro m{i}() %}}{{{{ m{}() }}}}{{% endmacro %}}", (i * 7 + 1) % 3000))
+        .collect();
+    assert_eq!(codes(&macros), ["template-endless"]);
     // Long but harmless text takes no time, whatever the braces.
     for piece in ["{", "{{1}}", "{% raw %}", "{%", "{# #}"] {
         let source = piece.repeat(budget::TEMPLATE_BYTES / piece.len());
