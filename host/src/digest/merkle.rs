@@ -326,6 +326,8 @@ mod tests {
                 assert!(!verify_inclusion(sha256(b"x"), index, count, &proof, root));
                 assert!(!verify_inclusion(leaf, index + 1, count, &proof, root));
                 assert!(!verify_inclusion(leaf, index, count, &proof, sha256(b"x")));
+                // Of a larger tree the proof would be longer.
+                assert!(!verify_inclusion(leaf, index, count.next_power_of_two() * 2, &proof, root));
                 for cut in 0..proof.len() {
                     assert!(!verify_inclusion(leaf, index, count, &proof[..cut], root));
                     let mut bent = proof.clone();
