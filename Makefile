@@ -31,7 +31,8 @@ test: setup ## Run every test but the long Monte Carlo runs
 test-long: setup ## The Monte Carlo runs that take minutes and are left out of `make test`
 	cargo test $(CARGO_FLAGS) --workspace -- --ignored
 
-bench: build ## Compare scoring speed with llama-perplexity's on the same file
+bench: build ## Challenges to a verdict, the plugins' share of the time, speed of digests, headers and scoring beside others
+	cargo test $(CARGO_FLAGS) -p assayd --test queries -- --ignored --nocapture
 	@bash .ci/bench
 
 lint: setup ## What CI checks besides the tests

@@ -1,5 +1,5 @@
-//! Builds the first-party plugins into the binary, and tells the linker where the
-//! inference libraries lie.
+//! Builds the first-party plugins into the binary, compiles the shim over the engine's
+//! accounting of memory, and tells the linker where the inference libraries lie.
 //!
 //! A nested cargo compiles every crate under `plugins/` for wasm32-unknown-unknown in a
 //! target folder of its own (sharing one would wait for ever on cargo's lock), each core
@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // just built, and the tests, find them where the engine's build left them.
         let engine = env::var("DEP_LLAMA_BACKENDS_DIR")?;
         let built = Path::new(&engine).with_file_name("lib");
+        shim(&Path::new(&engine).with_file_name("include"));
         for place in ["$ORIGIN", "$ORIGIN/lib", &built.display().to_string()] {
             println!("cargo:rustc-link-arg=-Wl,-rpath,{place}");
         }
@@ -49,6 +50,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     table.push_str("];\n");
     fs::write(out.join("builtin.rs"), table)?;
     Ok(())
+}
+
+/// The C++ that reads the engine's accounting of memory; see `engine/llama/ffi/dry.rs`.
+fn shim(include: &Path) {
+    let source = "src/engine/llama/ffi/shim.cpp";
+    println!("cargo:rerun-if-changed={source}");
+    cc::Build::new().cpp(true).std("c++17").include(include).file(source).compile("assayd_shim");
 }
 
 /// The plugin SDK and the interfaces as a table of paths and texts, for new plugins: they

@@ -8,6 +8,9 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "hostile/mod.rs"]
+mod hostile;
+
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -331,7 +334,7 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
             Some(9),
         ),
         ("another claim", |p| p.report.enhanced_diff.claim.push('!'), "transcript", Some(9)),
-        ("another interval", |p| p.report.enhanced_diff.ci_lower = Some(0.0), "transcript", Some(9)),
+        ("another interval", |p| p.report.enhanced_diff.ci_lower = Some(0.123), "transcript", Some(9)),
         ("another p-value", |p| p.report.enhanced_diff.p_different = Some(0.5), "transcript", Some(9)),
         ("another mean", |p| p.report.enhanced_diff.mean_nats = Some(0.001), "transcript", Some(9)),
         ("a score", |p| p.report.records[4].score = Some(0.25), "transcript", Some(5)),
@@ -343,7 +346,9 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
         ),
         (
             "a note",
-            |p| drop(p.report.records[2].notes.insert("mean_kl_nats".into(), 0.0)),
+            |p| {
+                p.report.records[2].notes.insert("mean_kl_nats".into(), 0.0);
+            },
             "transcript",
             Some(3),
         ),
@@ -357,8 +362,32 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
         ),
         ("tokens", |p| p.report.records[0].tokens[0] += 1, "transcript", Some(1)),
         ("a summary", |p| p.report.records[0].candidate_summary = None, "transcript", Some(1)),
-        ("a challenge left out", |p| drop(p.report.records.remove(3)), "transcript", None),
-        ("two challenges in another order", |p| p.report.records.swap(2, 3), "transcript", None),
+        // Without its traces it is seen by what follows, with them by the trace too many.
+        (
+            "a challenge left out",
+            |p| {
+                p.report.records.remove(3);
+                p.evidence.drain(6..8);
+            },
+            "transcript",
+            Some(8),
+        ),
+        (
+            "a challenge left out, its traces forgotten",
+            |p| drop(p.report.records.remove(7)),
+            "transcript",
+            Some(8),
+        ),
+        (
+            "two challenges in another order",
+            |p| {
+                p.report.records.swap(2, 3);
+                p.evidence.swap(4, 6);
+                p.evidence.swap(5, 7);
+            },
+            "transcript",
+            Some(3),
+        ),
         (
             "an inconvenient challenge failed",
             |p| {
@@ -420,7 +449,6 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
             Some(0),
         ),
         ("gamma", |p| p.report.enhanced_diff.gamma = 0.2, "transcript", None),
-        ("delta", |p| p.report.enhanced_diff.delta = 0.9, "transcript", None),
         ("confidence", |p| p.report.enhanced_diff.confidence = 0.5, "transcript", None),
         ("constants", |p| p.report.constants["round"] = 4.into(), "transcript", Some(0)),
         ("a file's digest", |p| p.report.files[0].sha256 = Some(Sha256([2; 32])), "transcript", Some(0)),
@@ -523,6 +551,33 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
     }
 }
 
+/// Scores that are all 1 weigh the same whatever delta is; these are small ones.
+#[test]
+fn another_demand_is_another_transcript() {
+    let place = Place::new();
+    place.assay("reference-q8_0.gguf", "a.bundle", &["--mode", "quick"]);
+    let honest = Parts::read(&place.path("a.bundle"));
+    let demand: &[fn(&mut Report)] = &[
+        |report| report.enhanced_diff.delta = 0.9,
+        |report| report.enhanced_diff.gamma = 0.01,
+        |report| report.enhanced_diff.confidence = 0.9,
+        |report| report.enhanced_diff.n_max = 4,
+        |report| report.enhanced_diff.scorer = "tv".into(),
+        // Nearly everything is alike on a scale that is wide enough.
+        |report| report.enhanced_diff.scorer_params = "{\"clip_nats\": 50.0}".into(),
+        |report| report.enhanced_diff.clip_nats = 0.01,
+        |report| report.enhanced_diff.decider = "hedged".into(),
+    ];
+    for (i, demand) in demand.iter().enumerate() {
+        let mut forged = honest.clone();
+        demand(&mut forged.report);
+        forged.write(&place.path("forged"));
+        let found = check(&place.path("forged"), &Trust::default());
+        assert_ne!(found.outcome, Outcome::Verified, "demand {i}: {found:?}");
+        assert!(found.verdict.is_none(), "demand {i}");
+    }
+}
+
 /// Id of a component, from the custom section that the SDK writes.
 fn named(bytes: &[u8]) -> String {
     assayd::plugin::inspect(bytes).unwrap().info.unwrap().id
@@ -612,6 +667,19 @@ fn an_unknown_plugin_is_run_and_never_trusted() {
     assert!(found.plugins.iter().any(|plugin| plugin.standing == Standing::Lock));
     let (code, _) = place.json(&["bundle", "verify", "b", "--json", "--trust-plugin", &digest.to_string()]);
     assert_eq!(code, 0);
+
+    // A decider that never comes back, consistently named: its fuel runs out, and that is no verdict.
+    let endless = hostile::case("decider", "infinite-loop");
+    let mut parts = honest.clone();
+    let entry = parts.report.plugins.iter_mut().find(|plugin| plugin.id == "grid5").unwrap();
+    let at = parts.plugins.iter().position(|bytes| sha256(bytes) == entry.sha256).unwrap();
+    (entry.id, entry.version, entry.sha256) = ("hostile".into(), "1.0.0".into(), sha256(&endless));
+    parts.report.enhanced_diff.decider = "hostile".into();
+    parts.plugins[at] = endless;
+    parts.write(&path);
+    let found = check(&path, &Trust::default());
+    assert_eq!(found.outcome, Outcome::CannotBeJudged);
+    assert!(found.reason.as_ref().unwrap().contains("ran out of fuel"), "{found:?}");
 
     // Bytes that are no component, and a component of another kind.
     for bytes in [b"\0asm rubbish".to_vec(), BUILTIN.bytes(PluginKind::Report, "markdown").unwrap().to_vec()]

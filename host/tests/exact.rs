@@ -1,7 +1,12 @@
 //! `assayd verify` over a vocabulary of 32,000 tokens: without `--exact` the scores are lower
 //! bounds and the report bounds what is left out, with it they are of whole distributions.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on must stop"
+)]
 
 use std::path::Path;
 use std::process::Command;

@@ -5,15 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use assayd::digest::sha256;
-use assayd::model::gguf::GgmlType;
+use assayd::digest::{merkle_root, sha256};
 use assayd::model::gguf::write::{TensorData, write_file};
+use assayd::model::gguf::{GgmlType, Value, read_strict};
 
 fn hash(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_assayd"))
         .current_dir(folder)
         .arg("hash")
         .args(arguments)
+        .env("ASSAYD_CACHE", folder.join("cache"))
         .output()
         .unwrap()
 }
@@ -54,8 +55,9 @@ fn tensors_and_roots() {
     let (plain, code) = json(folder.path(), &["m.gguf"]);
     assert_eq!(code, Some(0));
     let tensors = plain["tensor_digests"].as_array().unwrap();
-    assert_eq!(tensors[0]["sha256"], sha256(&FIRST).to_string());
-    assert_eq!(tensors[1]["sha256"], sha256(&SECOND).to_string());
+    // Each is one chunk.
+    assert_eq!(tensors[0]["root"], merkle_root([FIRST]).to_string());
+    assert_eq!(tensors[1]["root"], merkle_root([SECOND]).to_string());
     assert_eq!(tensors[1]["name"], "second");
     let file = fs::read(folder.path().join("m.gguf")).unwrap();
     assert_eq!(plain["files"][0]["sha256"], sha256(&file).to_string());
@@ -87,6 +89,7 @@ fn inspect_states_the_roots_in_the_full_pass_only() {
             .current_dir(folder.path())
             .args(["inspect", "--json", "m.gguf"])
             .args(arguments)
+            .env("ASSAYD_CACHE", folder.path().join("cache"))
             .output()
             .unwrap();
         serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()[0].clone()
@@ -113,7 +116,11 @@ fn its_own_list_names_what_changed() {
     write(&folder.path().join("m.gguf"), "m", &[("first", &FIRST), ("second", &changed), ("third", &FIRST)]);
     let output = check();
     assert_eq!(output.status.code(), Some(1));
-    for line in ["CHANGED  file m.gguf", "CHANGED  tensor second", "EXTRA  tensor third"] {
+    for line in [
+        "CHANGED  file m.gguf",
+        "CHANGED  tensor second",
+        "DUPLICATE  tensor third: it has the bytes of first",
+    ] {
         assert!(text(&output).contains(line), "{line} in:\n{}", text(&output));
     }
     assert!(!text(&output).contains("tensor first"));
@@ -150,7 +157,8 @@ fn lists_of_others() {
         (format!("sha256    {first}  renamed.gguf:first\nsha256    {second}  renamed.gguf:second\n"), 0),
         (format!("sha256    {first}  m.gguf:first\n"), 1),
         (format!("sha256    {first}  m.gguf:first\nsha256    {first}  m.gguf:second\n"), 1),
-        ("xxh64     b75c5e0a2b7c1d3f  m.gguf:first\n".to_owned(), 4),
+        ("xxh64     b75c5e0a2b7c1d3f  m.gguf:first\n".to_owned(), 1),
+        ("md5       b75c5e0a2b7c1d3f  m.gguf:first\n".to_owned(), 4),
     ];
     for (list, code) in cases {
         fs::write(folder.path().join("list"), &list).unwrap();
@@ -158,7 +166,82 @@ fn lists_of_others() {
         assert_eq!(output.status.code(), Some(code), "{list}{}", text(&output));
     }
     let output = hash(folder.path(), &["m.gguf", "--check", "list"]);
-    assert!(text(&output).contains("xxh64"), "an unsupported kind is named: {}", text(&output));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("line 1 is of none of"), "the line is named");
+}
+
+/// What it prints in the form of `llama-gguf-hash` is checked in that form.
+#[test]
+fn every_kind_of_llama_gguf_hash() {
+    let folder = folder();
+    let kinds = ["sha256", "sha1", "xxh64", "xxh3", "uuid"];
+    let arguments: Vec<&str> = kinds.iter().flat_map(|kind| ["--kind", kind]).collect();
+    let printed = hash(folder.path(), &[&["m.gguf"], arguments.as_slice()].concat());
+    let lines: Vec<&str> =
+        text(&printed).lines().filter(|line| kinds.iter().any(|kind| line.starts_with(kind))).collect();
+    assert_eq!(lines.len(), 2 * 4 + 5, "{}", text(&printed));
+    fs::write(folder.path().join("list"), lines.join("\n")).unwrap();
+    let check = || hash(folder.path(), &["m.gguf", "--check", "list"]);
+    assert_eq!(check().status.code(), Some(0), "{}", text(&check()));
+    assert!(text(&check()).contains("13 of 13 as expected"));
+    let mut changed = FIRST;
+    changed[0] = 9;
+    write(&folder.path().join("m.gguf"), "m", &[("first", &changed), ("second", &SECOND)]);
+    let output = check();
+    assert_eq!(output.status.code(), Some(1));
+    let count = |what: &str| text(&output).lines().filter(|line| line.starts_with(what)).count();
+    assert_eq!((count("CHANGED  tensor first"), count("CHANGED  weights of")), (4, 5), "{}", text(&output));
+}
+
+#[test]
+fn manifests_of_registries() {
+    let folder = folder();
+    let bytes = fs::read(folder.path().join("m.gguf")).unwrap();
+    let digest = sha256(&bytes);
+    let manifest = |digest: String, size: usize| {
+        serde_json::json!({
+            "schemaVersion": 2,
+            "config": {"mediaType": "application/vnd.docker.container.image.v1+json",
+                "digest": format!("sha256:{}", sha256(b"{}")), "size": 2},
+            "layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": format!("sha256:{digest}"), "size": size}],
+        })
+        .to_string()
+    };
+    let pointer = |digest: String| {
+        format!("version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {}\n", bytes.len())
+    };
+    let other = sha256(b"other").to_string();
+    for (list, code) in [
+        (manifest(digest.to_string(), bytes.len()), 0),
+        (manifest(other.clone(), bytes.len()), 1),
+        (manifest(digest.to_string(), bytes.len() + 1), 1),
+        (pointer(digest.to_string()), 0),
+        (pointer(other), 1),
+        ("{\"layers\": []}".to_owned(), 4),
+    ] {
+        fs::write(folder.path().join("list"), &list).unwrap();
+        let output = hash(folder.path(), &["m.gguf", "--check", "list"]);
+        assert_eq!(output.status.code(), Some(code), "{list}{}", text(&output));
+    }
+    // In ollama's own folder the other layers are looked at, too.
+    let blobs = folder.path().join("blobs");
+    fs::create_dir(&blobs).unwrap();
+    let blob = blobs.join(format!("sha256-{digest}"));
+    fs::write(&blob, &bytes).unwrap();
+    fs::write(folder.path().join("list"), manifest(digest.to_string(), bytes.len())).unwrap();
+    let check = || hash(folder.path(), &[blob.to_str().unwrap(), "--check", "list"]);
+    assert_eq!(check().status.code(), Some(1), "the configuration is missing");
+    let config = blobs.join(format!("sha256-{}", sha256(b"{}")));
+    fs::write(&config, "{}").unwrap();
+    assert_eq!(check().status.code(), Some(0), "{}", text(&check()));
+    fs::write(&config, "[]").unwrap();
+    assert_eq!(check().status.code(), Some(1));
+}
+
+/// As `git hash-object` has it.
+fn git_blob(bytes: &[u8]) -> String {
+    let mut blob = assayd::digest::GitBlob::new(bytes.len() as u64);
+    blob.update(bytes);
+    blob.finish()
 }
 
 #[test]
@@ -172,6 +255,8 @@ fn names_that_are_digests_are_checked() {
         (format!("sha256-{}", sha256(&bytes)), 0),
         (sha256(b"other").to_string(), 1),
         (format!("sha256-{}", sha256(b"other")), 1),
+        (git_blob(&bytes), 0),
+        ("0".repeat(40), 1),
     ] {
         fs::write(blobs.join(&name), &bytes).unwrap();
         let path = blobs.join(&name);
@@ -180,4 +265,211 @@ fn names_that_are_digests_are_checked() {
     let link = folder.path().join("link.gguf");
     std::os::unix::fs::symlink(blobs.join(sha256(b"other").to_string()), &link).unwrap();
     assert_eq!(hash(folder.path(), &["link.gguf"]).status.code(), Some(1), "as the cache links to its blobs");
+}
+
+/// A tensor to write: name, type, shape and bytes.
+#[derive(Clone)]
+struct Tensor {
+    name: String,
+    kind: GgmlType,
+    shape: Vec<u64>,
+    data: Vec<u8>,
+}
+
+type Metadata = Vec<(String, Value)>;
+
+fn example() -> (Metadata, Vec<Tensor>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/reference-f16.gguf");
+    let bytes = fs::read(path).unwrap();
+    let header = read_strict(&bytes.as_slice()).unwrap();
+    let mut metadata: Metadata =
+        header.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+    metadata.push((
+        "tokenizer.chat_template".into(),
+        "{% for m in messages %}{{ m.content }}{% endfor %}".into(),
+    ));
+    let tensors = header.tensors.iter().map(|tensor| Tensor {
+        name: tensor.name.clone(),
+        kind: tensor.kind,
+        shape: tensor.shape.clone(),
+        data: bytes[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize].to_vec(),
+    });
+    let tensors = tensors.collect();
+    (metadata, tensors)
+}
+
+fn write_model(path: &Path, (metadata, tensors): &(Metadata, Vec<Tensor>)) {
+    let metadata: Vec<(&str, Value)> =
+        metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let tensors: Vec<TensorData<'_>> = tensors
+        .iter()
+        .map(|t| TensorData { name: &t.name, kind: t.kind, shape: &t.shape, data: &t.data })
+        .collect();
+    write_file(path, &metadata, &tensors).unwrap();
+}
+
+/// Every way to change a real model gives a difference that is named.
+#[test]
+fn each_mutation_of_an_example_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = example();
+    write_model(&folder.path().join("m.gguf"), &original);
+    let list = hash(folder.path(), &["m.gguf"]);
+    fs::write(folder.path().join("list"), text(&list)).unwrap();
+    let check = || hash(folder.path(), &["m.gguf", "--check", "list"]);
+    assert_eq!(check().status.code(), Some(0), "{}", text(&check()));
+    let (a, b) = ("blk.0.attn_q.weight", "blk.1.attn_q.weight");
+    fn at<'a>(tensors: &'a mut [Tensor], name: &str) -> &'a mut Tensor {
+        tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
+    }
+    type Edit = fn(&mut Metadata, &mut Vec<Tensor>);
+    let cases: [(&str, Edit, &[String]); 10] = [
+        (
+            "renamed",
+            |_, tensors| at(tensors, "blk.0.attn_q.weight").name = "blk.0.attn_x.weight".into(),
+            &[format!("RENAMED  tensor {a}: it is called blk.0.attn_x.weight now")],
+        ),
+        (
+            "retyped",
+            |_, tensors| at(tensors, "blk.0.attn_q.weight").kind = GgmlType::BF16,
+            &[format!("RETYPED  tensor {a}: was F16 ")],
+        ),
+        (
+            "reshaped",
+            |_, tensors| {
+                let tensor = at(tensors, "blk.0.attn_q.weight");
+                tensor.shape = vec![tensor.shape.iter().product()];
+            },
+            &[format!("RETYPED  tensor {a}: was F16 ")],
+        ),
+        (
+            "dropped",
+            |_, tensors| tensors.retain(|tensor| tensor.name != "blk.0.attn_q.weight"),
+            &[format!("MISSING  tensor {a}")],
+        ),
+        (
+            "duplicated",
+            |_, tensors| {
+                let copy = at(tensors, "blk.0.attn_q.weight").clone();
+                tensors.push(Tensor { name: "another".into(), ..copy });
+            },
+            &[format!("DUPLICATE  tensor another: it has the bytes of {a}")],
+        ),
+        (
+            "swapped",
+            |_, tensors| {
+                let one = at(tensors, "blk.0.attn_q.weight").data.clone();
+                let other = std::mem::replace(&mut at(tensors, "blk.1.attn_q.weight").data, one);
+                at(tensors, "blk.0.attn_q.weight").data = other;
+            },
+            &[
+                format!("SWAPPED  tensor {a}: it has the bytes of {b}"),
+                format!("SWAPPED  tensor {b}: it has the bytes of {a}"),
+            ],
+        ),
+        (
+            "damaged",
+            |_, tensors| at(tensors, "blk.0.attn_q.weight").data[4321] ^= 1,
+            &[format!("CHANGED  tensor {a}")],
+        ),
+        (
+            "template edited",
+            |metadata, _| {
+                metadata.retain(|(key, _)| key != "tokenizer.chat_template");
+                metadata.push(("tokenizer.chat_template".into(), "{{ messages }}".into()));
+            },
+            &["CHANGED  metadata tokenizer.chat_template".to_owned()],
+        ),
+        (
+            "metadata dropped",
+            |metadata, _| metadata.retain(|(key, _)| key != "llama.rope.freq_base"),
+            &["MISSING  metadata llama.rope.freq_base".to_owned()],
+        ),
+        (
+            "order",
+            |_, tensors| tensors.reverse(),
+            &["note: every tensor and every metadata entry is as listed".to_owned()],
+        ),
+    ];
+    for (what, edit, expected) in cases {
+        let (mut metadata, mut tensors) = original.clone();
+        edit(&mut metadata, &mut tensors);
+        write_model(&folder.path().join("m.gguf"), &(metadata, tensors));
+        let output = check();
+        assert_eq!(output.status.code(), Some(1), "{what}: {}", text(&output));
+        for line in expected {
+            assert!(text(&output).contains(line.as_str()), "{what}: {line} in\n{}", text(&output));
+        }
+        // Nothing else is blamed but the file.
+        let told = text(&output).lines().filter(|line| {
+            !line.contains("file m.gguf") && !line.contains("as expected") && !line.starts_with("note")
+        });
+        let most = if what == "order" { 0 } else { expected.len() };
+        assert_eq!(told.count(), most, "{what}: {}", text(&output));
+    }
+}
+
+#[test]
+fn a_chunk_is_proven_without_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(&folder.path().join("m.gguf"), &example());
+    let (proof, code) = json(folder.path(), &["m.gguf", "--prove", "500000"]);
+    assert_eq!(code, Some(0));
+    let root = proof["file_root"].as_str().unwrap().to_owned();
+    assert_eq!(proof["proof"]["root"], root.as_str());
+    fs::write(folder.path().join("proof.json"), proof.to_string()).unwrap();
+    let verify = |arguments: &[&str]| {
+        hash(folder.path(), &[&["m.gguf", "--verify-proof", "proof.json"], arguments].concat()).status.code()
+    };
+    assert_eq!(verify(&[]), Some(0));
+    assert_eq!(verify(&["--root", &root]), Some(0));
+    assert_eq!(verify(&["--root", &"00".repeat(32)]), Some(1), "not that root");
+    assert_eq!(verify(&["--root", "00"]), Some(2));
+    let path = folder.path().join("m.gguf");
+    let (offset, bytes) =
+        (proof["proof"]["offset"].as_u64().unwrap(), proof["proof"]["bytes"].as_u64().unwrap());
+    assert!((offset..offset + bytes).contains(&500_000));
+    let good = fs::read(&path).unwrap();
+    for (at, code) in [(offset, 1), (offset + bytes - 1, 1), (offset + bytes, 0), (offset - 1, 0)] {
+        let mut bent = good.clone();
+        bent[at as usize] ^= 1;
+        fs::write(&path, bent).unwrap();
+        assert_eq!(verify(&["--root", &root]), Some(code), "byte {at}");
+    }
+    let beyond = hash(folder.path(), &["m.gguf", "--prove", "99999999"]);
+    assert_eq!(beyond.status.code(), Some(2));
+}
+
+/// The second time nothing is read, until the file changes in any way that can be seen.
+#[test]
+fn passes_are_kept_until_the_file_changes() {
+    let folder = folder();
+    let path = folder.path().join("m.gguf");
+    let cached = |arguments: &[&str]| {
+        let (document, code) = json(folder.path(), &[&["m.gguf"], arguments].concat());
+        assert_eq!(code, Some(0));
+        (document["files_from_cache"] == 1, document["files"][0]["sha256"].as_str().unwrap().to_owned())
+    };
+    let truth = || sha256(&fs::read(&path).unwrap()).to_string();
+    assert_eq!(cached(&[]), (false, truth()));
+    assert_eq!(cached(&[]), (false, truth()), "it was written a moment ago, and could change unseen");
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    assert_eq!(cached(&[]), (false, truth()), "the entry is too near to the file's last change");
+    assert_eq!(cached(&[]), (true, truth()));
+    assert_eq!(cached(&["--rehash"]), (false, truth()));
+    assert_eq!(cached(&["--kind", "sha1"]), (false, truth()), "other digests were not kept");
+    assert_eq!(cached(&[]), (true, truth()));
+    // Another content under the old times: the time of change cannot be put back.
+    let times = fs::metadata(&path).unwrap().modified().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(times).unwrap();
+    assert_eq!(cached(&[]), (false, truth()));
+    // A damaged entry is none.
+    for entry in fs::read_dir(folder.path().join("cache/passes")).unwrap() {
+        fs::write(entry.unwrap().path(), "{").unwrap();
+    }
+    assert_eq!(cached(&[]), (false, truth()));
 }

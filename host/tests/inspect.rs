@@ -13,6 +13,7 @@ fn assayd(folder: &Path, arguments: &[&str]) -> Output {
         .current_dir(folder)
         .arg("inspect")
         .args(arguments)
+        .env("ASSAYD_CACHE", folder.join("cache"))
         .output()
         .unwrap()
 }
@@ -128,4 +129,45 @@ fn what_is_no_file_is_refused_at_once() {
     let output = assayd(folder.path(), &["pipe.gguf"]);
     assert_eq!(output.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&output.stderr).contains("not a regular file"));
+}
+
+/// Forty gigabytes of which only the header is there: reading it takes no longer than that
+/// of a small file.
+#[test]
+fn a_sparse_file_of_40_gigabytes_takes_less_than_a_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.gguf");
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut header = b"GGUF".to_vec();
+    header.extend(3u32.to_le_bytes());
+    let tensors = 40u64;
+    header.extend(tensors.to_le_bytes());
+    header.extend(1u64.to_le_bytes());
+    header.extend([text("general.type"), 8u32.to_le_bytes().to_vec(), text("imatrix")].concat());
+    let (columns, rows) = (16_384u64, 16_384u64);
+    let bytes = columns * rows * 4;
+    for number in 0..tensors {
+        header.extend(text(&format!("t{number}")));
+        header.extend(2u32.to_le_bytes());
+        header.extend(columns.to_le_bytes());
+        header.extend(rows.to_le_bytes());
+        header.extend(0u32.to_le_bytes());
+        header.extend((number * bytes).to_le_bytes());
+    }
+    header.resize(header.len().next_multiple_of(32), 0);
+    fs::write(&path, &header).unwrap();
+    let size = header.len() as u64 + tensors * bytes;
+    assert!(size > 40_000_000_000);
+    fs::File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+    let began = std::time::Instant::now();
+    let output = assayd(folder.path(), &["large.gguf", "--json"]);
+    let took = began.elapsed();
+    assert_ne!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_str(out(&output)).unwrap();
+    assert_eq!(document[0]["tensors"], tensors);
+    assert_eq!(document[0]["parameters"], tensors * columns * rows);
+    assert_eq!(document[0]["files"][0]["bytes"], size);
+    assert!(document[0]["files"][0]["sha256"].is_null(), "nothing was hashed");
+    assert_ne!(document[0]["status"], "reject", "{document}");
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
 }

@@ -7,6 +7,9 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "hostile/mod.rs"]
+mod hostile;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +20,7 @@ use assayd::plugin::{
     Evidence, FaultClass, HashTarget, Origin, Outcome, PluginFault, PluginKind, PluginSet, RefusalKind,
     TargetFile, TargetManifest, Trusted, trust,
 };
+use hostile::case;
 
 const PARAMS: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
@@ -95,7 +99,11 @@ fn every_builtin_plugin_loads_and_is_what_its_section_says() {
         (PluginKind::Decider, "stitched"),
         (PluginKind::Decider, "binomial"),
         (PluginKind::Decider, "fixed-eb"),
+        (PluginKind::HashCheck, "allow-list"),
+        (PluginKind::HashCheck, "root-pin"),
         (PluginKind::HashCheck, "sha256-manifest"),
+        (PluginKind::HashCheck, "tensor-manifest"),
+        (PluginKind::HashCheck, "tlsh-similarity"),
         (PluginKind::Report, "markdown"),
         (PluginKind::Report, "html"),
         (PluginKind::Report, "card"),
@@ -314,46 +322,6 @@ fn unknown_ids_name_the_known_ones() {
 }
 
 // Hostile components
-
-/// Encodes a core module in text form as a component of the given world.
-fn component(world: &str, text: &str) -> Vec<u8> {
-    let mut resolve = wit_parser::Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/deps/plugin-0.1.0");
-    let (package, _) = resolve.push_dir(&wit).unwrap();
-    let world = resolve.select_world(&[package], Some(world)).unwrap();
-    let mut module = wat::parse_str(text).unwrap();
-    wit_component::embed_component_metadata(
-        &mut module,
-        &resolve,
-        world,
-        wit_component::StringEncoding::UTF8,
-        false,
-    )
-    .unwrap();
-    wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
-}
-
-fn case(kind: &str, name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile");
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
-    let imports = r#"
-        (import "assay:plugin/diagnostics@0.1.0" "log" (func $log (param i32 i32 i32)))
-        (import "assay:plugin/diagnostics@0.1.0" "panicked" (func $panicked (param i32 i32 i32 i32 i32)))"#;
-    let (evidence, start) = match kind {
-        "scorer" => (
-            r#"(import "assay:plugin/evidence@0.1.0" "[method]trial.rows" (func $rows (param i32 i32) (result i32)))
-               (import "assay:plugin/evidence@0.1.0" "[resource-drop]trial" (func $give-back (param i32)))"#,
-            "",
-        ),
-        _ => (
-            "",
-            r#"(func (export "assay:plugin/decider@0.1.0#start") (param i32 i32) (result i32) (i32.const 128))"#,
-        ),
-    };
-    let prelude = read("prelude.wat").replace("KIND", kind);
-    let text = format!("(module {imports} {evidence} {prelude} {start} {})", read(&format!("{name}.wat")));
-    component(&format!("{kind}-plugin"), &text)
-}
 
 /// Trusts these bytes in a folder.
 fn pin(folder: &Path, bytes: &[u8]) {

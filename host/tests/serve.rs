@@ -1,5 +1,10 @@
 //! `assayd serve` through the real binary and real sockets.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on must stop"
+)]
 
 #[path = "../src/api/testing.rs"]
 mod http;
@@ -402,7 +407,8 @@ fn doctor_says_what_there_is() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(report["cpu"]["usable_cores"].as_u64().unwrap() >= 1);
     assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 0);
-    assert!(["cgroup v2", "cgroup v1", "rlimit+watchdog"].contains(&report["enforcement"].as_str().unwrap()));
+    assert!(report["enforcement"].as_str().unwrap().ends_with("watchdog"), "{report}");
+    assert!(report["confinement"].is_string(), "{report}");
     assert_eq!(report["engine"]["name"], "llama.cpp");
     let plugins = report["plugins"].as_array().unwrap();
     assert!(plugins.iter().any(|plugin| plugin["id"] == "kl"), "{plugins:?}");

@@ -39,7 +39,10 @@ pub struct Model {
 pub struct DigestRequest {
     /// Index into [`Model::files`].
     pub file: usize,
-    /// `sha256`.
+    /// `sha256` over the ranges; `tlsh` over ranges of at most 64 MiB (the digest as text, or
+    /// nothing where there is none). Of the whole artifact, without ranges: `file-root`,
+    /// `content-root`, `weights-root` (nothing if it is not whole), and `list`, the text that
+    /// `assayd hash` writes.
     pub algorithm: String,
     /// `(offset, bytes)`, digested in order as one stream; empty means the whole file.
     pub ranges: Vec<(u64, u64)>,

@@ -47,9 +47,15 @@ pub async fn bundle(State(api): State<Api>, Id(id): Id, _: Params<Nothing>) -> R
         let mut file = file.take(bytes);
         loop {
             let mut piece = Vec::new();
-            let read = (&mut file).take(PIECE).read_to_end(&mut piece).await;
-            let last = !matches!(read, Ok(count) if count > 0);
-            if last && read.is_ok() || send.send(read.map(|_| piece)).await.is_err() || last {
+            let sent = match (&mut file).take(PIECE).read_to_end(&mut piece).await {
+                Ok(0) => return,
+                Ok(_) => send.send(Ok(piece)).await,
+                Err(error) => {
+                    let _ = send.send(Err(error)).await;
+                    return;
+                }
+            };
+            if sent.is_err() {
                 return;
             }
         }

@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use crate::domain::Problem;
 use crate::domain::modes::ModeName;
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::store::Assay;
 
 /// Why the daemon did not do what was asked.
@@ -68,6 +70,12 @@ pub struct NewAssay {
     pub min_free_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
+    /// How careful to be with the memory estimate: `off`, `relaxed`, `balanced` or `strict`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardrail: Option<Guardrail>,
+    /// How workers are held to their memory limit: `auto`, `cgroup-v2`, `cgroup-v1`, `rlimit` or `watchdog`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforcement: Option<Enforcement>,
 }
 
 /// How far the running assay is.

@@ -14,6 +14,7 @@ mod control;
 mod docs;
 mod events;
 mod extract;
+mod governor;
 mod guard;
 mod health;
 mod metrics;
@@ -90,6 +91,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/assays/{id}/report", get(assays::report))
         .route("/api/assays/{id}/bundle", get(bundle::bundle))
         .route("/api/events", get(events::events))
+        .route("/api/governor", get(governor::now))
         .route("/api/plugins", get(plugins::list))
         .route("/v1/models", get(models::list))
         .fallback(reply::not_found)

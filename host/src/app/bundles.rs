@@ -5,6 +5,7 @@
 //! first; what an earlier daemon left half-written is removed at the start.
 
 use std::path::PathBuf;
+use std::sync::Once;
 
 use uuid::Uuid;
 
@@ -24,28 +25,32 @@ pub struct Bundles {
     /// Most bytes of all files together.
     limit: u64,
     signer: Option<SigningKey>,
+    swept: Once,
 }
 
 impl Bundles {
     /// The folder of a configuration; `None` if it keeps none.
     ///
     /// # Errors
-    /// The folder cannot be made, or the local key cannot be used.
+    /// The local key cannot be used.
     pub fn open(config: &Config) -> Result<Option<Self>, Problem> {
         if config.bundles == 0 {
             return Ok(None);
         }
-        let folder = config.bundle_folder();
-        std::fs::create_dir_all(&folder).map_err(|error| Problem::io("make the folder", &folder, &error))?;
         let signer = Keyring::of_user(|name| std::env::var_os(name)).own()?;
-        let bundles = Self { folder, limit: config.bundles, signer };
-        for half in
-            bundles.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "tmp"))
-        {
-            let _ = std::fs::remove_file(half.0);
+        Ok(Some(Self { folder: config.bundle_folder(), limit: config.bundles, signer, swept: Once::new() }))
+    }
+
+    /// Makes the folder and removes what is half-written in it. Only for who holds the state folder.
+    fn sweep(&self) {
+        if let Err(error) = std::fs::create_dir_all(&self.folder) {
+            tracing::warn!(folder = %self.folder.display(), %error, "bundles cannot be kept");
         }
-        bundles.make_room();
-        Ok(Some(bundles))
+        for (path, _) in self.files() {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 
     /// Runs an assay that keeps its evidence. A verdict without its bundle is still a verdict,
@@ -56,6 +61,8 @@ impl Bundles {
         plugins: &PluginSet,
         run: impl FnOnce(Option<&BundleWriter>) -> Report,
     ) -> Report {
+        // Now, not at the start: by now this daemon holds the folder.
+        self.swept.call_once(|| self.sweep());
         let begun = BundleWriter::create(&bundle_path(&self.folder, assay), self.limit);
         let mut report = run(begun.as_ref().ok());
         if !report.success || report.model1.is_none() {
@@ -107,7 +114,8 @@ mod tests {
     #[test]
     fn the_oldest_go_first() {
         let folder = tempfile::tempdir().unwrap();
-        let bundles = Bundles { folder: folder.path().to_owned(), limit: 25, signer: None };
+        let bundles =
+            Bundles { folder: folder.path().to_owned(), limit: 25, signer: None, swept: Once::new() };
         let ids: Vec<Uuid> = (0..3).map(|_| Uuid::now_v7()).collect();
         for id in &ids {
             std::fs::write(bundle_path(folder.path(), *id), [0; 10]).unwrap();
@@ -116,5 +124,8 @@ mod tests {
         bundles.make_room();
         let there: Vec<bool> = ids.iter().map(|id| bundle_path(folder.path(), *id).exists()).collect();
         assert_eq!(there, [false, true, true]);
+        std::fs::write(folder.path().join(".assayd-x.tmp"), b"half").unwrap();
+        bundles.sweep();
+        assert_eq!(bundles.files().len(), 2);
     }
 }

@@ -105,7 +105,10 @@ fn shown(event: AssayEvent) -> Option<Progress> {
     let (stage, done, total) = match event {
         AssayEvent::Stage { stage } => (stage, 0, 0),
         AssayEvent::Progress { stage, done, total } => (stage, done, total),
-        AssayEvent::Committed { .. } | AssayEvent::Scored { .. } | AssayEvent::Failed { .. } => return None,
+        AssayEvent::Committed { .. }
+        | AssayEvent::Frozen { .. }
+        | AssayEvent::Scored { .. }
+        | AssayEvent::Failed { .. } => return None,
     };
     let stage = match stage {
         Stage::InspectingReference => "reading the reference",
@@ -117,6 +120,8 @@ fn shown(event: AssayEvent) -> Option<Progress> {
         Stage::Reference => "asking the reference",
         Stage::LoadingCandidate => "loading the candidate",
         Stage::Candidate => "asking the candidate",
+        Stage::Calibrating => "measuring an honest quantisation",
+        Stage::Probing => "asking your own prompts",
         Stage::Closing => "writing the report",
     };
     Some(Progress { stage: stage.to_owned(), done, total, message: None })

@@ -58,6 +58,9 @@ impl Supervisor {
             mode: request.mode.or(Some(self.config.mode)),
             threads: request.threads.or(self.config.threads),
             max_memory_bytes: request.max_memory_bytes.or(self.config.max_memory.map(|size| size.0)),
+            min_free_bytes: request.min_free_bytes.or(self.config.min_free.map(|size| size.0)),
+            guardrail: request.guardrail.or(self.config.guardrail),
+            enforcement: request.enforcement.or(self.config.enforcement),
             ..request
         };
         let request = serde_json::to_value(request).map_err(|error| Problem::internal(error.to_string()))?;

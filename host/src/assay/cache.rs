@@ -38,6 +38,7 @@ pub struct CacheKey {
 
 /// The reference's answer to one challenge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "nearly every answer is a trace")]
 pub enum Answer {
     Trace(Trace),
     /// It could not be had, and why.

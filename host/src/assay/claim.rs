@@ -1,6 +1,5 @@
 //! The claim of a decision, in words a reader can hold it to.
 
-use crate::domain::modes::CLIP_NATS;
 use crate::domain::score::{Decision, DecisionParams};
 
 /// What the scorer's value measures, and whether it is in nats.
@@ -18,11 +17,12 @@ fn measure(scorer: &str) -> (&'static str, bool) {
 }
 
 /// One or two sentences: what is claimed, of what, with which error probability.
-pub fn claim(decision: Decision, params: &DecisionParams, scorer: &str, n: u64) -> String {
+/// `clip_nats` is what a share of 1 means, for scorers whose value is in nats.
+pub fn claim(decision: Decision, params: &DecisionParams, scorer: &str, clip_nats: f64, n: u64) -> String {
     let (what, nats) = measure(scorer);
     let amount = |share: f64| {
         if nats {
-            format!("{} of the clip ({} nats)", number(share), number(share * CLIP_NATS))
+            format!("{} of the clip ({} nats)", number(share), number(share * clip_nats))
         } else {
             number(share)
         }
@@ -74,13 +74,13 @@ mod tests {
     #[test]
     fn a_claim_names_its_bound_and_its_error() {
         let params = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
-        let same = claim(Decision::Same, &params, "kl", 24);
+        let same = claim(Decision::Same, &params, "kl", 0.1, 24);
         assert!(
             same.contains("below 0.2 of the clip (0.02 nats)") && same.contains("at most 0.01"),
             "{same}"
         );
-        let different = claim(Decision::Different, &params, "tv", 4);
+        let different = claim(Decision::Different, &params, "tv", 0.1, 4);
         assert!(different.contains("above 0.05;") && !different.contains("nats"), "{different}");
-        assert!(claim(Decision::Undecided, &params, "kl", 200).contains("after 200 challenges neither"));
+        assert!(claim(Decision::Undecided, &params, "kl", 0.1, 200).contains("after 200 challenges neither"));
     }
 }

@@ -4,9 +4,10 @@
 //! All of it follows from the recorded scores through the decider that decided, so anyone can
 //! compute it again. A value that is not defined is `None`, never 0 or infinity.
 
-use super::{claim, coverage};
-use super::judge::{Fold, Judge, replay, stopping_step};
+use super::band::Band;
+use super::judge::{Fold, INTERVAL_DECIDER, Judge, replay, stopping_step};
 use super::report::{EnhancedDiff, Record};
+use super::{claim, coverage, hidden};
 use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
 use crate::domain::moments;
@@ -34,7 +35,12 @@ pub struct Note {
 ///
 /// # Errors
 /// The decider failed at something that is more than a forecast.
-pub fn fill(diff: &mut EnhancedDiff, judge: &Judge, scorer: &str) -> Result<Vec<Note>, PluginFault> {
+pub fn fill(
+    diff: &mut EnhancedDiff,
+    judge: &Judge,
+    records: &[Record],
+    band: Option<&Band>,
+) -> Result<Vec<Note>, PluginFault> {
     let (scores, params) = (judge.scores(), judge.params());
     let moments = moments(scores);
     let decision = judge.decision();
@@ -43,12 +49,22 @@ pub fn fill(diff: &mut EnhancedDiff, judge: &Judge, scorer: &str) -> Result<Vec<
     diff.stopped_early = judge.stopped_early();
     (diff.mean_diff, diff.std_diff, diff.effect_size) = (moments.mean, moments.std, moments.effect_size);
     (diff.ci_lower, diff.ci_upper) = judge.interval().unzip();
-    diff.p_same = anytime_p(judge.steps().iter().map(|step| step.log_e_same));
-    diff.p_different = anytime_p(judge.steps().iter().map(|step| step.log_e_different));
-    diff.claim = claim::claim(decision, params, scorer, diff.n_effective);
+    // A decider without e-values leaves the p-values to the sequence that every report shows.
+    let own = judge.steps().iter().any(|step| step.log_e_same.is_some());
+    let evidence = if own { judge.steps() } else { judge.interval_steps() };
+    diff.p_same = anytime_p(evidence.iter().map(|step| step.log_e_same));
+    diff.p_different = anytime_p(evidence.iter().map(|step| step.log_e_different));
+    let from = if own { diff.decider.as_str() } else { INTERVAL_DECIDER };
+    diff.p_values_from = diff.p_same.map(|_| from.to_owned());
+    diff.claim = claim::claim(decision, params, &diff.scorer, diff.clip_nats, diff.n_effective);
+    if let Some(band) = band {
+        diff.claim = format!("{}; {}", diff.claim, band.claim(decision));
+    }
     let caveat = diff.coverage.as_ref().and_then(coverage::caveat);
     diff.claim.push_str(&caveat.unwrap_or_default());
-    diff.smallest_delta_certified = smallest_delta(judge.decider(), params, scores)?;
+    diff.smallest_delta_certified = smallest_delta(judge.decider(), params, scores, judge.steps())?;
+    diff.rare_difference = Some(hidden::rare_difference(diff.smallest_delta_certified, diff.confidence));
+    diff.outliers = hidden::outliers(records, params.gamma);
     diff.needed_n = None;
     let mut notes = Vec::new();
     if decision == Decision::Undecided {
@@ -71,11 +87,8 @@ pub fn fill(diff: &mut EnhancedDiff, judge: &Judge, scorer: &str) -> Result<Vec<
 /// Mean of the scorer's own value in nats, its note `mean_..._nats`, over the records that
 /// count; `None` if one of them has none.
 pub fn mean_nats(records: &[Record]) -> Option<f64> {
-    let of = |record: &Record| {
-        let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
-        record.notes.iter().find(note).map(|(_, value)| *value)
-    };
-    let known: Option<Vec<f64>> = records.iter().filter(|record| record.counted).map(of).collect();
+    let counted = records.iter().filter(|record| record.counted);
+    let known: Option<Vec<f64>> = counted.map(Record::nats).collect();
     known.filter(|nats| !nats.is_empty()).map(|nats| nats.iter().sum::<f64>() / nats.len() as f64)
 }
 
@@ -107,11 +120,10 @@ pub fn anytime_p(log_e: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     largest.map(|log_e| (-log_e).exp().min(1.0))
 }
 
-/// The smallest delta that the scores certify at the same alpha, by bisection over the
-/// decider; `None` if not even delta near 1 is.
-///
-/// For an e-process this is the upper end of the confidence sequence that inverts the test,
-/// so choosing it after the fact costs nothing.
+/// The smallest delta that the scores certify at the same alpha; `None` if not even delta
+/// near 1 is. With e-values by bisection over the decider: the upper end of the confidence
+/// sequence that inverts the test. Without them, the least upper bound of `steps`. Either
+/// holds at all times at once, so choosing it after the fact costs nothing.
 ///
 /// # Errors
 /// The decider failed.
@@ -119,14 +131,16 @@ pub fn smallest_delta(
     decider: &Decider,
     params: &DecisionParams,
     scores: &[f64],
+    steps: &[Step],
 ) -> Result<Option<f64>, PluginFault> {
+    if steps.iter().all(|step| step.log_e_same.is_none()) {
+        let least = steps.iter().filter_map(|step| step.upper).reduce(f64::min);
+        return Ok(least.filter(|&upper| upper < 1.0));
+    }
     let certified = |delta: f64| -> Result<bool, PluginFault> {
         let asked = DecisionParams { gamma: params.gamma.min(delta), delta, ..*params };
         let needed = (1.0 / params.alpha).ln();
-        let enough = |step: &Step| match step.log_e_same {
-            Some(log_e) => log_e >= needed,
-            None => step.decision == Decision::Same,
-        };
+        let enough = |step: &Step| step.log_e_same.is_some_and(|log_e| log_e >= needed);
         Ok(replay(decider, &asked, scores)?.iter().any(enough))
     };
     let (mut low, mut high) = (0.0, 1.0 - 1e-6);
@@ -198,5 +212,57 @@ mod tests {
         assert_eq!(p(&[Some(-3.0)]), Some(1.0), "never above 1");
         assert!((p(&[Some(0.0), Some(5.0), Some(2.0)]).unwrap() - (-5.0_f64).exp()).abs() < 1e-15);
         assert_eq!(p(&[Some(1.0), None]), None);
+    }
+
+    const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
+
+    /// On zeros, what each decider can certify after 100 scores: between what nobody can and
+    /// what its own stopping time says.
+    #[test]
+    fn every_decider_certifies_a_delta() {
+        let plugins = crate::plugin::PluginSet::builtin().unwrap();
+        let least = crate::domain::modes::attainable_delta(0.01, 100);
+        for (id, most) in
+            [("grid5", 0.06), ("hedged", 0.10), ("prpl-eb", 0.12), ("stitched", 0.18), ("binomial", 0.08)]
+        {
+            let decider = plugins.decider(id).unwrap();
+            let steps = replay(&decider, &AUDIT, &[0.0; 100]).unwrap();
+            let found = smallest_delta(&decider, &AUDIT, &[0.0; 100], &steps).unwrap().unwrap();
+            assert!((least..most).contains(&found), "{id}: {found}");
+        }
+        // Nothing is certified by ones, nor by a rule that has not looked yet.
+        for (id, scores) in
+            [("grid5", vec![1.0; 100]), ("prpl-eb", vec![1.0; 100]), ("fixed-eb", vec![0.0; 100])]
+        {
+            let decider = plugins.decider(id).unwrap();
+            let steps = replay(&decider, &AUDIT, &scores).unwrap();
+            assert_eq!(smallest_delta(&decider, &AUDIT, &scores, &steps).unwrap(), None, "{id}");
+        }
+    }
+
+    /// The forecast keeps its word: of new runs with the needed n, at least 80 % decide.
+    #[test]
+    fn the_needed_n_decides_most_of_the_time() {
+        let plugins = crate::plugin::PluginSet::builtin().unwrap();
+        let decider = plugins.decider("grid5").unwrap();
+        let mut state = 1_u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        let params = DecisionParams { gamma: 0.1, delta: 0.1, ..AUDIT };
+        let (mut asked, mut decided) = (0, 0);
+        for mean in [0.02, 0.05, 0.15, 0.2, 0.3] {
+            for _ in 0..8 {
+                let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| 2.0 * mean * uniform()).collect() };
+                let few = draw(12);
+                let Some(n) = needed_n(&decider, &params, &few).unwrap() else { continue };
+                let again = draw(usize::try_from(n).unwrap());
+                asked += 1;
+                let steps = replay(&decider, &DecisionParams { n_max: n, ..params }, &again).unwrap();
+                decided += i32::from(stopping_step(&steps, n).is_some());
+            }
+        }
+        assert!(asked >= 30 && 10 * decided >= 8 * asked, "{decided} of {asked} of 40");
     }
 }

@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::cache::{Answer, CacheKey, TraceCache};
-use super::{closing, coverage};
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
@@ -21,8 +20,9 @@ use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
 use super::report::{Record, Role, TraceSummary};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, Session};
-use crate::challenge::{Challenge, ChallengeSet};
-use crate::domain::modes::{self, MAX_FAILED_SHARE, ROUND, SCORED_POSITIONS};
+use super::{closing, coverage};
+use crate::challenge::{Challenge, ChallengeSet, Judging, Prompt};
+use crate::domain::modes::{self, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};
 use crate::domain::trace::{Distribution, Trace};
 use crate::domain::{Problem, ProblemKind, Sha256};
@@ -66,37 +66,52 @@ impl From<Problem> for Halt {
 
 /// What is compared with what.
 #[derive(Debug)]
-pub struct Pair<'a> {
+pub struct Pair<'a, Purpose> {
     pub reference: &'a LoadSpec,
     pub reference_root: Sha256,
     pub candidate: &'a LoadSpec,
-    pub set: &'a ChallengeSet,
+    pub set: &'a ChallengeSet<Purpose>,
+}
+
+/// How the answers are scored and when it ends.
+#[derive(Debug)]
+pub struct Scoring {
+    /// Parameters of the scorer plugin; empty for its defaults.
+    pub scorer_params: String,
+    pub judge: Judge,
+    /// Share of failed challenges above which the comparison ends in an error.
+    pub max_failed_share: f64,
 }
 
 /// One comparison while it runs.
-pub struct Comparison<'a> {
+pub struct Comparison<'a, Purpose = Judging> {
+    pub request: &'a AssayRequest,
     pub context: &'a AssayContext<'a>,
     pub runner: &'a dyn Runner,
-    pub pair: Pair<'a>,
+    pub pair: Pair<'a, Purpose>,
     pub draft: &'a mut Draft,
     pub judge: Judge,
     cache: TraceCache,
+    /// The two models run on different engines.
+    across: bool,
     scorer: Scorer,
+    scorer_params: String,
+    max_failed_share: f64,
     prompts_seen: HashSet<Vec<u32>>,
     coverage: coverage::Tally,
     failed: u64,
     attempted: u64,
 }
 
-impl<'a> Comparison<'a> {
+impl<'a, Purpose> Comparison<'a, Purpose> {
     /// # Errors
     /// A plugin is missing or failed to start.
     pub fn new(
-        request: &AssayRequest,
+        request: &'a AssayRequest,
         context: &'a AssayContext<'a>,
         runner: &'a dyn Runner,
-        pair: Pair<'a>,
-        params: DecisionParams,
+        pair: Pair<'a, Purpose>,
+        scoring: Scoring,
         draft: &'a mut Draft,
     ) -> Result<Self, Halt> {
         let key = CacheKey {
@@ -109,10 +124,20 @@ impl<'a> Comparison<'a> {
             exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),
         };
+        let mut cache = TraceCache::open(&context.cache_dir, &key)?;
+        let across = pair.reference.engine != pair.candidate.engine;
+        if across {
+            // The candidate's engine cannot vouch for the build that made older traces.
+            cache.clear();
+        }
         Ok(Self {
-            judge: Judge::start(&context.plugins, &request.decider, params)?,
-            cache: TraceCache::open(&context.cache_dir, &key)?,
+            judge: scoring.judge,
+            scorer_params: scoring.scorer_params,
+            max_failed_share: scoring.max_failed_share,
+            cache,
+            across,
             scorer: context.plugins.scorer(&request.scorer)?,
+            request,
             context,
             runner,
             pair,
@@ -130,7 +155,8 @@ impl<'a> Comparison<'a> {
     /// A worker or a plugin failed, too many challenges did, or it was cancelled.
     pub fn run(&mut self) -> Result<Statistics, Halt> {
         let rounds = (self.pair.set.challenges.len() as u64).div_ceil(ROUND);
-        let mut block = first_block(self.judge.params());
+        // What runs to the end anyway takes turns only once.
+        let mut block = if self.judge.runs_to_the_end() { rounds } else { first_block(self.judge.params()) };
         let mut next = 0;
         while next < rounds && !self.judge.is_done() {
             let range = next..(next + block).min(rounds);
@@ -173,7 +199,7 @@ impl<'a> Comparison<'a> {
         );
         self.draft.add_time("reference_seconds", started);
         match answered {
-            Ok(()) => self.end(Role::Reference, session),
+            Ok(()) => self.end(Role::Reference, session)?,
             Err(ReferenceError::Worker(end)) => return Err(self.worker_failed(Role::Reference, &end)),
             Err(ReferenceError::Problem(problem)) => return Err(problem.into()),
         }
@@ -188,9 +214,10 @@ impl<'a> Comparison<'a> {
         let info = session.info().clone();
         if let Some(reference) = self.cache.info()
             && reference.engine != info.engine
+            && !self.across
         {
             // The cached traces come from another build: its rounding is not this one's.
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             self.cache.clear();
             self.reference_block(0..rounds.end)?;
             session = self.load(Role::Candidate)?;
@@ -198,7 +225,7 @@ impl<'a> Comparison<'a> {
         if let Some(reference) = self.cache.info()
             && reference.vocab != info.vocab
         {
-            self.end(Role::Candidate, session);
+            self.end(Role::Candidate, session)?;
             return Err(Halt {
                 statistics: Statistics::NotComparable,
                 error: format!(
@@ -208,6 +235,9 @@ impl<'a> Comparison<'a> {
             });
         }
         self.draft.report.engine = Some(info.engine);
+        if self.across && rounds.start == 0 {
+            self.check_token_ids(session.as_mut(), rounds.start)?;
+        }
         self.stage(Stage::Candidate);
         let started = Instant::now();
         for round in rounds {
@@ -221,7 +251,35 @@ impl<'a> Comparison<'a> {
             self.check_failures(self.judge.params().n_max)?;
         }
         self.draft.add_time("candidate_seconds", started);
-        self.end(Role::Candidate, session);
+        self.end(Role::Candidate, session)
+    }
+
+    /// Across engines: does the candidate's own tokenizer make the tokens of the reference of
+    /// the first prompts? If not, the same ids do not mean the same text.
+    fn check_token_ids(&mut self, session: &mut dyn Session, round: u64) -> Result<(), Halt> {
+        let mut asked: Vec<(&str, Arc<Answer>)> = Vec::new();
+        for challenge in round_of(self.pair.set, round) {
+            if let (Prompt::Text(text), Some(answer)) = (&challenge.prompt, self.cache.get(challenge.index)) {
+                asked.push((text, answer));
+            }
+        }
+        let texts: Vec<String> = asked.iter().map(|(text, _)| (*text).to_owned()).collect();
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let made = session.tokenize(&texts, true).map_err(|end| self.worker_failed(Role::Candidate, &end))?;
+        for ((text, answer), mut made) in asked.iter().zip(made) {
+            let Answer::Trace(trace) = &**answer else { continue };
+            let prompt = trace.tokens.get(..trace.scored_from as usize).unwrap_or_default();
+            made.truncate(prompt.len());
+            if made != prompt {
+                let start: String = text.chars().take(40).collect();
+                return Err(Halt {
+                    statistics: Statistics::NotComparable,
+                    error: format!("the two tokenizers cut {start:?} into different tokens"),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -241,7 +299,7 @@ impl<'a> Comparison<'a> {
                 Some(Answer::Failed(reason)) => Some(format!("reference: {reason}")),
                 None => Some("reference: its trace is not there any more".to_owned()),
             };
-            records.push(blank_record(challenge, failure.clone()));
+            records.push(Record::blank(challenge, failure.clone()));
             if let (None, Some(answer)) = (failure, answer) {
                 asked.push((challenge, answer));
             }
@@ -270,9 +328,13 @@ impl<'a> Comparison<'a> {
                         reference: Arc::new(reference.clone()),
                         candidate: Arc::new(candidate),
                     };
-                    let left_out =
-                        coverage::left_out(&self.request.scorer, &evidence.reference, &evidence.candidate);
-                    score_record(record, &self.scorer, &evidence)?;
+                    let left_out = coverage::left_out(
+                        &self.request.scorer,
+                        self.draft.report.enhanced_diff.clip_nats,
+                        &evidence.reference,
+                        &evidence.candidate,
+                    );
+                    score_record(record, &self.scorer, &self.scorer_params, &evidence)?;
                     if let Some(score) = record.score {
                         self.coverage.note(reference, score, left_out);
                     }
@@ -320,12 +382,12 @@ impl<'a> Comparison<'a> {
 
     /// Too many failed challenges end the assay; a single one never does.
     fn check_failures(&self, out_of: u64) -> Result<(), Halt> {
-        if self.failed > allowed_failures(out_of, MAX_FAILED_SHARE) {
+        if self.failed > allowed_failures(out_of, self.max_failed_share) {
             return Err(Halt::failed(format!(
                 "{} of {} challenges failed; at most {} % may",
                 self.failed,
                 self.attempted,
-                100.0 * MAX_FAILED_SHARE
+                100.0 * self.max_failed_share
             )));
         }
         Ok(())
@@ -346,9 +408,13 @@ impl<'a> Comparison<'a> {
         runner.start(spec, &mut progress).map_err(|end| self.worker_failed(role, &end))
     }
 
-    fn end(&mut self, role: Role, session: Box<dyn Session>) {
+    fn end(&mut self, role: Role, session: Box<dyn Session>) -> Result<(), Halt> {
         let summary = session.finish();
         self.draft.worker_ended(role, &summary);
+        match summary.changed {
+            Some(what) => Err(Halt::failed(format!("what ran is not what was judged: {what}"))),
+            None => Ok(()),
+        }
     }
 
     fn worker_failed(&mut self, role: Role, end: &WorkerEnd) -> Halt {
@@ -390,8 +456,13 @@ pub fn allowed_failures(out_of: u64, share: f64) -> u64 {
 ///
 /// # Errors
 /// The scorer gave no sound answer.
-pub fn score_record(record: &mut Record, scorer: &Scorer, evidence: &Evidence) -> Result<(), PluginFault> {
-    match scorer.score(evidence, "") {
+pub fn score_record(
+    record: &mut Record,
+    scorer: &Scorer,
+    params: &str,
+    evidence: &Evidence,
+) -> Result<(), PluginFault> {
+    match scorer.score(evidence, params) {
         Ok(score) => {
             record.score = Some(score.value);
             record.notes = score.notes.into_iter().collect();
@@ -400,28 +471,6 @@ pub fn score_record(record: &mut Record, scorer: &Scorer, evidence: &Evidence) -
         Err(fault) => return Err(fault),
     }
     Ok(())
-}
-
-fn blank_record(challenge: &Challenge, failure: Option<String>) -> Record {
-    Record {
-        challenge: challenge.clone(),
-        failure,
-        tokens: Vec::new(),
-        scored_from: 0,
-        reference_trace: None,
-        candidate_trace: None,
-        reference_summary: None,
-        candidate_summary: None,
-        score: None,
-        notes: std::collections::BTreeMap::new(),
-        n: None,
-        counted: false,
-        lower: None,
-        upper: None,
-        log_e_same: None,
-        log_e_different: None,
-        decision: None,
-    }
 }
 
 /// Writes a look of the decider into the record of its score.

@@ -16,7 +16,6 @@
 
 use super::claim::number;
 use super::report::{Coverage, CoverageKind};
-use crate::domain::modes::CLIP_NATS;
 use crate::domain::moments::Moments;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
 
@@ -60,8 +59,9 @@ impl Tally {
 }
 
 /// How much higher the score of a pair of traces could be if nothing were left out; `None`
-/// for a scorer of which that is not known.
-pub fn left_out(scorer: &str, reference: &Trace, candidate: &Trace) -> Option<f64> {
+/// for a scorer of which that is not known. `clip_nats` is what a score of 1 means, for
+/// scorers whose value is in nats.
+pub fn left_out(scorer: &str, clip_nats: f64, reference: &Trace, candidate: &Trace) -> Option<f64> {
     if !matches!(reference.distribution, Distribution::Coarse { .. }) {
         return Some(0.0);
     }
@@ -69,8 +69,8 @@ pub fn left_out(scorer: &str, reference: &Trace, candidate: &Trace) -> Option<f6
         Moments::of(rows(reference).zip(rows(candidate)).map(|(p, q)| of(&p, &q))).mean()
     };
     match scorer {
-        "kl" => mean(kl).map(|nats| nats / CLIP_NATS),
-        "symmetric-kl" => mean(|p, q| 0.5 * (kl(p, q) + kl(q, p))).map(|nats| nats / CLIP_NATS),
+        "kl" => mean(kl).map(|nats| nats / clip_nats),
+        "symmetric-kl" => mean(|p, q| 0.5 * (kl(p, q) + kl(q, p))).map(|nats| nats / clip_nats),
         "tv" => mean(|p, q| p.buckets().zip(q.buckets()).map(|(p, q)| p.min(q).exp()).sum()),
         "js" => mean(|p, q| p.buckets().chain(q.buckets()).map(|ln| 0.5 * ln.exp()).sum()),
         "delta-ce" | "top1" | "exact-text" => Some(0.0),
@@ -158,6 +158,7 @@ fn rows(trace: &Trace) -> impl Iterator<Item = Row<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::modes::CLIP_NATS;
     use crate::engine::softmax::{buckets, summarize, top_ids};
 
     /// Logits that fall off with the token's rank, and how far the second model is from them.
@@ -240,7 +241,7 @@ mod tests {
             ] {
                 let truth = mean(&|at| of(&whole(&reference[at]), &whole(&candidate[at]))) / unit;
                 let seen = mean(&|at| of(&coarse(&p, at), &coarse(&q, at))) / unit;
-                let more = left_out(scorer, &p, &q).unwrap();
+                let more = left_out(scorer, CLIP_NATS, &p, &q).unwrap();
                 assert!(
                     truth >= seen - 1e-5 && truth <= seen + more + 1e-9,
                     "{scorer} {noise}: {seen} {truth} {more}"
@@ -249,8 +250,8 @@ mod tests {
             }
         }
         let same = trace(&[logits(9000, 1, 0.0)], &[(0..256).collect()]);
-        assert_eq!(left_out("top1", &same, &same), Some(0.0));
-        assert_eq!(left_out("somebody's", &same, &same), None);
+        assert_eq!(left_out("top1", CLIP_NATS, &same, &same), Some(0.0));
+        assert_eq!(left_out("somebody's", CLIP_NATS, &same, &same), None);
     }
 
     #[test]
@@ -269,7 +270,7 @@ mod tests {
         assert!(caveat(&two).unwrap().contains("at most 0.875"));
         let full = Trace { distribution: Distribution::Full { logits: row }, ..reference };
         let mut tally = Tally::default();
-        tally.note(&full, 0.5, left_out("kl", &full, &full));
+        tally.note(&full, 0.5, left_out("kl", CLIP_NATS, &full, &full));
         let full = tally.coverage(1).unwrap();
         assert_eq!((full.kind, full.lower_bound, full.mean_at_most), (CoverageKind::Full, false, Some(0.5)));
         assert_eq!(caveat(&full), None);

@@ -8,12 +8,14 @@
 //!   f16 conversion DIFFERENT. It is reported in `security` and as a remark.
 //! - **equal bytes**: a copy of the reference is measured like anything else.
 //! - **lineage**: it says how the weights came about, not what the model does.
+//! - **fuzzy hash**: likeness of bytes is neither sameness nor difference of behaviour.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::inspection::Status;
 use crate::domain::score::{Decision, FinalDecision};
+use crate::model::lineage::Relation;
 
 /// What came of the statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +91,10 @@ pub struct Findings {
     pub provenance_complete: bool,
     pub tokenizer: Agreement,
     pub config: Agreement,
+    /// `None` when the weights were not, or could not be, compared.
+    pub lineage: Option<Relation>,
+    /// `None` when there is no fuzzy hash.
+    pub fuzzy_match: Option<bool>,
 }
 
 impl Findings {
@@ -102,6 +108,8 @@ impl Findings {
             provenance_complete: false,
             tokenizer: Agreement::Unknown,
             config: Agreement::Unknown,
+            lineage: None,
+            fuzzy_match: None,
         }
     }
 }
@@ -175,6 +183,18 @@ pub fn decide(findings: &Findings) -> Final {
         }
         Agreement::Match => {}
     }
+    let changed = matches!(findings.lineage, Some(Relation::Derived | Relation::Unrelated));
+    if changed && decision == Same {
+        remarks.push("lineage: the weights are not the reference's, although the models answer alike");
+    }
+    if findings.lineage.is_none() && findings.reference_structure.is_some() {
+        remarks.push("lineage: the weights were not compared");
+    }
+    if findings.fuzzy_match == Some(false) && decision == Same {
+        remarks.push(
+            "fuzzy hash: the weights are not alike byte by byte; reported only, as after any conversion",
+        );
+    }
     if findings.hash_checks == HashChecks::NotApplicable {
         remarks.push("hash checks: no manifest lies beside the files, so there was nothing to check against");
     }
@@ -199,6 +219,8 @@ mod tests {
             provenance_complete: true,
             tokenizer: Agreement::Match,
             config: Agreement::Match,
+            lineage: Some(Relation::Quantization),
+            fuzzy_match: Some(true),
         }
     }
 
@@ -285,6 +307,35 @@ mod tests {
         }
     }
 
+    const RELATIONS: [Option<Relation>; 7] = [
+        None,
+        Some(Relation::Identical),
+        Some(Relation::SameWeights),
+        Some(Relation::Quantization),
+        Some(Relation::Derived),
+        Some(Relation::Unrelated),
+        Some(Relation::Unknown),
+    ];
+
+    #[test]
+    fn lineage_is_reported_and_does_not_decide() {
+        for lineage in RELATIONS {
+            row(|f| f.lineage = lineage, [Same, Different, Undecided]);
+            let mut findings = clean(Decision::Same);
+            findings.lineage = lineage;
+            let said = decide(&findings).remarks.iter().any(|remark| remark.starts_with("lineage"));
+            let changed = matches!(lineage, None | Some(Relation::Derived | Relation::Unrelated));
+            assert_eq!(said, changed, "{lineage:?}");
+        }
+    }
+
+    #[test]
+    fn the_fuzzy_hash_is_reported_and_does_not_decide() {
+        for fuzzy_match in [None, Some(true), Some(false)] {
+            row(|f| f.fuzzy_match = fuzzy_match, [Same, Different, Undecided]);
+        }
+    }
+
     #[test]
     fn plugin_fault() {
         row(|f| f.statistics = Statistics::PluginFault, [Error; 3]);
@@ -346,8 +397,9 @@ mod tests {
                 for candidate_structure in statuses {
                     for hash_checks in checks {
                         for provenance_complete in [false, true] {
-                            for (tokenizer, config) in
-                                agreements.iter().flat_map(|&t| agreements.map(|c| (t, c)))
+                            let both = agreements.iter().flat_map(|&t| agreements.map(|c| (t, c)));
+                            for ((tokenizer, config), lineage) in
+                                both.flat_map(|both| RELATIONS.map(|relation| (both, relation)))
                             {
                                 let findings = Findings {
                                     statistics,
@@ -357,6 +409,8 @@ mod tests {
                                     provenance_complete,
                                     tokenizer,
                                     config,
+                                    lineage,
+                                    fuzzy_match: Some(true),
                                 };
                                 if decide(&findings).decision == Same {
                                     same += 1;
@@ -373,7 +427,8 @@ mod tests {
                 }
             }
         }
-        // 2 reference and 2 candidate states, 2 check states, 2 tokenizer and 4 config states.
-        assert_eq!(same, 2 * 2 * 2 * 2 * 4);
+        // 2 reference and 2 candidate states, 2 check states, 2 tokenizer and 4 config states,
+        // 7 relations.
+        assert_eq!(same, 2 * 2 * 2 * 2 * 4 * 7);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::canonical::constants_digest;
 use super::decision::{Findings, Statistics, decide};
+use super::relationship::relationship;
 use super::report::{
     EnhancedDiff, InspectionSummary, Inspections, Memory, Provenance, Report, ReportFile, ReportWorker, Role,
     SCHEMA, Security,
@@ -18,7 +19,8 @@ use crate::domain::inspection::Inspection;
 use crate::domain::modes::{CLIP_NATS, constants};
 use crate::domain::score::{DecisionParams, FinalDecision};
 use crate::domain::{Sha256, budget};
-use crate::worker::{WorkerEnd, WorkerSummary};
+use crate::governor::admission::Guardrail;
+use crate::worker::{Plan, WorkerEnd, WorkerSummary};
 
 /// The report so far, and what the final decision will look at.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ impl Draft {
             assayd_version: env!("CARGO_PKG_VERSION").to_owned(),
             model1: request.reference.clone(),
             model2: request.candidate.clone(),
+            adapter: request.adapter.clone(),
             mode: request.mode.as_str().to_owned(),
             final_decision: FinalDecision::Error,
             grounds: None,
@@ -66,12 +69,19 @@ impl Draft {
                 p_different: None,
                 smallest_delta_certified: None,
                 scorer: request.scorer.clone(),
+                scorer_params: String::new(),
                 decider: request.decider.clone(),
+                p_values_from: None,
                 stopped_early: false,
                 needed_n: None,
+                rare_difference: None,
+                outliers: Vec::new(),
             },
             security: Security::default(),
             lineage: None,
+            relationship: None,
+            band: None,
+            probes: None,
             measurement: None,
             provenance: Provenance::default(),
             files: Vec::new(),
@@ -80,12 +90,7 @@ impl Draft {
             constants: serde_json::to_value(constants()).unwrap_or_default(),
             constants_digest: constants_digest(),
             engine: None,
-            memory: Memory {
-                limit_bytes: request.max_memory_bytes,
-                predicted_bytes: None,
-                peak_bytes: None,
-                enforcement: request.max_memory_bytes.map(|_| "watchdog".to_owned()),
-            },
+            memory: Memory { limit_bytes: request.max_memory_bytes, ..Memory::default() },
             peak_memory_gb: None,
             workers: Vec::new(),
             errors: Vec::new(),
@@ -146,9 +151,49 @@ impl Draft {
         (*root, *hash, *slot) = (artifact_root(inspection), inspection.config_hash, Some(summary));
     }
 
+    /// Takes over what was used and what went wrong in a part of the work with a draft of its
+    /// own; its numbers stay there.
+    pub fn absorb(&mut self, part: Self, name: &str) {
+        let Report { errors, workers, timings, memory, .. } = part.report;
+        self.report.workers.extend(workers);
+        self.report.memory.peak_bytes = self.report.memory.peak_bytes.max(memory.peak_bytes);
+        for (stage, seconds) in timings {
+            *self.report.timings.entry(stage).or_default() += seconds;
+        }
+        for error in errors {
+            self.note(format!("{name}: {error}"));
+        }
+    }
+
+    /// Takes down what was decided about memory before the first load.
+    pub fn planned(&mut self, plan: &Plan, guardrail: Guardrail) {
+        let demand = plan.demand();
+        let memory = &mut self.report.memory;
+        memory.limit_bytes = plan.limit_bytes;
+        memory.predicted_bytes = Some(demand.held_bytes);
+        memory.predicted_file_bytes = Some(demand.mapped_bytes);
+        memory.available_bytes = Some(plan.budget.bytes);
+        memory.limiting = Some(plan.budget.limiting.as_str().to_owned());
+        memory.guardrail = Some(guardrail.as_str().to_owned());
+        memory.enforcement = Some(plan.seen.enforcement.clone());
+        memory.confinement = Some(plan.seen.confinement.names());
+        memory.given_up.extend(plan.steps.iter().cloned());
+        let missing = plan.seen.missing.iter().chain(&plan.seen.confinement.missing);
+        self.report.remarks.extend(missing.map(|reason| format!("not in force: {reason}")));
+        if let Some(reason) = &plan.forced {
+            self.report.remarks.push(format!("loaded by force: {reason}"));
+        }
+        let given_up = plan.steps.iter().map(|step| format!("for lack of memory: {step}"));
+        self.report.remarks.extend(given_up);
+    }
+
     /// Takes down how a worker ended.
     pub fn worker_ended(&mut self, role: Role, summary: &WorkerSummary) {
-        self.report.memory.peak_bytes = self.report.memory.peak_bytes.max(Some(summary.peak_rss_anon_bytes));
+        let memory = &mut self.report.memory;
+        memory.peak_bytes = memory.peak_bytes.max(Some(summary.peak_rss_anon_bytes));
+        memory.peak_file_bytes = memory.peak_file_bytes.max(Some(summary.peak_rss_file_bytes));
+        let room = budget::ALERTS.saturating_sub(memory.alerts.len());
+        memory.alerts.extend(summary.memory.alerts.list.iter().take(room).copied());
         let name = match role {
             Role::Reference => "reference_load_seconds",
             Role::Candidate => "candidate_load_seconds",
@@ -175,6 +220,7 @@ impl Draft {
             self.report.error = Some(error.unwrap_or_else(|| last.because.to_owned()));
         }
         self.report.remarks.extend(last.remarks.into_iter().map(str::to_owned));
+        self.report.relationship = relationship(&self.report);
         match transcript_root(&self.report) {
             Ok(root) => self.report.provenance.transcript_root = Some(root),
             Err(problem) => self.note(format!("provenance.transcript_root: {problem}")),
@@ -204,7 +250,7 @@ impl Draft {
         explain(report.lineage.is_none() && !noted, "lineage: the weights were not compared");
         explain(
             report.security.fuzzy_hash.distance.is_none(),
-            "security.fuzzy_hash: no fuzzy hash was computed in this run",
+            "security.fuzzy_hash: there is no fuzzy digest of the weights of both",
         );
         explain(
             report.memory.predicted_bytes.is_none(),
@@ -212,8 +258,9 @@ impl Draft {
         );
         explain(
             report.memory.limit_bytes.is_none(),
-            "memory.limit_bytes, memory.enforcement: no limit was given",
+            "memory.limit_bytes: no limit was given, and none follows from an estimate",
         );
+        explain(report.memory.enforcement.is_none(), "memory.enforcement: no worker was planned");
         explain(
             report.memory.peak_bytes.is_none(),
             "memory.peak_bytes, peak_memory_gb: no worker ended regularly",
@@ -228,6 +275,10 @@ impl Draft {
             "challenges: none were made, because the models were not compared",
         );
         explain(!compared, "enhanced_diff: the models were not compared to the end");
+        explain(
+            report.relationship.is_none(),
+            "relationship: there is no reference to relate the candidate to",
+        );
         if compared {
             explain(
                 diff.ci_lower.is_none(),
@@ -239,7 +290,7 @@ impl Draft {
             );
             explain(
                 diff.p_same.is_none() || diff.p_different.is_none(),
-                "enhanced_diff.p_same, p_different: the decider gives no e-values",
+                "enhanced_diff.p_same, p_different: neither the decider nor hedged gives e-values",
             );
             explain(
                 diff.smallest_delta_certified.is_none(),

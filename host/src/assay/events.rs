@@ -18,12 +18,16 @@ pub enum Stage {
     Lineage,
     /// Deriving and committing to the challenges.
     Challenges,
+    /// Measuring how different an honest quantisation is, in challenges.
+    Calibrating,
     /// Loading, in thousandths.
     LoadingReference,
     /// Answering, in challenges.
     Reference,
     LoadingCandidate,
     Candidate,
+    /// Asking the user's own prompts.
+    Probing,
     /// Working out what the report says besides the verdict.
     Closing,
 }
@@ -44,6 +48,11 @@ pub enum AssayEvent {
     Committed {
         commitment: Sha256,
         challenges: u64,
+    },
+    /// The measured band is fixed; the candidate has not been loaded yet.
+    Frozen {
+        /// SHA-256 of the band as the report has it.
+        band: Sha256,
     },
     /// A challenge was scored.
     Scored {

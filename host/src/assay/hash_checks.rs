@@ -2,14 +2,17 @@
 //! fails, one fault is a fault, and nothing to check against is never a pass.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::Read as _;
 use std::path::Path;
 
 use super::decision::HashChecks;
 use super::draft::name_of;
-use crate::digest::Sha256Stream;
+use super::report::FuzzyHash;
+use crate::digest::{Sha256Stream, TlshStream, tlsh_distance, tlsh_similarity};
 use crate::domain::inspection::Inspection;
 use crate::domain::{Problem, budget};
+use crate::model::source::{ReadAt as _, SourceFile};
+use crate::model::{InspectOptions, fuzzy as model_fuzzy, inspect, manifest};
 use crate::plugin::{DigestRequest, HashTarget, Outcome, PluginKind, PluginSet, TargetFile, TargetManifest};
 
 /// The joint outcome, with notes for the report.
@@ -40,7 +43,7 @@ fn check(
 ) -> HashChecks {
     let checked = plugins
         .hash_check(id)
-        .and_then(|check| Ok(check.run(target, "", &mut |request| digest(artifact, request))?));
+        .and_then(|check| Ok(check.run(target, "", &mut |request| digest(target, Some(artifact), request))?));
     match checked {
         Err(problem) => {
             notes.push(format!("hash check {id} of {}: {problem}", target.name));
@@ -91,7 +94,8 @@ fn manifests(folder: &Path) -> Vec<TargetManifest> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let speaks_of_checksums = |name: &str| {
         let name = name.to_lowercase();
-        ["sha256", "checksum", "manifest"].iter().any(|word| name.contains(word)) && !name.ends_with(".gguf")
+        ["sha256", "checksum", "manifest", ".hashes"].iter().any(|word| name.contains(word))
+            && !name.ends_with(".gguf")
     };
     let mut found: Vec<TargetManifest> = entries
         .flatten()
@@ -111,35 +115,117 @@ fn manifests(folder: &Path) -> Vec<TargetManifest> {
     found
 }
 
-/// What a plan asks for; the whole file was digested by the inspection already.
-fn digest(artifact: &Inspection, request: &DigestRequest) -> Result<Vec<u8>, Problem> {
-    if request.algorithm != "sha256" {
-        return Err(Problem::plugin(format!("digest algorithm {} is not offered", request.algorithm)));
+/// How near the samples of the weights are. It is told, and decides nothing.
+pub fn fuzzy(reference: &Inspection, candidate: &Inspection) -> FuzzyHash {
+    let samples = reference.digests.fuzzy.as_ref().zip(candidate.digests.fuzzy.as_ref());
+    let alike = samples.filter(|(reference, candidate)| reference.algorithm == candidate.algorithm);
+    let distance = alike.and_then(|(reference, candidate)| {
+        tlsh_distance(reference.digest.as_deref()?, candidate.digest.as_deref()?)
+    });
+    FuzzyHash {
+        algorithm: alike.map(|(reference, _)| reference.algorithm.clone()),
+        distance,
+        similarity: distance.map(tlsh_similarity),
+        matches: distance.map(|distance| distance <= model_fuzzy::ALIKE),
     }
-    let file = artifact
+}
+
+/// What a plan asks for, with what a full inspection found, if there was one. The digests
+/// that are offered:
+///
+/// - `sha256` over ranges or the whole file: 32 bytes.
+/// - `tlsh` over ranges of at most [`budget::TLSH_BYTES`]: the digest's 72 characters, or
+///   nothing where there is none.
+/// - `file-root`, `content-root`, `weights-root` of the artifact: 32 bytes, or nothing if it
+///   is not whole.
+/// - `list`: what `assayd hash` writes about the artifact, without the files.
+///
+/// # Errors
+/// The request is for something else, or a file cannot be read.
+pub fn digest(
+    target: &HashTarget,
+    artifact: Option<&Inspection>,
+    request: &DigestRequest,
+) -> Result<Vec<u8>, Problem> {
+    let file = target
         .files
         .get(request.file)
         .ok_or_else(|| Problem::plugin(format!("there is no file number {}", request.file)))?;
-    if request.ranges.is_empty() {
-        let known = file.sha256.map(|digest| digest.0.to_vec());
-        return known.ok_or_else(|| Problem::input(format!("{} was not digested", file.path.display())));
+    match (request.algorithm.as_str(), request.ranges.as_slice()) {
+        ("sha256", []) => {
+            let known = artifact.and_then(|artifact| artifact.files.get(request.file)?.sha256);
+            match known {
+                Some(digest) => Ok(digest.0.to_vec()),
+                None => sha256(&file.path, &[(0, file.bytes)]),
+            }
+        }
+        ("sha256", ranges) => sha256(&file.path, ranges),
+        ("tlsh", ranges) => {
+            let whole = [(0, file.bytes)];
+            let ranges = if ranges.is_empty() { &whole[..] } else { ranges };
+            let bytes = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.1));
+            if bytes > budget::TLSH_BYTES {
+                let most = budget::TLSH_BYTES;
+                return Err(Problem::plugin(format!(
+                    "a fuzzy digest is over at most {most} bytes, not {bytes}"
+                )));
+            }
+            let mut stream = TlshStream::default();
+            stretches(&file.path, ranges, &mut |bytes| stream.update(bytes))?;
+            Ok(stream.finish().unwrap_or_default().into_bytes())
+        }
+        (root @ ("file-root" | "content-root" | "weights-root" | "list"), []) => {
+            let own;
+            let artifact = match (artifact, target.files.as_slice()) {
+                (Some(artifact), _) => artifact,
+                (None, [only]) => {
+                    own = inspect(&only.path, &InspectOptions { full: true }, &mut |_, _| {})?;
+                    &own
+                }
+                (None, _) => return Err(Problem::plugin(format!("{root} is of one file here"))),
+            };
+            let digests = &artifact.digests;
+            let of = match root {
+                "file-root" => digests.file_root,
+                "content-root" => digests.content_root,
+                "weights-root" => digests.weights_root,
+                _ => return list(artifact),
+            };
+            Ok(of.map(|root| root.0.to_vec()).unwrap_or_default())
+        }
+        (other, _) => Err(Problem::plugin(format!("digest algorithm {other} is not offered"))),
     }
-    let failed = |error: &std::io::Error| Problem::io("read", &file.path, error);
-    let mut source = File::open(&file.path).map_err(|error| failed(&error))?;
+}
+
+fn list(artifact: &Inspection) -> Result<Vec<u8>, Problem> {
+    let text = manifest::write_list(artifact);
+    if text.len() > budget::HASH_LIST_BYTES {
+        return Err(Problem::plugin(format!("{} has too many tensors to list", artifact.path.display())));
+    }
+    Ok(text.into_bytes())
+}
+
+fn sha256(path: &Path, ranges: &[(u64, u64)]) -> Result<Vec<u8>, Problem> {
     let mut stream = Sha256Stream::new();
+    stretches(path, ranges, &mut |bytes| stream.update(bytes))?;
+    Ok(stream.finish().0.to_vec())
+}
+
+fn stretches(path: &Path, ranges: &[(u64, u64)], each: &mut dyn FnMut(&[u8])) -> Result<(), Problem> {
+    let failed = |error: &std::io::Error| Problem::io("read", path, error);
+    let source = SourceFile::open(path).map_err(|error| failed(&error))?;
     let mut buffer = vec![0; 1 << 20];
-    for &(offset, bytes) in &request.ranges {
-        source.seek(SeekFrom::Start(offset)).map_err(|error| failed(&error))?;
-        let mut left = bytes;
-        while left > 0 {
-            let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let room = buffer.get_mut(..want).unwrap_or_default();
-            source.read_exact(room).map_err(|error| failed(&error))?;
-            stream.update(room);
-            left -= want as u64;
+    for &(offset, bytes) in ranges {
+        let mut done = 0;
+        while done < bytes {
+            let length = (1 << 20).min(bytes - done);
+            let room = buffer.get_mut(..usize::try_from(length).unwrap_or(0)).unwrap_or_default();
+            source.read_at(room, offset.saturating_add(done)).map_err(|error| failed(&error))?;
+            each(room);
+            done += length;
         }
     }
-    Ok(stream.finish().0.to_vec())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -168,5 +254,45 @@ mod tests {
         }
         let names: Vec<String> = manifests(folder.path()).into_iter().map(|m| m.name).collect();
         assert_eq!(names, ["SHA256SUMS", "model.gguf.sha256"]);
+    }
+
+    fn request(algorithm: &str, ranges: &[(u64, u64)]) -> DigestRequest {
+        DigestRequest { file: 0, algorithm: algorithm.into(), ranges: ranges.to_vec() }
+    }
+
+    #[test]
+    fn digests_that_are_offered() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/reference.gguf");
+        let artifact = inspect(&path, &InspectOptions { full: true }, &mut |_, _| {}).unwrap();
+        let target = target_of(&artifact);
+        let bytes = std::fs::read(&path).unwrap();
+        let ask = |algorithm: &str, ranges: &[(u64, u64)]| {
+            let with = digest(&target, Some(&artifact), &request(algorithm, ranges));
+            let without = digest(&target, None, &request(algorithm, ranges));
+            assert_eq!(with.is_ok(), without.is_ok(), "{algorithm}");
+            assert_eq!(
+                with.as_ref().ok(),
+                without.as_ref().ok(),
+                "{algorithm}: with and without an inspection"
+            );
+            with
+        };
+        assert_eq!(ask("sha256", &[]).unwrap(), crate::digest::sha256(&bytes).0);
+        let joined = [&bytes[7..19], &bytes[1000..3000]].concat();
+        assert_eq!(ask("sha256", &[(7, 12), (1000, 2000)]).unwrap(), crate::digest::sha256(&joined).0);
+        assert_eq!(ask("weights-root", &[]).unwrap(), artifact.digests.weights_root.unwrap().0);
+        assert_eq!(ask("file-root", &[]).unwrap(), artifact.digests.file_root.unwrap().0);
+        assert_eq!(ask("content-root", &[]).unwrap(), artifact.digests.content_root.unwrap().0);
+        assert!(String::from_utf8(ask("list", &[]).unwrap()).unwrap().contains("#tensor "));
+        let mut stream = TlshStream::default();
+        stream.update(&bytes);
+        assert_eq!(ask("tlsh", &[]).unwrap(), stream.finish().unwrap().into_bytes());
+        assert_eq!(ask("tlsh", &[(0, 10)]).unwrap(), b"", "too short");
+        for (algorithm, ranges) in
+            [("md5", &[][..]), ("list", &[(0, 1)]), ("sha256", &[(bytes.len() as u64, 1)])]
+        {
+            assert!(ask(algorithm, ranges).is_err(), "{algorithm}");
+        }
+        assert!(ask("tlsh", &[(0, budget::TLSH_BYTES + 1)]).is_err());
     }
 }

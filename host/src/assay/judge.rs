@@ -5,6 +5,7 @@
 //! confidence sequence, which every report shows whatever decides.
 
 use crate::domain::Problem;
+use crate::domain::modes::DEFAULT_DECIDER;
 use crate::domain::score::{Decision, DecisionParams, Step};
 use crate::plugin::{Decider, PluginFault, PluginKind, PluginSet};
 
@@ -66,6 +67,8 @@ pub struct Judge {
     scores: Vec<f64>,
     /// Score at which a verdict was reached, counted from 1.
     stopped_at: Option<usize>,
+    /// Goes on to the last score, whatever the decider says.
+    to_the_end: bool,
 }
 
 impl Judge {
@@ -84,7 +87,16 @@ impl Judge {
             interval,
             scores: Vec::new(),
             stopped_at: None,
+            to_the_end: false,
         })
+    }
+
+    /// One that only takes down and never stops: for sets that no verdict is reached on.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn watching(plugins: &PluginSet, params: DecisionParams) -> Result<Self, Problem> {
+        Ok(Self { to_the_end: true, ..Self::start(plugins, DEFAULT_DECIDER, params)? })
     }
 
     /// Takes the scores of a round; gives one step per score, with the interval of the
@@ -102,11 +114,16 @@ impl Judge {
                 step.upper = step.upper.or(with_bounds.upper);
             }
         }
-        if self.stopped_at.is_none() {
+        if self.stopped_at.is_none() && !self.to_the_end {
             let decided = steps.iter().position(|step| step.decision != Decision::Undecided);
             self.stopped_at = decided.map(|at| before + at + 1);
         }
         Ok(steps)
+    }
+
+    /// Whether it only takes down: see [`Self::watching`].
+    pub fn runs_to_the_end(&self) -> bool {
+        self.to_the_end
     }
 
     /// Whether a verdict was reached or n_max scores were seen.
@@ -128,9 +145,15 @@ impl Judge {
         self.fold.steps.get(..self.counted()).unwrap_or_default()
     }
 
+    /// The steps that count of the hedged confidence sequence beside the decider.
+    pub fn interval_steps(&self) -> &[Step] {
+        let steps = self.interval.as_ref().map(|fold| fold.steps.as_slice()).unwrap_or_default();
+        steps.get(..self.counted()).unwrap_or_default()
+    }
+
     /// Bounds of the hedged confidence sequence after the last score that counts.
     pub fn interval(&self) -> Option<(f64, f64)> {
-        let step = self.interval.as_ref()?.steps.get(self.counted().checked_sub(1)?)?;
+        let step = self.interval_steps().last()?;
         step.lower.zip(step.upper)
     }
 

@@ -6,6 +6,7 @@
 //! challenges are committed to before a model is loaded; never two models in memory; the
 //! truth table of [`decision`] has the last word; what failed is named, never counted.
 
+pub mod band;
 pub mod bundle;
 pub mod cache;
 pub mod canonical;
@@ -18,10 +19,13 @@ mod draft;
 pub mod events;
 mod evidence;
 mod hash_checks;
+pub mod hidden;
 pub mod judge;
 mod measure;
 pub mod pipeline;
+pub mod probe;
 mod reference;
+pub mod relationship;
 pub mod report;
 pub mod request;
 pub mod round_trip;
@@ -33,6 +37,7 @@ pub mod transcript;
 pub use canonical::constants_digest;
 pub use draft::{artifact_root, name_of};
 pub use events::{AssayEvent, Stage};
+pub use hash_checks::digest;
 pub use pipeline::run;
 pub use report::Report;
 pub use request::{AssayContext, AssayRequest, KeyText};

@@ -1,48 +1,60 @@
 //! The way of one assay: inspect, check, commit to challenges, compare, close, decide.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::band::BandChoice;
 use super::closing;
-use super::compare::{Comparison, Halt, Pair};
+use super::compare::{Comparison, Halt, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
-use super::hash_checks;
-use super::judge::INTERVAL_DECIDER;
+use super::judge::{INTERVAL_DECIDER, Judge};
 use super::measure::measure;
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
+use super::{band, hash_checks, probe};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
-use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, SCORED_POSITIONS};
+use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
-use crate::engine::{LoadSpec, default_threads, engine_for};
-use crate::governor::Machine;
+use crate::engine::{LoadSpec, adapter_for, default_threads, engine_for};
+use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
-use crate::worker::{WorkerEnd, WorkerLimits};
+use crate::worker::{Ending, GiveUp, Policy, Stamp, WorkerEnd, WorkerLimits, difference, give_up, stamps};
 
 /// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
 const RAW_VOCAB: u32 = 256;
 
+/// What a judged run may give up for lack of memory. The batch and the format of the cache are
+/// in the table of constants and stay.
+const GIVE_UP: GiveUp = GiveUp { context_min: 256, ..GiveUp::NOTHING };
+
 /// Runs one assay in guarded workers. Blocks; cancellable; always gives a report.
 pub fn run(request: &AssayRequest, context: &AssayContext<'_>) -> Report {
     let limits = WorkerLimits {
-        memory_bytes: request.max_memory_bytes,
+        enforcement: request.enforcement,
         cancel: Some(Arc::clone(&context.cancel)),
         ..WorkerLimits::default()
     };
-    run_with(request, context, &WorkerRunner { limits })
+    let policy = Policy {
+        guardrail: request.guardrail,
+        caps: Caps { max_memory_bytes: request.max_memory_bytes, min_free_bytes: request.min_free_bytes },
+        force: request.force,
+        give_up: GIVE_UP,
+    };
+    run_with(request, context, &WorkerRunner::new(limits, policy))
 }
 
 /// As [`run`], with sessions from `runner`.
 pub fn run_with(request: &AssayRequest, context: &AssayContext<'_>, runner: &dyn Runner) -> Report {
-    let inspected = |role, path: &std::path::Path| {
+    let inspected = |role, path: &Path| {
         let stage = match role {
             Role::Reference => Stage::InspectingReference,
             Role::Candidate => Stage::InspectingCandidate,
@@ -56,7 +68,7 @@ pub fn run_with(request: &AssayRequest, context: &AssayContext<'_>, runner: &dyn
 }
 
 /// How an artifact is inspected; tests bring their own.
-pub type Inspect<'a> = &'a dyn Fn(Role, &std::path::Path) -> Result<Inspection, Problem>;
+pub type Inspect<'a> = &'a dyn Fn(Role, &Path) -> Result<Inspection, Problem>;
 
 /// As [`run_with`], with inspections from `inspected`.
 pub fn judge(
@@ -72,8 +84,17 @@ pub fn judge(
     let outcome = match checked {
         Ok(params) => {
             prepare(request, &context.plugins);
-            Assay { request, context, runner, params, draft: &mut draft, findings: &mut findings }
-                .stages(inspected)
+            Assay {
+                request,
+                context,
+                runner,
+                params,
+                draft: &mut draft,
+                findings: &mut findings,
+                stamps: Vec::new(),
+                adapter: Vec::new(),
+            }
+            .stages(inspected)
         }
         Err(problem) => Err(Halt::from(problem)),
     };
@@ -88,6 +109,7 @@ pub fn judge(
             Some(halt.error)
         }
     };
+    findings.fuzzy_match = draft.report.security.fuzzy_hash.matches;
     draft.finish(&findings, error)
 }
 
@@ -123,11 +145,15 @@ struct Assay<'a> {
     params: DecisionParams,
     draft: &'a mut Draft,
     findings: &'a mut Findings,
+    /// The files of both sides as they were when they were digested.
+    stamps: Vec<Stamp>,
+    /// The files of the adapter over the candidate.
+    adapter: Vec<PathBuf>,
 }
 
 impl Assay<'_> {
     fn stages(&mut self, inspected: Inspect<'_>) -> Result<Statistics, Halt> {
-        let candidate = self.inspect(Role::Candidate, &self.request.candidate, inspected)?;
+        let candidate = self.candidate(inspected)?;
         self.findings.candidate_structure = candidate.status;
         let reference = match &self.request.reference {
             Some(path) => Some(self.inspect(Role::Reference, path, inspected)?),
@@ -162,16 +188,43 @@ impl Assay<'_> {
         self.compare(&reference, reference_root, &candidate)
     }
 
-    fn inspect(
-        &mut self,
-        role: Role,
-        path: &std::path::Path,
-        inspected: Inspect<'_>,
-    ) -> Result<Inspection, Halt> {
+    /// The candidate together with the adapter over it: its digests are the candidate's, too.
+    fn candidate(&mut self, inspected: Inspect<'_>) -> Result<Inspection, Halt> {
+        let Some(path) = &self.request.adapter else {
+            return self.inspect(Role::Candidate, &self.request.candidate, inspected);
+        };
+        let with_adapter = |role: Role, base: &Path| {
+            let adapter = inspected(role, path)?;
+            let mut base = inspected(role, base)?;
+            base.files.extend(adapter.files.iter().cloned());
+            base.findings.extend(adapter.findings.iter().cloned());
+            base.status = base.status.max(adapter.status);
+            Ok(base)
+        };
+        let candidate = self.inspect(Role::Candidate, &self.request.candidate, &with_adapter)?;
+        if candidate.status != Status::Reject {
+            let adapter = inspect(path, &InspectOptions::default(), &mut |_, _| {})?;
+            self.adapter = absolute(path, adapter_for(&adapter, engine_for(&candidate)?.0)?)?;
+        }
+        let remark = "lineage: of the candidate's own weights, without the adapter";
+        self.draft.report.remarks.push(remark.to_owned());
+        Ok(candidate)
+    }
+
+    fn inspect(&mut self, role: Role, path: &Path, inspected: Inspect<'_>) -> Result<Inspection, Halt> {
         let started = Instant::now();
-        let inspection = inspected(role, path);
+        let begun = nanoseconds_now();
+        let mut inspection = inspected(role, path).map_err(Halt::from)?;
+        let mut seen = stamps(inspection.files.iter().map(|file| file.path.as_path()));
+        // A file that changed after the reading began may have been read half old, half new.
+        if seen.iter().any(|stamp| stamp.changed >= begun) {
+            inspection = inspected(role, path).map_err(Halt::from)?;
+            if let Some(what) = difference(&seen) {
+                return Err(Halt::not_run(format!("{what}; wait until whatever writes it is done")));
+            }
+        }
         self.draft.add_time("inspect_seconds", started);
-        let inspection = inspection.map_err(Halt::from)?;
+        self.stamps.append(&mut seen);
         self.draft.inspected(role, &inspection);
         self.stop_if_cancelled()?;
         Ok(inspection)
@@ -203,6 +256,7 @@ impl Assay<'_> {
         }
         let security = &mut self.draft.report.security;
         security.config_hash.matches = self.findings.config.as_match();
+        security.fuzzy_hash = hash_checks::fuzzy(reference, candidate);
         security.tokenizer.compatible = self.findings.tokenizer.as_match();
         let texts = |list: &[Difference]| list.iter().map(Difference::to_string).collect::<Vec<_>>();
         if let Ok(found) = &likeness {
@@ -267,7 +321,9 @@ impl Assay<'_> {
         let mut progress = |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
         match lineage::compare(&candidate.path, &reference.path, &mut progress) {
             Ok(found) => {
+                self.findings.lineage = Some(found.relation);
                 self.draft.report.lineage = Some(Lineage {
+                    tensors_unmatched: found.tensors.iter().filter(|tensor| unmatched(tensor)).count() as u64,
                     relation: found.relation,
                     reasons: found.reasons,
                     tensors_compared: found.tensors_compared,
@@ -293,9 +349,8 @@ impl Assay<'_> {
         if context <= SCORED_POSITIONS {
             return Err(no_room(context));
         }
-        self.check_memory([candidate])?;
         let threads = self.request.threads.unwrap_or_else(|| default_threads(candidate));
-        let spec = self.load_spec(candidate, context, threads)?;
+        let [spec] = self.plan([self.load_spec(candidate, context, threads)?])?;
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::LoadingCandidate });
         let failed = |draft: &mut Draft, end: &WorkerEnd| {
             draft.worker_failed(Role::Candidate, end);
@@ -313,7 +368,11 @@ impl Assay<'_> {
         let measured = measure(session.as_mut(), plan, context, &mut |end| failed(self.draft, end));
         self.draft.add_time("candidate_seconds", started);
         let measured = measured?;
-        self.draft.worker_ended(Role::Candidate, &session.finish());
+        let summary = session.finish();
+        self.draft.worker_ended(Role::Candidate, &summary);
+        if let Some(what) = summary.changed {
+            return Err(Halt::failed(format!("what ran is not what was judged: {what}")));
+        }
         self.draft.report.measurement = Some(measured);
         Ok(())
     }
@@ -330,24 +389,84 @@ impl Assay<'_> {
         if context <= SCORED_POSITIONS {
             return Err(no_room(context));
         }
-        self.check_memory([reference, candidate])?;
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
-        let reference = self.load_spec(reference, context, threads)?;
-        let candidate = self.load_spec(candidate, context, threads)?;
-        let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
-        let mut comparison =
-            Comparison::new(self.request, self.context, self.runner, pair, self.params, self.draft)?;
-        let statistics = comparison.run()?;
-        let judge = comparison.judge;
+        let inspected = (reference, candidate);
+        let mut reference = self.load_spec(reference, context, threads)?;
+        let mut candidate = self.load_spec(candidate, context, threads)?;
+        if self.request.band == BandChoice::Auto {
+            [reference, candidate] = self.plan([reference, candidate])?;
+            self.set_band(&band::Inputs {
+                key: &key,
+                judging: &set,
+                reference: &reference,
+                reference_root,
+                reference_kind: inspected.0.kind,
+                candidate: inspected.1,
+                params: self.params,
+            })?;
+        }
+        let scorer_params = self.draft.report.enhanced_diff.scorer_params.clone();
+        let mut retried = false;
+        let (statistics, judge) = loop {
+            [reference, candidate] = self.plan([reference, candidate])?;
+            let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+            let scoring = Scoring {
+                scorer_params: scorer_params.clone(),
+                judge: Judge::start(&self.context.plugins, &self.request.decider, self.params)?,
+                max_failed_share: MAX_FAILED_SHARE,
+            };
+            let mut comparison =
+                Comparison::new(self.request, self.context, self.runner, pair, scoring, self.draft)?;
+            let halt = match comparison.run() {
+                Ok(statistics) => break (statistics, comparison.judge),
+                Err(halt) => halt,
+            };
+            drop(comparison);
+            // Once, and never with the same settings.
+            let mut both = [reference.clone(), candidate.clone()];
+            let step = Some(()).filter(|()| !retried && self.ended_for_memory());
+            let Some(step) = step.and_then(|()| give_up(&mut both, GIVE_UP)) else { return Err(halt) };
+            retried = true;
+            self.draft.report.remarks.push(format!("tried again with {step}, because: {}", halt.error));
+            self.draft.report.memory.given_up.push(step);
+            [reference, candidate] = both;
+        };
+        if !self.request.probes.is_empty() {
+            let (request, context, runner) = (self.request, self.context, self.runner);
+            let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
+            probe::run(request, context, runner, self.draft, &pair, (&scorer_params, self.params))?;
+        }
         // Every model is gone: now the key may be known.
         if let Some(challenges) = &mut self.draft.report.challenges {
             challenges.key_revealed = Some(key.reveal());
         }
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
-        let notes = closing::fill(&mut self.draft.report.enhanced_diff, &judge, &self.request.scorer)?;
+        let notes = {
+            let report = &mut self.draft.report;
+            closing::fill(&mut report.enhanced_diff, &judge, &report.records, report.band.as_ref())?
+        };
         notes.into_iter().for_each(|note| self.draft.note(note.text));
         Ok(statistics)
+    }
+
+    /// Measures the band, and takes gamma, delta and the clip from it.
+    fn set_band(&mut self, inputs: &band::Inputs<'_>) -> Result<(), Halt> {
+        let band = band::calibrate(self.request, self.context, self.runner, self.draft, inputs)?;
+        self.params = DecisionParams { gamma: band.gamma, delta: band.delta, ..self.params };
+        let diff = &mut self.draft.report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&self.request.scorer);
+        if !band.other_types.is_empty() {
+            self.draft.report.remarks.push(format!(
+                "band: {} tensors of the honest quantisation have another type than the candidate's, because the \
+                 quantiser leaves them as they are: {}",
+                band.other_types.len(),
+                band.other_types.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self.draft.report.band = Some(band);
+        Ok(())
     }
 
     /// The challenge key. A shared one may be known by now, so it is used only for the very
@@ -390,33 +509,54 @@ impl Assay<'_> {
         Ok(set)
     }
 
-    /// Refuses a load that would leave less memory than asked to stay free. The files' bytes
-    /// are what a model takes at least; working memory comes on top.
-    fn check_memory<const N: usize>(&self, models: [&Inspection; N]) -> Result<(), Halt> {
-        let Some(min_free) = self.request.min_free_bytes.filter(|_| !self.request.force) else {
-            return Ok(());
-        };
-        let bytes = |inspection: &Inspection| inspection.files.iter().map(|file| file.bytes).sum::<u64>();
-        let needed = models.into_iter().map(bytes).max().unwrap_or(0);
-        let usable = Machine::read().usable_memory_bytes();
-        if usable >= needed.saturating_add(min_free) {
-            return Ok(());
-        }
-        Err(Halt::not_run(format!(
-            "not loaded: of {usable} usable bytes of memory the larger model takes at least {needed}, which \
-             would leave less than the {min_free} that are to stay free (--force loads it all the same)"
-        )))
+    /// Decides whether and how models may be loaded, one after the other; gives the settings
+    /// to load them with.
+    fn plan<const N: usize>(&mut self, asked: [LoadSpec; N]) -> Result<[LoadSpec; N], Halt> {
+        let started = Instant::now();
+        let plan = self.runner.plan(&asked, &self.stamps);
+        self.draft.add_time("plan_seconds", started);
+        let plan = plan.map_err(|end| {
+            self.draft.worker_failed(Role::Candidate, &end);
+            if self.context.cancel.load(Ordering::Relaxed) {
+                return cancelled();
+            }
+            let hint = end.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            Halt::not_run(format!("{}{hint}", end.detail))
+        })?;
+        let Some(plan) = plan else { return Ok(asked) };
+        self.draft.planned(&plan, self.request.guardrail);
+        self.stop_if_cancelled()?;
+        Ok(<[LoadSpec; N]>::try_from(plan.specs).unwrap_or(asked))
+    }
+
+    /// Whether the last worker ended for memory, before anything was judged.
+    fn ended_for_memory(&self) -> bool {
+        let last = self.draft.report.workers.last();
+        self.draft.report.records.is_empty()
+            && last.is_some_and(|worker| matches!(worker.ending, Ending::OomKilled | Ending::LimitKilled))
     }
 
     fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
         let (engine, paths) = engine_for(inspection)?;
-        // A worker has a working folder of its own.
-        let paths: Result<Vec<_>, _> = paths.iter().map(std::path::absolute).collect();
-        let paths = paths.map_err(|error| Problem::io("find", &inspection.path, &error))?;
+        let paths = absolute(&inspection.path, paths)?;
+        let (adapter, paths) = paths.into_iter().partition(|path| self.adapter.contains(path));
         let mut spec = LoadSpec::judged(engine, paths, context, threads);
         spec.parallel = JUDGED_PARALLEL;
+        spec.adapter = adapter;
         Ok(spec)
     }
+}
+
+/// A worker has a working folder of its own.
+fn absolute(of: &Path, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, Problem> {
+    let paths: Result<Vec<_>, _> = paths.iter().map(std::path::absolute).collect();
+    paths.map_err(|error| Problem::io("find", of, &error))
+}
+
+/// Since 1970, as file systems stamp.
+fn nanoseconds_now() -> i128 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }
 
 fn cancelled() -> Halt {
@@ -427,6 +567,12 @@ fn no_room(context: u32) -> Halt {
     Halt::not_run(format!(
         "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
     ))
+}
+
+/// Whether only one side has the tensor, or in another shape.
+fn unmatched(tensor: &lineage::TensorLineage) -> bool {
+    use lineage::TensorRelation::{Extra, Missing, ShapeDiffers};
+    matches!(tensor.relation, Extra | Missing | ShapeDiffers)
 }
 
 /// Tokens per sequence: what all models were trained for, at most what is judged with.

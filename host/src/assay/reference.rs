@@ -33,14 +33,18 @@ impl From<Problem> for ReferenceError {
 }
 
 /// The challenges of a round.
-pub fn round_of(set: &ChallengeSet, round: u64) -> &[Challenge] {
+pub fn round_of<P>(set: &ChallengeSet<P>, round: u64) -> &[Challenge] {
     let start = usize::try_from(round * ROUND).unwrap_or(usize::MAX).min(set.challenges.len());
     let end = start.saturating_add(ROUND as usize).min(set.challenges.len());
     set.challenges.get(start..end).unwrap_or_default()
 }
 
 /// Rounds of a block that are not wholly in the cache.
-pub fn missing_rounds(set: &ChallengeSet, cache: &TraceCache, rounds: std::ops::Range<u64>) -> Vec<u64> {
+pub fn missing_rounds<P>(
+    set: &ChallengeSet<P>,
+    cache: &TraceCache,
+    rounds: std::ops::Range<u64>,
+) -> Vec<u64> {
     let known = cache.info().is_some();
     rounds
         .filter(|&round| !known || round_of(set, round).iter().any(|c| cache.get(c.index).is_none()))
@@ -51,9 +55,9 @@ pub fn missing_rounds(set: &ChallengeSet, cache: &TraceCache, rounds: std::ops::
 ///
 /// # Errors
 /// The worker ended, or nothing has room for the traces.
-pub fn answer_rounds(
+pub fn answer_rounds<P>(
     session: &mut dyn Session,
-    set: &ChallengeSet,
+    set: &ChallengeSet<P>,
     cache: &mut TraceCache,
     rounds: &[u64],
     context: u32,

@@ -10,12 +10,17 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::band::Band;
 use super::decision::Findings;
+use super::hidden::Outlier;
+use super::probe::ProbeReport;
+use super::relationship::Relationship;
 use crate::challenge::Challenge;
 use crate::domain::Sha256;
 use crate::domain::inspection::{Finding, Status};
 use crate::domain::score::{Decision, FinalDecision};
 use crate::engine::EngineInfo;
+use crate::governor::levels::Alert;
 use crate::worker::Ending;
 
 /// Names the shape of [`Report`].
@@ -31,6 +36,9 @@ pub struct Report {
     pub model1: Option<PathBuf>,
     /// Path of the candidate.
     pub model2: PathBuf,
+    /// The LoRA adapter that was put over the candidate.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub adapter: Option<PathBuf>,
     pub mode: String,
     pub final_decision: FinalDecision,
     /// The rule that made the final decision.
@@ -49,6 +57,15 @@ pub struct Report {
     pub security: Security,
     /// How the weights relate; null until they were compared.
     pub lineage: Option<Lineage>,
+    /// How the candidate seems to have come about. Advisory: the verdict is reached without it.
+    #[serde(default)]
+    pub relationship: Option<Relationship>,
+    /// The band measured by `--band auto`; null when gamma and delta come from elsewhere.
+    #[serde(default)]
+    pub band: Option<Band>,
+    /// The user's own prompts, apart from everything that the verdict follows from.
+    #[serde(default)]
+    pub probes: Option<ProbeReport>,
     /// Of a candidate without a reference; null where one was given.
     pub measurement: Option<Measurement>,
     pub provenance: Provenance,
@@ -108,14 +125,27 @@ pub struct EnhancedDiff {
     pub p_different: Option<f64>,
     pub smallest_delta_certified: Option<f64>,
     pub scorer: String,
+    /// Parameters the scorer was given, as JSON; empty for its defaults.
+    #[serde(default)]
+    pub scorer_params: String,
     pub decider: String,
+    /// The decider whose evidence the p-values are: the one that decided, or `hedged` beside
+    /// one without e-values.
+    #[serde(default)]
+    pub p_values_from: Option<String>,
     pub stopped_early: bool,
     /// For UNDECIDED: how many scores would probably decide.
     pub needed_n: Option<u64>,
+    /// How rare a difference could still hide, in words.
+    #[serde(default)]
+    pub rare_difference: Option<String>,
+    /// Challenges that stand out from the others, the farthest first.
+    #[serde(default)]
+    pub outliers: Vec<Outlier>,
 }
 
 /// How much of the distributions the scores are of.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Coverage {
     pub kind: CoverageKind,
     /// Whether a score over the whole distributions could be higher.
@@ -127,7 +157,7 @@ pub struct Coverage {
     pub rest_mass: f64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CoverageKind {
     /// Every token.
@@ -184,6 +214,9 @@ pub struct Lineage {
     pub tensors_identical: u64,
     pub max_excess_error: Option<f64>,
     pub worst_tensor: Option<String>,
+    /// Tensors that only one side has, or in other shapes.
+    #[serde(default)]
+    pub tensors_unmatched: u64,
 }
 
 /// What a model does on fixed, public prompts.
@@ -259,10 +292,33 @@ pub struct ReportPlugin {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     pub limit_bytes: Option<u64>,
+    /// What was predicted of `peak_bytes`, with the context filled.
     pub predicted_bytes: Option<u64>,
     /// Most anonymous resident memory of any worker.
     pub peak_bytes: Option<u64>,
+    /// The rungs that held the workers, such as `cgroup-v1+rlimit+watchdog`.
     pub enforcement: Option<String>,
+    /// What the workers were kept from, such as `landlock+seccomp`.
+    #[serde(default)]
+    pub confinement: Option<String>,
+    /// Pages of files: predicted to be wanted, and seen at most.
+    #[serde(default)]
+    pub predicted_file_bytes: Option<u64>,
+    #[serde(default)]
+    pub peak_file_bytes: Option<u64>,
+    /// What could be had when it was decided to load, and which limit said so.
+    #[serde(default)]
+    pub available_bytes: Option<u64>,
+    #[serde(default)]
+    pub limiting: Option<String>,
+    #[serde(default)]
+    pub guardrail: Option<String>,
+    /// What was given up so that it fits, in order.
+    #[serde(default)]
+    pub given_up: Vec<String>,
+    /// Levels that were entered while workers ran.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -328,6 +384,37 @@ pub struct Record {
     pub log_e_same: Option<f64>,
     pub log_e_different: Option<f64>,
     pub decision: Option<Decision>,
+}
+
+impl Record {
+    /// A challenge of which nothing is known yet but, perhaps, why it cannot be scored.
+    pub fn blank(challenge: &Challenge, failure: Option<String>) -> Self {
+        Self {
+            challenge: challenge.clone(),
+            failure,
+            tokens: Vec::new(),
+            scored_from: 0,
+            reference_trace: None,
+            candidate_trace: None,
+            reference_summary: None,
+            candidate_summary: None,
+            score: None,
+            notes: BTreeMap::new(),
+            n: None,
+            counted: false,
+            lower: None,
+            upper: None,
+            log_e_same: None,
+            log_e_different: None,
+            decision: None,
+        }
+    }
+
+    /// The scorer's own mean in nats, from a note named `mean_..._nats`.
+    pub fn nats(&self) -> Option<f64> {
+        let note = |(name, _): &(&String, &f64)| name.starts_with("mean_") && name.ends_with("_nats");
+        self.notes.iter().find(note).map(|(_, value)| *value)
+    }
 }
 
 /// The published JSON schema of a report, as it is written.

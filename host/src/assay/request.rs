@@ -6,12 +6,16 @@ use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 
+use super::band::BandChoice;
 use super::bundle::BundleWriter;
 use super::events::AssayEvent;
+use super::probe;
 use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 
 /// A challenge key as text; `Debug` withholds it.
@@ -34,6 +38,9 @@ pub struct AssayRequest {
     /// Without one the candidate is inspected and measured, and nothing is compared.
     #[serde(default)]
     pub reference: Option<PathBuf>,
+    /// A LoRA adapter that is put over the candidate.
+    #[serde(default)]
+    pub adapter: Option<PathBuf>,
     #[serde(default)]
     pub mode: ModeName,
     #[serde(default = "default_scorer")]
@@ -56,6 +63,12 @@ pub struct AssayRequest {
     pub gamma: Option<f64>,
     #[serde(default)]
     pub delta: Option<f64>,
+    /// Where gamma and delta come from if they are not given.
+    #[serde(default)]
+    pub band: BandChoice,
+    /// The user's own prompts, asked after the verdict and reported apart.
+    #[serde(default)]
+    pub probes: Vec<String>,
     /// Threads of a worker; if not given, what the engine finds best for the reference.
     #[serde(default)]
     pub threads: Option<u32>,
@@ -68,6 +81,12 @@ pub struct AssayRequest {
     /// Go on although the memory estimate says no.
     #[serde(default)]
     pub force: bool,
+    /// How careful to be with the memory estimate.
+    #[serde(default)]
+    pub guardrail: Guardrail,
+    /// How a worker is held to its memory limit.
+    #[serde(default)]
+    pub enforcement: Enforcement,
     /// Keep whole distributions whatever the vocabulary.
     #[serde(default)]
     pub exact: bool,
@@ -87,6 +106,7 @@ impl AssayRequest {
         Self {
             candidate: candidate.into(),
             reference,
+            adapter: None,
             mode: ModeName::default(),
             scorer: default_scorer(),
             decider: default_decider(),
@@ -96,10 +116,14 @@ impl AssayRequest {
             confidence: None,
             gamma: None,
             delta: None,
+            band: BandChoice::default(),
+            probes: Vec::new(),
             threads: None,
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,
+            guardrail: Guardrail::default(),
+            enforcement: Enforcement::default(),
             exact: false,
         }
     }
@@ -129,6 +153,13 @@ impl AssayRequest {
     /// Usage, naming the argument.
     pub fn check(&self, plugins: &PluginSet) -> Result<DecisionParams, Problem> {
         let params = self.params()?;
+        if self.band == BandChoice::Auto && (self.gamma.is_some() || self.delta.is_some()) {
+            return Err(Problem::usage(
+                "band auto measures gamma and delta, so they cannot be given as well",
+            )
+            .hint("leave out --gamma, --delta and --strict-band, or leave out --band auto"));
+        }
+        probe::check(&self.probes)?;
         self.challenge_key()?;
         if self.threads == Some(0) {
             return Err(Problem::usage("threads must be at least 1"));
@@ -149,6 +180,19 @@ pub struct AssayContext<'a> {
     /// Ends the assay, and its worker, as soon as it becomes true.
     pub cancel: Arc<AtomicBool>,
     pub on_event: &'a dyn Fn(AssayEvent),
+}
+
+impl AssayContext<'_> {
+    /// The same with another listener, for a part of the work that no bundle is made of.
+    pub fn listened_by<'b>(&'b self, on_event: &'b dyn Fn(AssayEvent)) -> AssayContext<'b> {
+        AssayContext {
+            plugins: Arc::clone(&self.plugins),
+            cache_dir: self.cache_dir.clone(),
+            cancel: Arc::clone(&self.cancel),
+            on_event,
+            bundle: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for AssayContext<'_> {

@@ -1,9 +1,12 @@
 //! How the pipeline runs a model: one session at a time, behind a trait, so that the loop
 //! can be tested without processes.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::domain::trace::Trace;
-use crate::engine::{LoadSpec, ModelInfo, ScoreItem};
-use crate::worker::{Progress, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
+use crate::engine::{LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
+use crate::governor::admission::{Caps, Guardrail};
+use crate::worker::{self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
 
 /// Starts sessions.
 pub trait Runner {
@@ -16,6 +19,21 @@ pub trait Runner {
         spec: &LoadSpec,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Session>, WorkerEnd>;
+
+    /// Writes a quantised copy of a model; blocks until it is written.
+    ///
+    /// # Errors
+    /// The way the worker ended instead.
+    fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd>;
+
+    /// Decides whether these models may be loaded one after the other, and with which settings.
+    /// What is started later is held to the plan. `None` from a runner that loads nothing.
+    ///
+    /// # Errors
+    /// They may not, with the numbers; or the way a dry run ended.
+    fn plan(&self, _specs: &[LoadSpec], _stamps: &[Stamp]) -> Result<Option<Plan>, WorkerEnd> {
+        Ok(None)
+    }
 }
 
 /// One loaded model. Dropping it ends it.
@@ -51,7 +69,18 @@ pub trait Session {
 /// Sessions in guarded worker processes.
 #[derive(Debug)]
 pub struct WorkerRunner {
-    pub limits: WorkerLimits,
+    limits: Mutex<WorkerLimits>,
+    policy: Policy,
+}
+
+impl WorkerRunner {
+    pub fn new(limits: WorkerLimits, policy: Policy) -> Self {
+        Self { limits: Mutex::new(limits), policy }
+    }
+
+    fn limits(&self) -> MutexGuard<'_, WorkerLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Runner for WorkerRunner {
@@ -60,7 +89,31 @@ impl Runner for WorkerRunner {
         spec: &LoadSpec,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Box<dyn Session>, WorkerEnd> {
-        Ok(Box::new(Worker::start(spec, &self.limits, progress)?))
+        let limits = self.limits().clone();
+        Ok(Box::new(Worker::start(spec, &limits, progress)?))
+    }
+
+    fn plan(&self, specs: &[LoadSpec], stamps: &[Stamp]) -> Result<Option<Plan>, WorkerEnd> {
+        let mut limits = self.limits().clone();
+        limits.stamps = stamps.to_vec();
+        let plan = worker::plan(specs, &limits, &self.policy)?;
+        limits.memory_bytes = plan.limit_bytes;
+        limits.demand = plan.demand();
+        limits.guardrail = if self.policy.force { Guardrail::Off } else { self.policy.guardrail };
+        // By force only what a person set counts, not what the machine has free.
+        limits.caps = if self.policy.force {
+            Caps { min_free_bytes: None, ..self.policy.caps }
+        } else {
+            self.policy.caps
+        };
+        limits.min_free_bytes = self.policy.caps.min_free_bytes.filter(|_| !self.policy.force);
+        *self.limits() = limits;
+        Ok(Some(plan))
+    }
+
+    fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd> {
+        let limits = self.limits().clone();
+        Worker::quantize(spec, &limits)
     }
 }
 

@@ -19,9 +19,11 @@ use crate::domain::modes::{CLIP_NATS, ModeName};
 use crate::domain::score::{Decision, FinalDecision};
 use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256};
-use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, ScoreItem};
+use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, QuantizeSpec, ScoreItem};
 use crate::plugin::PluginSet;
-use crate::worker::{Ending, Progress, WorkerEnd, WorkerSummary};
+use crate::worker::{Ending, Plan, Progress, Stamp, WorkerEnd, WorkerMemory, WorkerSummary};
+
+mod beside;
 
 /// Compiled once for all tests.
 static PLUGINS: LazyLock<Arc<PluginSet>> = LazyLock::new(|| Arc::new(PluginSet::builtin().unwrap()));
@@ -34,6 +36,8 @@ struct InProcess {
     /// The candidate refuses the challenge with this place among all it is asked.
     refuse_nth: Option<usize>,
     refused: Rc<Cell<usize>>,
+    /// Nothing may be loaded.
+    refuse_plan: bool,
 }
 
 struct Loaded {
@@ -62,6 +66,17 @@ impl Runner for InProcess {
             refuse_nth,
             asked: Rc::clone(&self.refused),
         }))
+    }
+
+    fn quantize(&self, _: &QuantizeSpec) -> Result<(), WorkerEnd> {
+        panic!("scripts are not quantised");
+    }
+
+    fn plan(&self, _: &[LoadSpec], _: &[Stamp]) -> Result<Option<Plan>, WorkerEnd> {
+        if !self.refuse_plan {
+            return Ok(None);
+        }
+        Err(WorkerEnd { ending: Ending::Refused, detail: "not loaded: too large".to_owned(), hint: None })
     }
 }
 
@@ -107,6 +122,8 @@ impl Session for Loaded {
             load_seconds: 0.0,
             peak_rss_anon_bytes: 1,
             peak_rss_file_bytes: 1,
+            memory: WorkerMemory::default(),
+            changed: None,
             peak_rss_bytes: None,
         }
     }
@@ -383,17 +400,15 @@ fn what_cannot_be_judged_is_an_error_with_its_reason() {
 }
 
 #[test]
-fn memory_that_must_stay_free_is_respected_unless_forced() {
+fn a_refused_plan_loads_nothing() {
     let mut bench = Bench::new("");
-    bench.request.min_free_bytes = Some(1);
-    assert_eq!(bench.run().final_decision, FinalDecision::Same);
-    bench.log();
-    bench.request.min_free_bytes = Some(1 << 60);
+    bench.runner.refuse_plan = true;
     let report = bench.run();
     assert_eq!(report.final_decision, FinalDecision::Error);
-    assert!(report.error.unwrap().contains("1152921504606846976 that are to stay free"));
+    assert!(report.error.unwrap().contains("not loaded: too large"));
+    assert_eq!(report.workers[0].ending, Ending::Refused);
     assert_eq!(bench.log(), ["commit"], "nothing is loaded");
-    bench.request.force = true;
+    bench.runner.refuse_plan = false;
     assert_eq!(bench.run().final_decision, FinalDecision::Same);
 }
 
@@ -478,7 +493,7 @@ fn a_bundle_holds_the_key_only_after_the_last_model_ran() {
     };
     // A challenge of every round is refused: the run breaks off while models are asked.
     for (difference, revealed) in [(r#", "faults": {"fail_items": [0]}"#, false), ("", true)] {
-        let path = place.path().join("b");
+        let path = place.path().join(format!("{revealed}.bundle"));
         let writer = BundleWriter::create(&path, 1 << 30).unwrap();
         let report = Bench::new(difference).run_into(Some(&writer));
         assert!(!path.exists(), "nothing is there before all of it is");
@@ -542,13 +557,13 @@ fn every_key_is_always_there() {
             "",
             "seconds enhanced_diff security lineage provenance files challenges plugins constants_digest",
         );
-        has("", "engine memory peak_memory_gb workers errors timings measurement");
+        has("", "engine memory peak_memory_gb workers errors timings measurement relationship band probes");
         has(
             "enhanced_diff",
             "decision confidence effect_size ci_lower ci_upper mean_diff std_diff n_effective",
         );
         has("enhanced_diff", "n_max gamma delta clip_nats claim p_same p_different smallest_delta_certified");
-        has("enhanced_diff", "scorer decider stopped_early needed_n");
+        has("enhanced_diff", "scorer decider stopped_early needed_n rare_difference outliers p_values_from");
         has("security", "config_hash fuzzy_hash tokenizer");
         has("provenance", "reference_root candidate_root transcript_root");
         has("memory", "limit_bytes predicted_bytes peak_bytes enforcement");

@@ -82,6 +82,8 @@ fn header(report: &Report) -> serde_json::Value {
         "n_max": diff.n_max,
         "clip_nats": diff.clip_nats,
         "scorer": diff.scorer,
+        "scorer_params": diff.scorer_params,
+        "band": report.band,
         "decider": diff.decider,
         "constants": report.constants,
         "constants_digest": report.constants_digest,

@@ -8,16 +8,19 @@
 pub mod commitment;
 pub mod kdf;
 pub mod key;
+pub mod purpose;
 mod template;
 mod words;
 
 use std::collections::HashSet;
+use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Sha256;
 
 pub use key::Key;
+pub use purpose::{Calibration, Judging, Probes};
 pub use template::{Family, TEXT_FAMILIES, family_space, text_space};
 
 use kdf::Choices;
@@ -78,30 +81,44 @@ pub struct SpaceExhausted {
     pub space: u64,
 }
 
-/// A set of distinct challenges with the root that commits to it.
+/// A set of distinct challenges with the root that commits to it. `Purpose` says what the
+/// set is for, so that no set can serve two ends: see [`purpose`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChallengeSet {
+pub struct ChallengeSet<Purpose = Judging> {
     pub plan: Plan,
     pub challenges: Vec<Challenge>,
     /// The root to publish before the first model is loaded.
     pub commitment: Sha256,
     /// Prompts that had been drawn before and were drawn again.
     pub redraws: u64,
+    purpose: PhantomData<Purpose>,
 }
 
-impl ChallengeSet {
+impl ChallengeSet<Judging> {
     /// The first `count` challenges of `key`.
     ///
     /// # Errors
     /// The space holds fewer than `count` distinct prompts.
     pub fn generate(key: &Key, plan: Plan, count: u64) -> Result<Self, SpaceExhausted> {
+        Self::drawn(key, "challenge", plan, count, HashSet::new())
+    }
+}
+
+impl<Purpose> ChallengeSet<Purpose> {
+    /// `count` challenges drawn under `label`, none of them among `seen`.
+    fn drawn(
+        key: &Key,
+        label: &str,
+        plan: Plan,
+        count: u64,
+        mut seen: HashSet<Prompt>,
+    ) -> Result<Self, SpaceExhausted> {
         let space = plan.space();
         let exhausted = SpaceExhausted { wanted: count, space };
-        if space < count {
+        if space < count.saturating_add(seen.len() as u64) {
             return Err(exhausted);
         }
         let source = key.choices();
-        let mut seen = HashSet::new();
         let mut challenges = Vec::new();
         let mut redraws = 0;
         for index in 0..count {
@@ -109,7 +126,7 @@ impl ChallengeSet {
                 .find_map(|attempt| {
                     let mut context = index.to_be_bytes().to_vec();
                     context.extend(attempt.to_be_bytes());
-                    let (family, prompt) = draw(plan, &source.child("challenge", &context));
+                    let (family, prompt) = draw(plan, &source.child(label, &context));
                     if seen.insert(prompt.clone()) {
                         return Some(Challenge { index, family, prompt });
                     }
@@ -120,7 +137,7 @@ impl ChallengeSet {
             challenges.push(challenge);
         }
         let commitment = commitment::root(&key.fingerprint(), plan, &challenges);
-        Ok(Self { plan, challenges, commitment, redraws })
+        Ok(Self { plan, challenges, commitment, redraws, purpose: PhantomData })
     }
 }
 

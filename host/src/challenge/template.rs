@@ -24,6 +24,8 @@ pub enum Family {
     FreeText,
     /// Token ids without text, for models without a usable tokenizer.
     RawTokens,
+    /// A prompt that the user brought.
+    Probe,
 }
 
 impl Family {
@@ -35,10 +37,11 @@ impl Family {
             Self::Code => "code",
             Self::FreeText => "free-text",
             Self::RawTokens => "raw-tokens",
+            Self::Probe => "probe",
         }
     }
 
-    /// The templates of the family; none for raw tokens.
+    /// The templates of the family; none for raw tokens and for probes.
     pub fn templates(self) -> &'static [&'static str] {
         match self {
             Self::Factual => FACTUAL,
@@ -46,7 +49,7 @@ impl Family {
             Self::Reasoning => REASONING,
             Self::Code => CODE,
             Self::FreeText => FREE_TEXT,
-            Self::RawTokens => &[],
+            Self::RawTokens | Self::Probe => &[],
         }
     }
 }

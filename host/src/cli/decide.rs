@@ -45,6 +45,9 @@ pub struct Args {
     /// SAME means: the mean is below this
     #[arg(long, value_name = "D")]
     pub delta: Option<f64>,
+    /// Set gamma to delta, so that every mean is on one side
+    #[arg(long, conflicts_with = "gamma")]
+    pub strict_band: bool,
     /// Scores after which no decision counts any more; the number of scores if not given
     #[arg(long, value_name = "N")]
     pub n_max: Option<u64>,
@@ -78,7 +81,7 @@ struct Document {
 pub fn run(args: &Args) -> Result<u8, Problem> {
     // What is wrong with the demand is said before a file is opened.
     if args.n_max.is_some() {
-        DecisionParams::resolve(args.mode, args.confidence, args.gamma, args.delta, args.n_max)?;
+        DecisionParams::resolve(args.mode, args.confidence, gamma(args), args.delta, args.n_max)?;
     }
     let scores = read_scores(&args.scores)?;
     let params = params_for(args, scores.len() as u64)?;
@@ -108,15 +111,20 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     .exit_code())
 }
 
+/// The gamma that is asked for: delta itself for a strict band.
+fn gamma(args: &Args) -> Option<f64> {
+    if args.strict_band { Some(args.delta.unwrap_or(args.mode.mode().params.delta)) } else { args.gamma }
+}
+
 /// Without `--n-max` there is no demand on the number of scores, only the scores there are.
 fn params_for(args: &Args, scores: u64) -> Result<DecisionParams, Problem> {
     if args.n_max.is_some() {
-        return DecisionParams::resolve(args.mode, args.confidence, args.gamma, args.delta, args.n_max);
+        return DecisionParams::resolve(args.mode, args.confidence, gamma(args), args.delta, args.n_max);
     }
     let base = args.mode.mode().params;
     let params = DecisionParams {
         alpha: args.confidence.map_or(base.alpha, |c| ((1.0 - c) * 1e12).round() / 1e12),
-        gamma: args.gamma.unwrap_or(base.gamma),
+        gamma: gamma(args).unwrap_or(base.gamma),
         delta: args.delta.unwrap_or(base.delta),
         n_max: scores.max(1),
     };

@@ -12,7 +12,8 @@ use crate::domain::Problem;
 use crate::domain::size::ByteSize;
 use crate::engine::{EngineInfo, llama};
 use crate::governor::machine::{Disk, disk};
-use crate::governor::{Machine, resident_bytes};
+use crate::governor::{Machine, ladder, resident_bytes};
+use crate::worker;
 
 /// Says what this machine offers and lacks: cores, memory and its limits, sandboxing, disk,
 /// graphics cards, engine and plugins.
@@ -38,8 +39,14 @@ struct Report {
     assayd_version: &'static str,
     #[serde(flatten)]
     machine: Machine,
-    /// The strongest way to hold a worker to its memory limit here.
-    enforcement: &'static str,
+    /// What holds a worker to its memory limit here, tried out: `cgroup-v2` or `cgroup-v1`,
+    /// `rlimit`, `watchdog`.
+    enforcement: String,
+    /// Why a rung of the ladder is missing.
+    enforcement_missing: Vec<String>,
+    /// What a worker is kept from here, by a worker that tried.
+    confinement: String,
+    confinement_missing: Vec<String>,
     /// Memory that jobs can count on now.
     usable_memory_bytes: u64,
     state: PathBuf,
@@ -91,10 +98,25 @@ fn report(config: &Config, parts: &Parts) -> Report {
     let disks: Vec<Disk> = folders.filter_map(|folder| disk(folder)).collect();
     let plugins = (parts.list_plugins)();
     let engine = engine();
-    let findings = findings(&machine, engine.as_ref(), &disks, &plugins);
+    let (enforcement, enforcement_missing) = ladder::strongest();
+    let confined = worker::try_confinement();
+    let mut findings = findings(&machine, engine.as_ref(), &disks, &plugins);
+    let not_held = enforcement_missing.iter().take(usize::from(!enforcement.starts_with("cgroup")) * 8);
+    findings.extend(not_held.map(|reason| Finding { level: "note", what: reason.clone(), remedy: None }));
+    if let Err(end) = &confined {
+        findings.push(Finding {
+            level: "lack",
+            what: format!("no worker can be started: {}", end.detail),
+            remedy: end.hint.clone(),
+        });
+    }
+    let confined = confined.unwrap_or_default();
     Report {
         assayd_version: env!("CARGO_PKG_VERSION"),
-        enforcement: machine.enforcement(),
+        enforcement,
+        enforcement_missing,
+        confinement: confined.names(),
+        confinement_missing: confined.missing,
         usable_memory_bytes: machine.usable_memory_bytes(),
         state: config.state.clone(),
         models: config.models.clone(),
@@ -120,7 +142,7 @@ fn findings(machine: &Machine, engine: Option<&EngineInfo>, disks: &[Disk], plug
     if !machine.cgroup.memory_delegated {
         add(
             "note",
-            format!("no control group can be made for workers; limits are held by {}", machine.enforcement()),
+            "no control group can be made for workers; limits are held without".to_owned(),
             Some("start assayd in a delegated group, such as systemd-run --user --scope -p Delegate=yes"),
         );
     }
@@ -223,7 +245,8 @@ fn table(report: &Report) -> String {
             },
         ),
         ("usable memory", ByteSize(report.usable_memory_bytes).to_string()),
-        ("strongest enforcement", report.enforcement.to_owned()),
+        ("memory enforcement", report.enforcement.clone()),
+        ("workers are kept in by", report.confinement.clone()),
         ("memory pressure (PSI)", yes(machine.psi)),
         ("Landlock ABI", machine.landlock_abi.map_or_else(|| "none".to_owned(), |abi| abi.to_string())),
         ("system call filter", yes(machine.seccomp_filter)),

@@ -156,8 +156,9 @@ fn pass(args: &Args, list: Option<&List>) -> Result<Inspection, Problem> {
     drop(bar);
     if let Some(file) = inspection.files.iter().find(|file| file.sha256.is_none()) {
         let message = format!("{} could not be read to its end", file.path.display());
-        return Err(Problem::new(ProblemKind::Input, message)
-            .hint("`assayd inspect` says what is wrong with it; if it is being written, wait until that is done"));
+        return Err(Problem::new(ProblemKind::Input, message).hint(
+            "`assayd inspect` says what is wrong with it; if it is being written, wait until that is done",
+        ));
     }
     if args.prove.is_some() {
         if inspection.digests.trees.len() != 1 {
@@ -306,10 +307,15 @@ fn verify(args: &Args, file: &Path) -> Result<u8, Problem> {
         screen::print_json(&Verified { path: &args.path, valid, why, proof: &proof })?;
     } else {
         let mut out = format!("{}  {why}\n", if valid { "VALID" } else { "INVALID" });
-        let _ = writeln!(out, "chunk {} of {}, {} bytes at {}", proof.leaf, proof.leaves, proof.bytes, proof.offset);
+        let _ = writeln!(
+            out,
+            "chunk {} of {}, {} bytes at {}",
+            proof.leaf, proof.leaves, proof.bytes, proof.offset
+        );
         let _ = writeln!(out, "root  {trusted}");
         if args.root.is_none() {
-            let _ = writeln!(out, "note: the root is the proof's own; name the one that you trust with --root");
+            let _ =
+                writeln!(out, "note: the root is the proof's own; name the one that you trust with --root");
         }
         screen::print(&out)?;
     }

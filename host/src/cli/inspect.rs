@@ -183,7 +183,10 @@ fn describe(out: &mut String, inspection: &Inspection, explain: bool) {
     fact("tokenizer hash", inspection.tokenizer_hash.map(|hash| hash.to_string()));
     fact("merkle root", inspection.merkle_root.map(|hash| hash.to_string()));
     let fuzzy = inspection.digests.fuzzy.as_ref();
-    fact("fuzzy hash", fuzzy.and_then(|fuzzy| Some(format!("{} ({})", fuzzy.digest.as_ref()?, fuzzy.algorithm))));
+    fact(
+        "fuzzy hash",
+        fuzzy.and_then(|fuzzy| Some(format!("{} ({})", fuzzy.digest.as_ref()?, fuzzy.algorithm))),
+    );
     for file in &inspection.files {
         let name = file.path.file_name().unwrap_or(file.path.as_os_str()).to_string_lossy();
         let digest = file.sha256.map(|hash| format!(", sha256 {hash}")).unwrap_or_default();

@@ -22,7 +22,7 @@ Examples:
 FILE holds a JSON array of arrays of token ids. They are taken as they are: no BOS is added.
 The key-value cache is F32 unless --kv-type says otherwise; F16 alone moves results by up to 0.04.")]
 pub struct Args {
-    /// GGUF file, or any part of a split set
+    /// GGUF file, any part of a split set, or a safetensors folder
     model: PathBuf,
     /// JSON array of arrays of token ids
     #[arg(long, value_name = "FILE")]
@@ -42,6 +42,9 @@ pub struct Args {
     /// Do not repack weights for this CPU: slower, and the same numbers on every machine of its kind
     #[arg(long)]
     portable: bool,
+    /// LoRA adapter to put over the model: a GGUF file over GGUF, a PEFT folder over safetensors
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -135,6 +138,12 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     }
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
+    let adapter = match &args.adapter {
+        Some(path) => {
+            engine::adapter_for(&model::inspect(path, &InspectOptions::default(), &mut |_, _| {})?, engine)?
+        }
+        None => Vec::new(),
+    };
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
     let spec = LoadSpec {
         engine,
@@ -145,6 +154,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         kv_type: args.kv_type,
         extra_buffers: !args.portable,
         gpu_layers: 0,
+        adapter,
     };
     let bar = Bar::new("loading");
     let mut worker = Worker::start(&spec, &WorkerLimits::default(), &mut |progress| {

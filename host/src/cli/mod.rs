@@ -16,12 +16,15 @@ pub mod decide;
 pub mod demo;
 pub mod determinism;
 pub mod doctor;
+pub mod estimate;
 pub mod hash;
 pub mod inspect;
 pub mod keys;
 pub mod lineage;
 pub mod logprobs;
+pub mod models;
 pub mod modes;
+pub mod monitor;
 pub mod plugin;
 pub mod screen;
 pub mod serve;
@@ -48,7 +51,7 @@ enum Command {
     Inspect(inspect::Args),
     Hash(hash::Args),
     Lineage(lineage::Args),
-    Verify(verify::Args),
+    Verify(Box<verify::Args>),
     Bundle(bundle::Args),
     Keys(keys::Args),
     Logprobs(logprobs::Args),
@@ -56,6 +59,9 @@ enum Command {
     Determinism(determinism::Args),
     Bench(bench::Args),
     Decide(decide::Args),
+    Estimate(estimate::Args),
+    Models(models::Args),
+    Monitor(monitor::Args),
     Modes(modes::Args),
     Plugin(plugin::Args),
     Doctor(doctor::Args),
@@ -90,6 +96,9 @@ pub fn main() -> ExitCode {
         Command::Determinism(args) => determinism::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Decide(args) => decide::run(args),
+        Command::Estimate(args) => estimate::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Monitor(args) => monitor::run(args),
         Command::Modes(args) => modes::run(args),
         Command::Plugin(args) => plugin::run(args),
         Command::Doctor(args) => doctor::run(args),

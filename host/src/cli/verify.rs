@@ -8,12 +8,16 @@ use std::sync::atomic::AtomicBool;
 use super::keys::SigningArgs;
 use super::screen;
 use super::verify_screen::{Progress, result};
+use crate::assay::band::BandChoice;
 use crate::assay::bundle::{BundleWriter, Sealed};
+use crate::assay::probe;
 use crate::assay::report::Report;
 use crate::assay::{AssayContext, AssayRequest, KeyText};
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName, prove_modes};
 use crate::domain::size::ByteSize;
 use crate::domain::{Problem, ProblemKind, budget};
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 use crate::store::atomic;
 
@@ -25,6 +29,8 @@ use crate::store::atomic;
   assayd verify new.gguf --reference trusted.gguf --key @challenge.key --json > report.json
   assayd verify new.gguf --reference trusted.gguf --bundle verdict.bundle
   assayd verify new.gguf --reference trusted.gguf --gamma 0.1 --delta 0.1 --n-max 400
+  assayd verify model-Q4_K_M.gguf --reference model-f16.gguf --band auto     is it an honest Q4_K_M?
+  assayd verify new.gguf --reference trusted.gguf --probe my-prompts.txt
 
 SAME claims that the mean clipped divergence is below delta, DIFFERENT that it is above gamma, each wrong with
 probability at most 1 - confidence; `assayd modes` prints what the modes demand.
@@ -36,6 +42,9 @@ pub struct Args {
     /// Model that is trusted
     #[arg(long, value_name = "REF")]
     pub reference: PathBuf,
+    /// LoRA adapter to put over the candidate: a GGUF file over GGUF, a PEFT folder over safetensors
+    #[arg(long, value_name = "PATH")]
+    pub adapter: Option<PathBuf>,
     /// How much is demanded of the verdict
     #[arg(long, value_enum, default_value = "audit")]
     pub mode: ModeName,
@@ -63,6 +72,12 @@ pub struct Args {
     /// Set gamma to delta, so that every mean is on one side
     #[arg(long, conflicts_with = "gamma")]
     pub strict_band: bool,
+    /// Where gamma and delta come from: the mode, or (auto) an honest quantisation of the reference
+    #[arg(long, value_enum, default_value = "mode")]
+    pub band: BandChoice,
+    /// Your own prompts, asked and reported apart from the verdict: a JSON array, or one per line
+    #[arg(long, value_name = "FILE")]
+    pub probe: Option<PathBuf>,
     /// Most memory of a worker, such as 8GiB; one that takes more is ended
     #[arg(long, value_name = "SIZE")]
     pub max_memory: Option<ByteSize>,
@@ -72,6 +87,12 @@ pub struct Args {
     /// Go on although the memory does not suffice by estimate
     #[arg(long)]
     pub force: bool,
+    /// How careful to be with the memory estimate
+    #[arg(long, value_enum, default_value = "balanced")]
+    pub guardrail: Guardrail,
+    /// How workers are held to their memory limit; a rung that is named must be there
+    #[arg(long, value_enum, default_value = "auto", env = "ASSAYD_ENFORCEMENT")]
+    pub enforcement: Enforcement,
     /// Keep whole distributions whatever the vocabulary, in 16 bits; without it, above 8192 tokens the
     /// scores are lower bounds, which the report says and bounds
     #[arg(long)]
@@ -159,6 +180,7 @@ fn to_json(report: &Report) -> Result<String, Problem> {
 fn request(args: &Args) -> Result<AssayRequest, Problem> {
     let delta = args.delta.unwrap_or(args.mode.mode().params.delta);
     Ok(AssayRequest {
+        adapter: args.adapter.clone(),
         mode: args.mode,
         scorer: args.scorer.clone(),
         decider: args.decider.clone(),
@@ -167,10 +189,14 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         confidence: args.confidence,
         gamma: if args.strict_band { Some(delta) } else { args.gamma },
         delta: args.delta,
+        band: args.band,
+        probes: args.probe.as_deref().map(probes).transpose()?.unwrap_or_default(),
         threads: args.threads,
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
         force: args.force,
+        guardrail: args.guardrail,
+        enforcement: args.enforcement,
         exact: args.exact,
         ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))
     })
@@ -179,15 +205,26 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
 /// `HEX`, or the content of `@FILE`.
 fn key_text(text: &str) -> Result<KeyText, Problem> {
     let Some(path) = text.strip_prefix('@') else { return Ok(KeyText(text.to_owned())) };
-    let path = Path::new(path);
+    read_text(Path::new(path), "read the key file", budget::KEY_FILE_BYTES).map(KeyText)
+}
+
+/// The user's own prompts.
+fn probes(path: &Path) -> Result<Vec<String>, Problem> {
+    let text = read_text(path, "read the prompts", budget::PROBE_FILE_BYTES + 1)?;
+    let name = path.display().to_string();
+    if text.len() as u64 > budget::PROBE_FILE_BYTES {
+        return Err(Problem::usage(format!("{name} has more than {} bytes", budget::PROBE_FILE_BYTES)));
+    }
+    probe::parse(&text, &name).map_err(|problem| Problem { kind: ProblemKind::Usage, ..problem })
+}
+
+/// At most so many bytes of a file that an argument names; what is wrong with it is usage.
+fn read_text(path: &Path, doing: &str, most: u64) -> Result<String, Problem> {
     let mut content = String::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(budget::KEY_FILE_BYTES).read_to_string(&mut content))
-        .map_err(|error| Problem {
-            kind: ProblemKind::Usage,
-            ..Problem::io("read the key file", path, &error)
-        })?;
-    Ok(KeyText(content))
+        .and_then(|file| file.take(most).read_to_string(&mut content))
+        .map_err(|error| Problem { kind: ProblemKind::Usage, ..Problem::io(doing, path, &error) })?;
+    Ok(content)
 }
 
 /// One `--report FORMAT=PATH`.

@@ -10,12 +10,16 @@ use super::screen::{self, Bar};
 use crate::assay::claim::number;
 use crate::assay::report::{Report, Role};
 use crate::assay::{AssayEvent, Stage};
+use crate::challenge::Prompt;
 use crate::domain::score::FinalDecision;
 
 /// Columns of the table where no terminal says how many there are.
 const PLAIN_WIDTH: u16 = 110;
 /// Remarks shown on the screen at most.
 const SHOWN_NOTES: usize = 8;
+/// Probes shown on the screen at most, and characters of a prompt.
+const SHOWN_PROBES: usize = 5;
+const SHOWN_PROMPT_CHARS: usize = 120;
 /// Differences of tokenizer and configuration shown on the screen at most.
 const SHOWN_DIFFERENCES: usize = 3;
 
@@ -33,7 +37,7 @@ impl Progress {
             AssayEvent::Stage { stage } => self.0.label(label(*stage)),
             AssayEvent::Progress { done, total, .. } => self.0.set(*done as f64 / (*total).max(1) as f64),
             AssayEvent::Scored { step, .. } => self.0.label(&format!("{} challenges judged", step.n)),
-            AssayEvent::Committed { .. } | AssayEvent::Failed { .. } => {}
+            AssayEvent::Committed { .. } | AssayEvent::Frozen { .. } | AssayEvent::Failed { .. } => {}
         }
     }
 }
@@ -49,6 +53,8 @@ fn label(stage: Stage) -> &'static str {
         Stage::Reference => "the reference answers",
         Stage::LoadingCandidate => "loading the candidate",
         Stage::Candidate => "the candidate answers",
+        Stage::Calibrating => "measuring an honest quantisation",
+        Stage::Probing => "asking your own prompts",
         Stage::Closing => "closing the report",
     }
 }
@@ -96,6 +102,42 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
         if let Some(needed) = diff.needed_n {
             row("would decide", format!("about {needed} challenges (--n-max {needed})"));
         }
+        if let Some(rare) = &diff.rare_difference {
+            row("rare", rare.clone());
+        }
+        if let Some((same, different)) = diff.p_same.zip(diff.p_different) {
+            row(
+                "p-values",
+                format!(
+                    "{} against \"not SAME\", {} against \"not DIFFERENT\"",
+                    number(same),
+                    number(different)
+                ),
+            );
+        }
+        for outlier in &diff.outliers {
+            row("outlier", format!("score {}: {}", number(outlier.score), asked(&outlier.prompt)));
+        }
+    }
+    if let Some(relationship) = &report.relationship {
+        let first = relationship.evidence.first().map(|first| format!(": {first}")).unwrap_or_default();
+        row("relationship", format!("{} (advisory){first}", relationship.label.as_str()));
+    }
+    if let Some(band) = &report.band {
+        row(
+            "band",
+            format!(
+                "gamma {} and delta {} of a clip of {} nats, measured on {} challenges with an honest {}",
+                number(band.gamma),
+                number(band.delta),
+                number(band.clip_nats),
+                band.n,
+                band.quantization
+            ),
+        );
+    }
+    for (name, value) in probe_rows(report) {
+        row(name, value);
     }
     for (name, list) in [
         ("tokenizer", &report.security.tokenizer.differences),
@@ -127,6 +169,39 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
     let _ = writeln!(text, "{table}");
     notes(report, &mut text);
     text
+}
+
+/// Your own prompts, those with the largest scores first; never part of the verdict.
+fn probe_rows(report: &Report) -> Vec<(&'static str, String)> {
+    let Some(probes) = &report.probes else { return Vec::new() };
+    let mut results: Vec<_> = probes.results.iter().collect();
+    results.sort_by(|a, b| b.score.unwrap_or(2.0).total_cmp(&a.score.unwrap_or(2.0)));
+    let summary = format!(
+        "{} prompts of your own, not part of the verdict: {} above gamma, {} failed",
+        probes.prompts, probes.above_gamma, probes.failed
+    );
+    let shown = results.into_iter().take(SHOWN_PROBES).map(|result| {
+        let score =
+            result.score.map_or_else(|| "failed".to_owned(), |score| format!("score {}", number(score)));
+        ("probe", format!("{score}: {}", short(&result.prompt)))
+    });
+    std::iter::once(("probes", summary)).chain(shown).collect()
+}
+
+/// What was asked, on one line.
+fn asked(prompt: &Prompt) -> String {
+    match prompt {
+        Prompt::Text(text) => short(text),
+        Prompt::Tokens(ids) => format!("tokens {:?} …", ids.iter().take(8).collect::<Vec<_>>()),
+    }
+}
+
+fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(SHOWN_PROMPT_CHARS).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
 }
 
 /// The first of a list of differences, and how many more there are.

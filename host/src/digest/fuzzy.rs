@@ -65,7 +65,7 @@ mod tests {
     /// byte of checksum, with lengths).
     #[test]
     fn official_vectors() {
-        assert_eq!(of(b"bfghjdbkfdj376t4en, i7e2w 8o^Iq22we ,9wq12q ,32qTE$#!#$%^I&*$\n").unwrap(), SMALL);
+        assert_eq!(of(b"bfghjdbkfdj376t4en, i7e2w 8o\tq22we ,9wq12q ,32qTE$#!#$%^I&*\n").unwrap(), SMALL);
         let second = "'Type \"copyright\", \"credits\" or \"license\" for more information.\u{2019}\n";
         assert_eq!(of(second.as_bytes()).unwrap(), SMALL2);
         let alice = "T145D18407A78523B35A030267671FA2C2F725402973629B25545EB43C3356679477F7FC";

@@ -65,6 +65,15 @@ pub const CHALLENGES: u64 = 100_000;
 pub const SCORES_FILE_BYTES: u64 = 4 << 20;
 /// Bytes of a file that holds a challenge key.
 pub const KEY_FILE_BYTES: u64 = 4 << 10;
+/// Bytes of a file of the user's own prompts, prompts in it, and bytes of one.
+pub const PROBE_FILE_BYTES: u64 = 1 << 20;
+pub const PROBES: usize = 1_000;
+pub const PROBE_BYTES: usize = 16 << 10;
+/// Bytes of the reference quantised for calibration, beyond those of the candidate's tensors:
+/// its header, and tensors that the quantiser leaves as they are.
+pub const CALIBRATION_EXTRA_BYTES: u64 = 256 << 20;
+/// Outliers listed in a report, and tensors named in a note.
+pub const REPORT_OUTLIERS: usize = 5;
 /// Bytes of one cached reference trace.
 pub const CACHED_TRACE_BYTES: u64 = 512 << 20;
 /// Bytes of all cached reference traces; the oldest sets go first.
@@ -144,6 +153,9 @@ pub const HASH_RANGES: usize = 1_024;
 /// Bytes of one header read, and of all of one hash check call.
 pub const HASH_HEADER_BYTES: u32 = 1 << 20;
 pub const HASH_HEADERS_BYTES: u64 = 8 << 20;
+/// Bytes of a fuzzy digest, and of the list of an artifact's tensors, for one hash check.
+pub const TLSH_BYTES: u64 = 64 << 20;
+pub const HASH_LIST_BYTES: usize = 8 << 20;
 /// Findings of one hash check, and bytes of the code and message of one.
 pub const HASH_FINDING_BYTES: usize = 4 << 10;
 /// Files of a rendered report, and bytes of all of them.
@@ -254,3 +266,17 @@ pub const COMMANDS: usize = 64;
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Pause before a write that failed (disk full) is tried again.
 pub const WRITE_RETRY: Duration = Duration::from_secs(2);
+
+/// Processes of one worker that the watchdog follows.
+pub const WATCHED_PROCESSES: usize = 64;
+/// Alerts kept about one worker, or by one `assayd monitor`; further ones are counted.
+pub const ALERTS: usize = 64;
+/// Memory that always stays free on the machine, unless another amount is asked for.
+pub const MIN_FREE_BYTES: u64 = 256 << 20;
+/// A worker smaller than this is never ended for the machine's sake: it would not help.
+pub const CULPRIT_BYTES: u64 = 64 << 20;
+/// How long the next load waits for the memory of the last one to come back.
+pub const MEMORY_BACK: Duration = Duration::from_secs(5);
+/// Time and memory that a dry run may take.
+pub const DRY_RUN_STALL: Duration = Duration::from_secs(20);
+pub const DRY_RUN_BYTES: u64 = 2 << 30;

@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod digest;
+pub mod footprint;
 pub mod half;
 pub mod inspection;
 pub mod modes;

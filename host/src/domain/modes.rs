@@ -71,6 +71,15 @@ pub const SCORED_POSITIONS: u32 = 64;
 pub const ROUND: u64 = 8;
 /// Share of failed challenges above which the assay ends as ERROR.
 pub const MAX_FAILED_SHARE: f64 = 0.1;
+/// Challenges from which `--band auto` chooses the clip, and those on which it then measures
+/// the band. None of them is a judging challenge.
+pub const PILOT_CHALLENGES: u64 = 8;
+pub const CALIBRATION_CHALLENGES: u64 = 64;
+/// Clips in nats that `--band auto` chooses from: the first that is at least ...
+pub const CLIP_LADDER: [f64; 7] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// ... this many times the divergence of an honest quantisation (`statistics.md`: the range
+/// of a score is to be 10 to 20 times gamma).
+pub const CLIP_FACTOR: f64 = 10.0;
 /// The scorer and the decider used unless the caller names others.
 pub const DEFAULT_SCORER: &str = "kl";
 pub const DEFAULT_DECIDER: &str = "grid5";
@@ -90,6 +99,10 @@ pub struct Constants {
     pub scored_positions: u32,
     pub round: u64,
     pub max_failed_share: f64,
+    pub pilot_challenges: u64,
+    pub calibration_challenges: u64,
+    pub clip_ladder: [f64; 7],
+    pub clip_factor: f64,
     pub judged_context: u32,
     pub judged_parallel: u32,
     pub full_vocab_limit: u32,
@@ -108,6 +121,10 @@ pub fn constants() -> Constants {
         scored_positions: SCORED_POSITIONS,
         round: ROUND,
         max_failed_share: MAX_FAILED_SHARE,
+        pilot_challenges: PILOT_CHALLENGES,
+        calibration_challenges: CALIBRATION_CHALLENGES,
+        clip_ladder: CLIP_LADDER,
+        clip_factor: CLIP_FACTOR,
         judged_context: JUDGED_CONTEXT,
         judged_parallel: JUDGED_PARALLEL,
         full_vocab_limit: FULL_VOCAB_LIMIT,

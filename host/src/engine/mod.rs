@@ -6,14 +6,18 @@
 //! (every judged continuation is greedy) and any retry.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Problem;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::inspection::{ArtifactKind, Inspection, Severity, Status};
 use crate::domain::trace::Trace;
 
+pub mod candle;
 pub mod llama;
+mod rows;
 pub mod scripted;
 pub mod softmax;
 
@@ -23,6 +27,8 @@ pub mod softmax;
 pub enum EngineKind {
     /// llama.cpp: GGUF files and split sets.
     LlamaCpp,
+    /// candle: folders of safetensors, computed in F32.
+    Candle,
     /// A deterministic fake described by a JSON file, for tests of everything above engines.
     Scripted,
 }
@@ -58,6 +64,8 @@ pub struct LoadSpec {
     pub extra_buffers: bool,
     /// Layers to place on an accelerator; 0 keeps everything on the CPU, -1 moves all.
     pub gpu_layers: i32,
+    /// The files of a LoRA adapter that is put over the model; empty for none.
+    pub adapter: Vec<PathBuf>,
 }
 
 impl LoadSpec {
@@ -72,6 +80,7 @@ impl LoadSpec {
             kv_type: KvType::F32,
             extra_buffers: false,
             gpu_layers: 0,
+            adapter: Vec::new(),
         }
     }
 }
@@ -178,7 +187,7 @@ pub struct RunSequence {
     pub seconds: Vec<f64>,
 }
 
-/// Which settings of a [`RunSpec`] reached something; the others changed nothing.
+/// Which settings of a [`RunSpec`] a run was made under; the others the engine cannot take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Honoured {
     pub parallel: bool,
@@ -232,11 +241,19 @@ pub trait Model {
     ) -> Result<Vec<Vec<u32>>, EngineError>;
 
     /// A greedy run under the given conditions. An engine without settings of its own honours
-    /// none of them, measures nothing and says so.
+    /// none of them and says so; its tokens are timed if it reports progress after each.
     fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
-        let tokens = self.generate(&spec.prompts, spec.new_tokens, progress)?;
-        let sequences = tokens.into_iter().map(|tokens| RunSequence { tokens, ..RunSequence::default() });
-        Ok(RunRecord { sequences: sequences.collect(), honoured: Honoured::default() })
+        let started = Instant::now();
+        let mut seconds = Vec::new();
+        let tokens = self.generate(&spec.prompts, spec.new_tokens, &mut |fraction| {
+            seconds.push(started.elapsed().as_secs_f64());
+            progress(fraction);
+        })?;
+        let timed = spec.prompts.len() == 1 && seconds.len() == spec.new_tokens as usize;
+        let seconds = if timed { seconds } else { Vec::new() };
+        let sequence = |tokens| RunSequence { tokens, seconds: seconds.clone(), ..RunSequence::default() };
+        let sequences = tokens.into_iter().map(sequence).collect();
+        Ok(RunRecord { sequences, honoured: Honoured::default() })
     }
 }
 
@@ -244,8 +261,56 @@ pub trait Model {
 pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model>, EngineError> {
     match spec.engine {
         EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
-        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec)?)),
+        EngineKind::Candle => Ok(Box::new(candle::CandleModel::load(spec, progress)?)),
+        EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec, progress)?)),
     }
+}
+
+/// Loads what an engine computes with, its kernels and their libraries, but no model: after
+/// this a worker may lose its access to every other file.
+pub fn prepare(engine: EngineKind) -> Result<(), EngineError> {
+    match engine {
+        EngineKind::LlamaCpp => llama::prepare(),
+        EngineKind::Candle | EngineKind::Scripted => Ok(()),
+    }
+}
+
+/// Memory by device that running `spec` takes with the context filled, from a dry run that
+/// reads headers and allocates nothing large. The machine's own memory comes first.
+pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    match spec.engine {
+        EngineKind::LlamaCpp => llama::estimate(spec),
+        EngineKind::Candle => candle::estimate(spec),
+        EngineKind::Scripted => Ok(vec![DeviceBytes { name: "CPU".to_owned(), ..DeviceBytes::default() }]),
+    }
+}
+
+/// Steps that the engines of this process have computed; a worker that still computes keeps
+/// it moving.
+pub fn ticks() -> u64 {
+    llama::ticks().wrapping_add(candle::ticks())
+}
+
+/// A copy of a model with other tensor types, made by llama.cpp's own quantiser.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantizeSpec {
+    /// The model's files; the parts of a split set in order.
+    pub source: Vec<PathBuf>,
+    pub target: PathBuf,
+    /// Names of tensors and the ids (as in GGUF files) of the types they are to have. The
+    /// quantiser leaves vectors, norms and the like as they are, whatever is asked.
+    pub types: Vec<(String, u32)>,
+    pub threads: u32,
+    /// Most bytes that the target may take.
+    pub max_bytes: u64,
+}
+
+/// Writes the copy that `spec` describes.
+///
+/// # Errors
+/// The source cannot be read, or the quantiser cannot make one of the types.
+pub fn quantize(spec: &QuantizeSpec) -> Result<(), EngineError> {
+    llama::quantize(spec)
 }
 
 /// Files below this size are run on one thread: their layers are over before a second thread
@@ -268,22 +333,126 @@ pub fn default_threads(inspection: &Inspection) -> u32 {
 /// The inspection rejected the artifact, or no engine here runs its kind.
 pub fn engine_for(inspection: &Inspection) -> Result<(EngineKind, Vec<PathBuf>), Problem> {
     let path = inspection.path.display();
+    accepted(inspection)?;
+    match inspection.kind {
+        ArtifactKind::Gguf | ArtifactKind::GgufSplit => {
+            Ok((EngineKind::LlamaCpp, inspection.files.iter().map(|file| file.path.clone()).collect()))
+        }
+        ArtifactKind::Safetensors
+            if inspection.files.iter().any(|file| file.path.ends_with("config.json")) =>
+        {
+            Ok((EngineKind::Candle, inspection.files.iter().map(|file| file.path.clone()).collect()))
+        }
+        ArtifactKind::Safetensors => {
+            Err(Problem::input(format!("{path}: there is no config.json beside these weights"))
+                .hint("name the folder that holds config.json, the weights and tokenizer.json"))
+        }
+        ArtifactKind::Adapter => Err(Problem::input(format!("{path} is an adapter and no model"))
+            .hint("name the base model, and the adapter with --adapter")),
+        _ => Err(Problem::input(format!("{path}: no engine here can run this kind of file")).hint(
+            "GGUF files, split sets and safetensors folders can be run; convert the model to one of them",
+        )),
+    }
+}
+
+/// The files of an adapter for a model that `engine` runs.
+///
+/// # Errors
+/// The inspection rejected it, it is no adapter, or it is of the other form.
+pub fn adapter_for(inspection: &Inspection, engine: EngineKind) -> Result<Vec<PathBuf>, Problem> {
+    let path = inspection.path.display();
+    accepted(inspection)?;
+    if inspection.kind != ArtifactKind::Adapter {
+        return Err(Problem::input(format!("{path} is not a LoRA adapter")).hint(
+            "an adapter is a folder with adapter_config.json, or a GGUF file whose general.type is adapter",
+        ));
+    }
+    let peft = inspection.files.iter().any(|file| file.path.ends_with("adapter_config.json"));
+    match (engine, peft) {
+        (EngineKind::LlamaCpp, false) | (EngineKind::Candle, true) => {
+            Ok(inspection.files.iter().map(|file| file.path.clone()).collect())
+        }
+        (EngineKind::LlamaCpp, true) => {
+            Err(Problem::input(format!("{path} is an adapter in PEFT form, and the base model is GGUF"))
+                .hint("use the safetensors folder of the base, or convert the adapter to GGUF"))
+        }
+        (EngineKind::Candle, false) => Err(Problem::input(format!(
+            "{path} is an adapter in GGUF form, and the base model is safetensors"
+        ))
+        .hint("use the GGUF file of the base, or the adapter in PEFT form")),
+        (EngineKind::Scripted, _) => Err(Problem::input("a scripted model takes no adapter")),
+    }
+}
+
+/// A rejected artifact reaches no engine.
+fn accepted(inspection: &Inspection) -> Result<(), Problem> {
+    let path = inspection.path.display();
     if let (Status::Reject, first) = (inspection.status, inspection.findings.iter().find(is_error)) {
         let why = first.map_or("its inspection failed", |finding| finding.message.as_str());
         return Err(Problem::input(format!("{path} is rejected and will not be loaded: {why}"))
             .hint(format!("see all findings and what to do: assayd inspect --explain {path}")));
     }
-    match inspection.kind {
-        ArtifactKind::Gguf | ArtifactKind::GgufSplit => {
-            Ok((EngineKind::LlamaCpp, inspection.files.iter().map(|file| file.path.clone()).collect()))
-        }
-        _ => Err(Problem::input(format!("{path}: no engine here can run this kind of file"))
-            .hint("GGUF files and split sets can be run; convert the model to GGUF")),
-    }
+    Ok(())
 }
 
 fn is_error(finding: &&crate::domain::inspection::Finding) -> bool {
     finding.severity == Severity::Error
+}
+
+/// How many tokens an adapter is tried with.
+const PROBE: usize = 8;
+
+/// Tokens to try an adapter with: a few, spread over the vocabulary.
+fn probe_tokens(vocab: usize) -> Vec<u32> {
+    (0..PROBE).filter_map(|at| u32::try_from(vocab.saturating_sub(1) * (at + 1) / PROBE).ok()).collect()
+}
+
+/// Does an adapter change the logits of a model at all?
+///
+/// # Errors
+/// It does not, or what comes out is not finite.
+fn adapter_works(without: &[f32], with: &[f32]) -> Result<(), String> {
+    if with.is_empty() || with.len() != without.len() || !with.iter().all(|z| z.is_finite()) {
+        return Err("with the adapter the model gives no finite logits".to_owned());
+    }
+    if without.iter().zip(with).all(|(without, with)| without.to_bits() == with.to_bits()) {
+        return Err(
+            "the adapter changes nothing: with it and without it every logit is the same, bit for bit"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Longest context per sequence; hostile metadata may claim any number.
+const CONTEXT_MAX: u32 = 131_072;
+
+/// Are the numbers of a spec in range?
+fn check_spec(spec: &LoadSpec) -> Result<(), EngineError> {
+    if spec.context == 0 || spec.context > CONTEXT_MAX || spec.parallel == 0 || spec.threads == 0 {
+        return Err(EngineError::Request(format!(
+            "context {} (1 to {CONTEXT_MAX}), sequences {} and threads {} must be in range",
+            spec.context, spec.parallel, spec.threads
+        )));
+    }
+    Ok(())
+}
+
+/// Checks prompts against a model, and gives the length of the longest with its continuation.
+fn check_prompts(
+    prompts: &[Vec<u32>],
+    new_tokens: u32,
+    info: &ModelInfo,
+    context: u32,
+) -> Result<usize, EngineError> {
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + new_tokens as usize;
+    let bad = |prompt: &Vec<u32>| prompt.is_empty() || prompt.iter().any(|&token| token >= info.vocab);
+    if longest > context as usize || prompts.iter().any(bad) {
+        return Err(EngineError::Request(format!(
+            "a prompt is empty, has a token outside the vocabulary, or with {new_tokens} new tokens does not fit the context of {context}",
+        )));
+    }
+    Ok(longest)
 }
 
 /// Checks an item against a model: every token in the vocabulary, a scored part, room in the context.

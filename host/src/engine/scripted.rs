@@ -60,8 +60,19 @@ struct Faults {
     hang_on_item: Option<usize>,
     /// Report these items as not scorable.
     fail_items: Vec<usize>,
-    /// Take this much memory while loading, at about 1 GB/s.
+    /// Take this much memory while loading, at 1 GB/s.
     allocate_bytes: u64,
+    /// End by this signal while loading: 11 for a segmentation fault, 7 for a bus error.
+    signal_on_load: Option<i32>,
+    /// Start a process that sleeps, and another one that leaves the group, then sleep for ever.
+    fork_on_load: bool,
+    /// Send this many progress reports at once while loading.
+    flood_progress: u64,
+    /// Complain like the engine's assertions, then abort.
+    assert_on_load: bool,
+    /// Try what a worker must not be able to do; the description tells what was let through.
+    /// The path is of a file that is not the model's.
+    escape: Option<std::path::PathBuf>,
     /// Write this much to standard error while loading.
     flood_stderr_bytes: u64,
     /// Let the fourth token of a run depend on these of its conditions.
@@ -118,7 +129,7 @@ fn unit(x: u64) -> f32 {
 }
 
 impl ScriptedModel {
-    pub fn load(spec: &LoadSpec) -> Result<Self, EngineError> {
+    pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Self, EngineError> {
         let path = spec.paths.first().cloned().unwrap_or_default();
         let failed = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
         let mut text = String::new();
@@ -131,14 +142,15 @@ impl ScriptedModel {
                 "not a script of schema assayd.scripted/1 with a small vocabulary".to_owned(),
             ));
         }
-        misbehave_on_load(&script.faults);
+        misbehave_on_load(&script.faults, progress);
+        let escaped = script.faults.escape.as_deref().map(escape).unwrap_or_default();
         let info = ModelInfo {
             vocab: script.vocab,
             context_train: script.context_train,
             bos: Some(0),
             eos: Some(1),
             adds_bos: true,
-            description: "scripted".to_owned(),
+            description: ["scripted"].into_iter().chain(escaped).collect::<Vec<_>>().join("; "),
             size_bytes: text.len() as u64,
             parameters: 0,
             engine: EngineInfo {
@@ -190,21 +202,36 @@ impl ScriptedModel {
     }
 }
 
-fn misbehave_on_load(faults: &Faults) {
+fn misbehave_on_load(faults: &Faults, progress: LoadProgress<'_>) {
+    use std::io::Write as _;
+    for _ in 0..faults.flood_progress {
+        progress(0.5);
+    }
     if faults.flood_stderr_bytes > 0 {
-        use std::io::Write as _;
         let line = [b'x'; 4096];
         for _ in 0..faults.flood_stderr_bytes / 4096 {
             let _ = std::io::stderr().write_all(&line);
         }
     }
     if faults.allocate_bytes > 0 {
-        let mut held: Vec<Vec<u8>> = Vec::new();
-        for _ in 0..faults.allocate_bytes >> 24 {
-            held.push(vec![1u8; 16 << 20]);
-            std::thread::sleep(Duration::from_millis(10));
+        allocate(faults.allocate_bytes);
+    }
+    if faults.fork_on_load {
+        for program in [&["sleep", "6113"][..], &["setsid", "sleep", "6113"]] {
+            if let [name, arguments @ ..] = program {
+                let _ = std::process::Command::new(name).args(arguments).spawn();
+            }
         }
-        std::hint::black_box(&held);
+        hang();
+    }
+    if let Some(signal) = faults.signal_on_load.and_then(rustix::process::Signal::from_named_raw) {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        hang();
+    }
+    if faults.assert_on_load {
+        let _ = std::io::stderr()
+            .write_all(b"scripted.c:7: GGML_ASSERT(n > 0) failed\nlater\nlater\nlater\nlater\n");
+        std::process::abort();
     }
     if faults.abort_on_load {
         std::process::abort();
@@ -212,6 +239,41 @@ fn misbehave_on_load(faults: &Faults) {
     if faults.hang_on_load {
         hang();
     }
+}
+
+/// Touches memory at 1 GB/s, a block of 4 MiB at a time.
+fn allocate(bytes: u64) {
+    const BLOCK: usize = 4 << 20;
+    let started = std::time::Instant::now();
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    for block in 1..=bytes / BLOCK as u64 {
+        held.push(vec![1u8; BLOCK]);
+        let due = Duration::from_nanos(block * BLOCK as u64);
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
+    }
+    std::hint::black_box(&held);
+}
+
+/// Tries what a worker must not be able to do, and names what was let through.
+fn escape(outside: &std::path::Path) -> Vec<&'static str> {
+    use rustix::process::{Resource, Rlimit, getppid, getrlimit, setrlimit, test_kill_process};
+    let beside = outside.with_extension("written");
+    let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    let data = getrlimit(Resource::Data).current;
+    let attempts = [
+        ("read another file", std::fs::File::open(outside).is_ok()),
+        ("wrote a file", std::fs::write(&beside, "x").is_ok()),
+        ("listed a folder", std::fs::read_dir("/").is_ok()),
+        // Nobody listens there: being refused by the other side is having got through.
+        (
+            "used the network",
+            std::net::TcpStream::connect(("127.0.0.1", 9)).err().is_none_or(|e| refused(&e)),
+        ),
+        ("started a program", std::process::Command::new("/bin/true").status().is_ok()),
+        ("signalled its parent", getppid().is_some_and(|pid| test_kill_process(pid).is_ok())),
+        ("set a limit", setrlimit(Resource::Data, Rlimit { current: data, maximum: data }).is_ok()),
+    ];
+    attempts.into_iter().filter_map(|(what, through)| through.then_some(what)).collect()
 }
 
 fn hang() -> ! {

@@ -15,6 +15,8 @@ pub struct Cgroup {
     pub path: Option<String>,
     pub memory_limit_bytes: Option<u64>,
     pub memory_used_bytes: Option<u64>,
+    /// Part of that which is pages of files not in recent use; 0 where it is not known.
+    pub memory_cache_bytes: u64,
     pub swap_limit_bytes: Option<u64>,
     /// Cores that the CPU quota amounts to.
     pub cpu_quota_cores: Option<f64>,
@@ -25,23 +27,43 @@ pub struct Cgroup {
 
 /// Reads the group of this process.
 pub fn cgroup() -> Cgroup {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    read(&own, Path::new("/sys/fs/cgroup"))
+    read(&own_text(), Path::new("/sys/fs/cgroup"))
+}
+
+/// The kernel's list of the groups of this process.
+pub(super) fn own_text() -> String {
+    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+}
+
+/// The folder of our memory group of that version; `None` where there is none.
+pub(super) fn own_dir(own: &str, root: &Path, version: u8) -> Option<PathBuf> {
+    let (path, root) = match version {
+        2 if root.join("cgroup.controllers").exists() => (unified(own)?, root.to_owned()),
+        1 => (memory_v1(own)?, root.join("memory")),
+        _ => return None,
+    };
+    levels(path, &root).into_iter().next().filter(|dir| dir.is_dir())
+}
+
+fn unified(own: &str) -> Option<&str> {
+    own.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+fn memory_v1(own: &str) -> Option<&str> {
+    own.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        controllers.split(',').any(|name| name == "memory").then_some(path)
+    })
 }
 
 /// `own` is the text of `/proc/self/cgroup`, `root` where the groups are mounted.
 fn read(own: &str, root: &Path) -> Cgroup {
-    let unified = own.lines().find_map(|line| line.strip_prefix("0::"));
-    if let Some(path) = unified
+    if let Some(path) = unified(own)
         && root.join("cgroup.controllers").exists()
     {
         return read_v2(path, root);
     }
-    let v1 = own.lines().find_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        controllers.split(',').any(|name| name == "memory").then_some(path)
-    });
-    v1.map_or_else(Cgroup::default, |path| read_v1(path, root))
+    memory_v1(own).map_or_else(Cgroup::default, |path| read_v1(path, root))
 }
 
 fn read_v2(path: &str, root: &Path) -> Cgroup {
@@ -63,6 +85,7 @@ fn read_v2(path: &str, root: &Path) -> Cgroup {
         path: Some(path.to_owned()),
         memory_limit_bytes: tightest("memory.max").into_iter().chain(tightest("memory.high")).min(),
         memory_used_bytes: own.and_then(|dir| number(&dir.join("memory.current"))),
+        memory_cache_bytes: own.map_or(0, |dir| cache(dir, "inactive_file")),
         swap_limit_bytes: tightest("memory.swap.max"),
         cpu_quota_cores: quota,
         processes_limit: tightest("pids.max"),
@@ -84,6 +107,7 @@ fn read_v1(path: &str, root: &Path) -> Cgroup {
         path: Some(path.to_owned()),
         memory_limit_bytes: limit,
         memory_used_bytes: own.and_then(|dir| number(&dir.join("memory.usage_in_bytes"))),
+        memory_cache_bytes: own.map_or(0, |dir| cache(dir, "total_inactive_file")),
         memory_delegated: own.is_some_and(|dir| writable(&dir.join("cgroup.procs"))),
         ..Cgroup::default()
     }
@@ -97,8 +121,15 @@ fn levels(path: &str, root: &Path) -> Vec<PathBuf> {
     own.ancestors().take_while(|dir| dir.starts_with(root)).map(Path::to_owned).collect()
 }
 
-fn number(file: &Path) -> Option<u64> {
+pub(super) fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// A line of `memory.stat`; 0 where it is not there, which only makes us more careful.
+fn cache(dir: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(value).unwrap_or(0)
 }
 
 /// "MAX PERIOD" in microseconds, or "max PERIOD".

@@ -75,12 +75,7 @@ impl Machine {
         Self {
             kernel: System::kernel_version().ok(),
             cpu: cpu(system.as_ref()),
-            memory: system.as_ref().map_or_else(Memory::default, |system| Memory {
-                total_bytes: system.total_memory(),
-                available_bytes: system.available_memory(),
-                swap_total_bytes: system.total_swap(),
-                swap_free_bytes: system.free_swap(),
-            }),
+            memory: memory_of(system.as_ref()),
             cgroup: cgroup(),
             psi: fs::read_to_string("/proc/pressure/memory").is_ok(),
             landlock_abi: landlock_abi(),
@@ -90,23 +85,30 @@ impl Machine {
         }
     }
 
-    /// The strongest way to hold a worker to its memory limit here.
-    pub fn enforcement(&self) -> &'static str {
-        match self.cgroup.version {
-            Some(2) if self.cgroup.memory_delegated => "cgroup v2",
-            Some(1) if self.cgroup.memory_delegated => "cgroup v1",
-            _ => "rlimit+watchdog",
-        }
-    }
-
     /// Memory that jobs can count on now: the machine's, or the group's if that is less.
     pub fn usable_memory_bytes(&self) -> u64 {
         let group = self.cgroup.memory_limit_bytes.map(|limit| {
             // Unknown use counts as none: the limit itself is still an upper bound.
-            limit.saturating_sub(self.cgroup.memory_used_bytes.unwrap_or(0))
+            let used = self.cgroup.memory_used_bytes.unwrap_or(0);
+            limit.saturating_sub(used.saturating_sub(self.cgroup.memory_cache_bytes))
         });
         self.memory.available_bytes.min(group.unwrap_or(u64::MAX))
     }
+}
+
+/// Memory of the machine now.
+pub fn memory_now() -> Memory {
+    let wanted = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
+    memory_of(System::new_with_specifics(wanted).ok().as_ref())
+}
+
+fn memory_of(system: Option<&System>) -> Memory {
+    system.map_or_else(Memory::default, |system| Memory {
+        total_bytes: system.total_memory(),
+        available_bytes: system.available_memory(),
+        swap_total_bytes: system.total_swap(),
+        swap_free_bytes: system.free_swap(),
+    })
 }
 
 /// Anonymous and file-backed memory of this process that is resident now.

@@ -15,11 +15,14 @@ use serde::Serialize;
 
 use super::prompts::{prompts, raw, text};
 use super::sanity;
+use crate::domain::footprint::Footprint;
 use crate::domain::moments::Moments;
 use crate::domain::{Problem, budget};
-use crate::engine::{EngineInfo, KvType, LoadSpec, RunSequence, RunSpec, default_threads, engine_for};
+use crate::engine::{
+    EngineInfo, KvType, LoadSpec, ModelInfo, RunSequence, RunSpec, default_threads, engine_for,
+};
 use crate::model::{InspectOptions, inspect};
-use crate::worker::{Worker, WorkerLimits, WorkerSummary};
+use crate::worker::{Worker, WorkerLimits, WorkerSummary, dry_run};
 
 /// Prompt tokens computed at once, as llama.cpp does by default.
 const MICRO_BATCH: u32 = 512;
@@ -148,6 +151,27 @@ impl Speed {
     }
 }
 
+/// What the engine counted, or the little that the model says of itself.
+fn devices(predicted: Option<&Footprint>, info: &ModelInfo) -> Vec<DeviceMemory> {
+    let Some(footprint) = predicted else {
+        return vec![DeviceMemory {
+            name: info.engine.device.clone(),
+            model_bytes: Some(info.size_bytes),
+            kv_bytes: None,
+            compute_bytes: None,
+            output_bytes: None,
+        }];
+    };
+    let counted = footprint.devices.iter().map(|device| DeviceMemory {
+        name: device.name.clone(),
+        model_bytes: Some(device.model_bytes),
+        kv_bytes: Some(device.kv_bytes),
+        compute_bytes: Some(device.compute_bytes),
+        output_bytes: Some(device.output_bytes),
+    });
+    counted.collect()
+}
+
 /// Measures a model file.
 ///
 /// # Errors
@@ -169,6 +193,7 @@ pub fn bench(path: &Path, plan: &Plan, report: Report<'_>) -> Result<Bench, Prob
         // As people run models; judged runs leave it off.
         extra_buffers: true,
         gpu_layers: plan.gpu_layers,
+        adapter: Vec::new(),
     };
     let has_tokenizer = inspection.tokenizer_hash.is_some();
     Ok(Bench { model: path.to_owned(), ..bench_spec(&spec, has_tokenizer, plan, report)? })
@@ -224,8 +249,13 @@ pub fn bench_spec(
     if decode_tokens_per_second.n < u64::from(plan.runs) {
         warnings.push("decode_tokens_per_second: a run ended before its second token".to_owned());
     }
-    warnings.push("memory.predicted_bytes: no prediction is made yet".to_owned());
-    warnings.push("memory.devices: key-value, compute and output bytes are not told apart yet".to_owned());
+    let predicted = match dry_run(spec, &plan.limits) {
+        Ok((footprint, _)) => Some(footprint),
+        Err(end) => {
+            warnings.push(format!("memory.predicted_bytes, memory.devices: {}", end.detail));
+            None
+        }
+    };
     Ok(Bench {
         model: spec.paths.first().cloned().unwrap_or_default(),
         description: info.description.clone(),
@@ -243,14 +273,12 @@ pub fn bench_spec(
         kv_type: spec.kv_type,
         gpu: spec.gpu_layers != 0,
         memory: Memory {
-            devices: vec![DeviceMemory {
-                name: info.engine.device.clone(),
-                model_bytes: Some(info.size_bytes),
-                kv_bytes: None,
-                compute_bytes: None,
-                output_bytes: None,
-            }],
-            predicted_bytes: None,
+            devices: devices(predicted.as_ref(), &info),
+            // As the peak is counted: with the pages of the model's files and of the libraries.
+            predicted_bytes: predicted.as_ref().map(|footprint| {
+                let pages = footprint.mapped_bytes().saturating_add(footprint.library_bytes);
+                footprint.held_bytes().saturating_add(pages)
+            }),
             peak_bytes: first.summary.peak_rss_bytes,
             rss_anon_bytes: first.summary.peak_rss_anon_bytes,
             rss_file_bytes: first.summary.peak_rss_file_bytes,

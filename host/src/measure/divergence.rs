@@ -1,7 +1,7 @@
 //! How two models' predictions differ, position by position, and in sum.
 //!
 //! With `p` the reference's and `q` the candidate's distribution and `y` the next token:
-//! KL = sum p (ln p - ln q), delta p = q(y) - p(y), top 1 = [argmax p = argmax q]. Standard
+//! KL = sum p (ln p - ln q), delta p = q(y) - p(y), top 1 says whether argmax p = argmax q. Standard
 //! errors of means are sqrt((mean of squares - mean^2) / (n - 1)), the ratio of perplexities
 //! is exp of the mean difference of the negative log-likelihoods and its error follows from
 //! the paired differences, the error of the root mean square is half the error of the mean

@@ -42,7 +42,7 @@ pub(super) fn raw(vocab: u32, seed: u32, length: usize) -> Vec<u32> {
         .map(|_| {
             // Numerical Recipes' generator; its high bits serve.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (u64::from(state) * u64::from(vocab) >> 32) as u32
+            ((u64::from(state) * u64::from(vocab)) >> 32) as u32
         })
         .collect()
 }

@@ -7,12 +7,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::cache::Kept;
 use super::consistency::{self, Model, Part};
 use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
-use super::gguf::{self, Header, ReadError, Value};
-use super::cache::Kept;
 use super::fuzzy::Sampler;
+use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
 use super::scan::{self, Scanned, Shelf, Wanted, Weights};
 use super::sniff::{Content, sniff};
@@ -162,11 +162,7 @@ pub(super) struct Opened {
 }
 
 impl<'a> Inspector<'a> {
-    pub fn new(
-        options: InspectOptions,
-        hashing: Hashing<'a>,
-        progress: &'a mut dyn FnMut(u64, u64),
-    ) -> Self {
+    pub fn new(options: InspectOptions, hashing: Hashing<'a>, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
         let (sampler, roots) = (Sampler::default(), Roots::default());
         Self { options, hashing, progress, done: 0, sampler, total: 0, roots }
     }

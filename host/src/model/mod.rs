@@ -8,6 +8,7 @@ pub mod discover;
 pub mod facts;
 pub mod finding;
 pub mod folder;
+pub mod footprint;
 pub mod fuzzy;
 pub mod gguf;
 pub mod inspect;

@@ -4,8 +4,7 @@ use std::io::{BufReader, BufWriter, Write};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
-
+use super::guard::{Confinement, confine_calls, confine_files, guard_self};
 use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
 use crate::engine::{self, EngineError, Model};
 
@@ -18,11 +17,26 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// native library prints can get between two frames.
 pub fn serve() -> Result<(), std::io::Error> {
     guard_self();
-    let output = rustix::io::dup(rustix::stdio::stdout())?;
+    let mut output = std::fs::File::from(rustix::io::dup(rustix::stdio::stdout())?);
     rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    write_frame(&mut output, &Event::Hello { protocol: PROTOCOL })?;
+    let mut input = BufReader::new(std::io::stdin());
+    // Still the only thread: what is forbidden from here on is forbidden to all that follow.
+    let mut confined = Confinement::default();
+    let order = match read_frame::<Request>(&mut input)? {
+        Some(Request::Guard(order)) => order,
+        Some(_) => return Err(std::io::Error::other("the first request must be a guard order")),
+        None => return Ok(()),
+    };
+    // Kernels and their libraries are loaded while files can still be opened.
+    let ready = engine::prepare(order.engine)
+        .and_then(|()| confine_files(&order, &mut confined).map_err(EngineError::Request));
+    if let Err(error) = ready {
+        return write_frame(&mut output, &Event::Failed(error));
+    }
     let (events, queue) = sync_channel::<Event>(64);
     let writer = std::thread::Builder::new().name("worker-out".to_owned()).spawn(move || {
-        let mut output = BufWriter::new(std::fs::File::from(output));
+        let mut output = BufWriter::new(output);
         for event in queue {
             // Nobody is left to tell when the parent is gone.
             if write_frame(&mut output, &event).is_err() {
@@ -34,9 +48,9 @@ pub fn serve() -> Result<(), std::io::Error> {
     let (stop_heart, heart_stopped) = channel::<()>();
     let beats = events.clone();
     let heart = std::thread::Builder::new().name("worker-heart".to_owned()).spawn(move || {
-        let mut last = engine::llama::ticks();
+        let mut last = engine::ticks();
         while heart_stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
-            let now = engine::llama::ticks();
+            let now = engine::ticks();
             // Only real progress counts: a worker that hangs must fall silent.
             if now != last {
                 last = now;
@@ -44,8 +58,8 @@ pub fn serve() -> Result<(), std::io::Error> {
             }
         }
     })?;
-    let _ = events.send(Event::Hello { protocol: PROTOCOL });
-    let mut input = BufReader::new(std::io::stdin());
+    confine_calls(&order, &mut confined);
+    let _ = events.send(Event::Guarded(confined));
     let mut model: Option<Box<dyn Model>> = None;
     while let Some(request) = read_frame::<Request>(&mut input)? {
         if matches!(request, Request::Exit) {
@@ -62,21 +76,6 @@ pub fn serve() -> Result<(), std::io::Error> {
     let _ = heart.join();
     let _ = writer.join();
     Ok(())
-}
-
-/// Limits that a worker puts on itself before it touches a model. Each is best effort: what
-/// the machine refuses is the parent's watchdog to make up for.
-fn guard_self() {
-    // Ends with its parent; the second look closes the race with a parent already gone.
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let _ = rustix::thread::set_no_new_privs(true);
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    let _ = rustix::process::setrlimit(Resource::Core, none);
-    let _ = rustix::process::nice(10);
-    // First to go when the machine runs out of memory. Before the next line, which makes
-    // these files root's.
-    crate::governor::memory::go_first();
-    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 fn answer(
@@ -97,9 +96,21 @@ fn answer(
         *model = Some(loaded);
         return events.send(Event::Loaded(info)).map_err(gone);
     }
+    if let Request::Quantize(spec) = &request {
+        engine::quantize(spec)?;
+        return events.send(Event::Done).map_err(gone);
+    }
+    if let Request::Estimate(spec) = &request {
+        let devices = engine::estimate(spec)?;
+        return events.send(Event::Estimated(devices)).map_err(gone);
+    }
     let model = model.as_mut().ok_or_else(|| EngineError::Request("no model is loaded".to_owned()))?;
     match request {
-        Request::Load(_) | Request::Exit => Ok(()),
+        Request::Guard(_)
+        | Request::Load(_)
+        | Request::Estimate(_)
+        | Request::Quantize(_)
+        | Request::Exit => Ok(()),
         Request::Tokenize { texts, add_special } => {
             let tokens =
                 texts.iter().map(|text| model.tokenize(text, add_special)).collect::<Result<_, _>>()?;

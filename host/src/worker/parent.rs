@@ -2,35 +2,23 @@
 
 use std::io::BufReader;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::process::{Ending, Guarded, WorkerEnd};
-use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
-use crate::domain::budget;
+use super::ending::{Ending, WorkerEnd};
+use super::estimate::Seen;
+use super::guard::{Confinement, GuardOrder, Output};
+use super::limits::{WorkerLimits, WorkerMemory};
+use super::process::Guarded;
+use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
+use super::stamp::{difference, stamps};
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
-use crate::engine::{Detail, LoadSpec, ModelInfo, RunRecord, RunSequence, RunSpec, ScoreItem};
-
-/// What a worker may take.
-#[derive(Debug, Clone)]
-pub struct WorkerLimits {
-    /// Anonymous resident memory; `None` leaves it to the machine.
-    pub memory_bytes: Option<u64>,
-    /// Silence after which the worker is taken for hanging.
-    pub stall: Duration,
-    /// Ends the worker as soon as it becomes true.
-    pub cancel: Option<Arc<AtomicBool>>,
-    /// The program to start; this one if `None`.
-    pub program: Option<PathBuf>,
-}
-
-impl Default for WorkerLimits {
-    fn default() -> Self {
-        Self { memory_bytes: None, stall: budget::WORKER_STALL, cancel: None, program: None }
-    }
-}
+use crate::engine::{
+    Detail, EngineKind, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSequence, RunSpec, ScoreItem,
+};
+use crate::governor::admission::{ADMISSION, Budget, Ticket};
 
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +44,9 @@ pub struct WorkerSummary {
     pub peak_rss_file_bytes: u64,
     /// The most of all kinds together, where the kernel says.
     pub peak_rss_bytes: Option<u64>,
+    pub memory: WorkerMemory,
+    /// What became of a file since it was judged; `None` if nothing.
+    pub changed: Option<String>,
 }
 
 /// A worker with a loaded model. Dropping it kills it.
@@ -67,6 +58,9 @@ pub struct Worker {
     info: ModelInfo,
     limits: WorkerLimits,
     load_seconds: f64,
+    confinement: Confinement,
+    /// Last, so that its memory is given back after its process is gone.
+    ticket: Option<Ticket<'static>>,
 }
 
 impl Worker {
@@ -76,8 +70,103 @@ impl Worker {
         limits: &WorkerLimits,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, WorkerEnd> {
+        let mut ticket = admitted(limits)?;
         let started = Instant::now();
-        let mut process = Guarded::start(limits.program.clone(), spec.threads, limits.memory_bytes)?;
+        let (mut worker, spec) = Self::guarded(spec, None, &limits.bounded())?;
+        worker.ask(Request::Load(spec));
+        loop {
+            match worker.next()? {
+                Event::Progress { fraction } => {
+                    if let Some(fraction) = fraction {
+                        progress(Progress { stage: Stage::Loading, fraction });
+                    }
+                }
+                Event::Loaded(info) if info.vocab > 0 => {
+                    worker.info = info;
+                    break;
+                }
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+        if let Some(what) = difference(&worker.process.stamps) {
+            worker.process.kill();
+            return Err(WorkerEnd::new(Ending::Refused, what));
+        }
+        worker.process.loaded();
+        ticket.loaded();
+        worker.ticket = Some(ticket);
+        worker.load_seconds = started.elapsed().as_secs_f64();
+        Ok(worker)
+    }
+
+    /// Memory by device that a load would take, without loading; and what the worker itself
+    /// held at the end of it.
+    pub(super) fn estimate(
+        spec: &LoadSpec,
+        limits: &WorkerLimits,
+    ) -> Result<(Vec<DeviceBytes>, Seen), WorkerEnd> {
+        let (mut worker, spec) = Self::guarded(spec, None, limits)?;
+        worker.ask(Request::Estimate(spec));
+        loop {
+            match worker.next()? {
+                Event::Progress { .. } => {}
+                Event::Estimated(devices) => {
+                    let memory = worker.process.memory();
+                    let gone = || WorkerEnd::new(Ending::Crashed, "it was gone before it was seen");
+                    let seen = Seen {
+                        enforcement: worker.process.enforcement.clone(),
+                        missing: worker.process.missing.clone(),
+                        confinement: worker.confinement.clone(),
+                        memory: memory.ok_or_else(gone)?,
+                    };
+                    worker.finish();
+                    return Ok((devices, seen));
+                }
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+    }
+
+    /// Lets a worker of its own write a quantised copy of a model. Blocks until it is written.
+    pub fn quantize(spec: &QuantizeSpec, limits: &WorkerLimits) -> Result<(), WorkerEnd> {
+        let target = std::path::absolute(&spec.target).unwrap_or_else(|_| spec.target.clone());
+        // It has to be there: the worker may write this one file and make none.
+        std::fs::File::create(&target).map_err(|error| {
+            WorkerEnd::new(Ending::Refused, format!("cannot write {}: {error}", target.display()))
+        })?;
+        let source = LoadSpec::judged(EngineKind::LlamaCpp, spec.source.clone(), 1, spec.threads);
+        let output = Output { path: target.clone(), max_bytes: spec.max_bytes };
+        let (mut worker, source) = Self::guarded(&source, Some(output), &limits.bounded())?;
+        worker.ask(Request::Quantize(QuantizeSpec { source: source.paths, target, ..spec.clone() }));
+        loop {
+            match worker.next()? {
+                Event::Progress { .. } => {}
+                Event::Done => break,
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+        worker.finish();
+        Ok(())
+    }
+
+    /// Starts a worker that has no model yet and is confined to the files of `spec`, whose
+    /// paths come back absolute, and to writing `output`.
+    fn guarded(
+        spec: &LoadSpec,
+        output: Option<Output>,
+        limits: &WorkerLimits,
+    ) -> Result<(Self, LoadSpec), WorkerEnd> {
+        // The worker stands in another folder.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let paths: Vec<PathBuf> = spec.paths.iter().map(absolute).collect();
+        let adapter: Vec<PathBuf> = spec.adapter.iter().map(absolute).collect();
+        let readable: Vec<PathBuf> = paths.iter().chain(&adapter).cloned().collect();
+        let stamps = if limits.stamps.is_empty() {
+            stamps(readable.iter().map(PathBuf::as_path))
+        } else {
+            limits.stamps.clone()
+        };
+        let mut process = Guarded::start(limits, spec.threads, stamps.clone())?;
         let crashed = |what: &str| WorkerEnd::new(Ending::Crashed, what);
         let (mut stdin, stdout) = process.pipes().ok_or_else(|| crashed("no pipes"))?;
         let (requests, queue) = channel::<Request>();
@@ -103,55 +192,38 @@ impl Worker {
                 }
             }
         });
-        let placeholder = crate::engine::EngineInfo {
-            name: String::new(),
-            version: String::new(),
-            build: String::new(),
-            device: String::new(),
-        };
         let mut worker = Self {
             process,
             requests,
             events,
-            info: ModelInfo {
-                vocab: 0,
-                context_train: 0,
-                bos: None,
-                eos: None,
-                adds_bos: false,
-                description: String::new(),
-                size_bytes: 0,
-                parameters: 0,
-                engine: placeholder,
-            },
+            info: no_model(),
             limits: limits.clone(),
             load_seconds: 0.0,
+            confinement: Confinement::default(),
+            ticket: None,
         };
         match worker.next()? {
             Event::Hello { protocol: PROTOCOL } => {}
             _ => return Err(worker.unexpected("a worker of another version")),
         }
-        // The worker stands in another folder.
-        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let paths = spec.paths.iter().map(absolute).collect();
-        worker.ask(Request::Load(LoadSpec { paths, ..spec.clone() }));
-        loop {
-            match worker.next()? {
-                Event::Progress { fraction } => {
-                    if let Some(fraction) = fraction {
-                        progress(Progress { stage: Stage::Loading, fraction });
-                    }
+        worker.ask(Request::Guard(GuardOrder {
+            engine: spec.engine,
+            paths: readable,
+            stamps,
+            confine: limits.confine,
+            accelerator: spec.gpu_layers != 0,
+            output,
+        }));
+        match worker.next()? {
+            Event::Guarded(confinement) => {
+                if confinement.forbids_forks() {
+                    worker.process.watch.alone();
                 }
-                Event::Loaded(info) if info.vocab > 0 => {
-                    worker.info = info;
-                    break;
-                }
-                other => return Err(worker.not_answered(other)),
+                worker.confinement = confinement;
             }
+            other => return Err(worker.not_answered(other)),
         }
-        worker.process.loaded();
-        worker.load_seconds = started.elapsed().as_secs_f64();
-        Ok(worker)
+        Ok((worker, LoadSpec { paths, adapter, ..spec.clone() }))
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -259,6 +331,7 @@ impl Worker {
                 Ok(_) | Err(_) => break false,
             }
         };
+        let peak_group_bytes = self.process.group_peak();
         let ended = self.process.reap().is_some_and(|status| status.success());
         WorkerSummary {
             ending: if done && ended { Ending::Ok } else { Ending::Crashed },
@@ -267,6 +340,21 @@ impl Worker {
             peak_rss_file_bytes: self.process.watch.peak_file.load(Ordering::Relaxed),
             peak_rss_bytes: Some(self.process.watch.peak_all.load(Ordering::Relaxed))
                 .filter(|&peak| peak > 0),
+            memory: WorkerMemory { peak_group_bytes, ..self.memory() },
+            changed: difference(&self.process.stamps),
+        }
+    }
+
+    /// How it is held, and what it took so far.
+    pub fn memory(&self) -> WorkerMemory {
+        WorkerMemory {
+            limit_bytes: self.limits.memory_bytes,
+            enforcement: self.process.enforcement.clone(),
+            confinement: self.confinement.clone(),
+            missing: self.process.missing.clone(),
+            peak_held_bytes: self.process.watch.peak_held(),
+            peak_group_bytes: self.process.group_peak(),
+            alerts: self.process.watch.alerts(),
         }
     }
 
@@ -335,6 +423,10 @@ impl Worker {
 
     fn not_answered(&mut self, event: Event) -> WorkerEnd {
         match event {
+            Event::Failed(error) if self.process.is_refused_memory(&error.to_string()) => {
+                self.process.kill();
+                self.process.refused_memory(&error.to_string())
+            }
             Event::Failed(error @ crate::engine::EngineError::Compute(_)) => {
                 self.process.kill();
                 WorkerEnd::new(Ending::Crashed, error.to_string())
@@ -349,8 +441,49 @@ impl Worker {
 
     /// A worker that breaks the protocol is ended and believed in nothing.
     fn unexpected(&mut self, what: &str) -> WorkerEnd {
+        // A frame cut short by a kill is no lie.
+        if self.process.watch.reason().is_some() || what == FRAME_CUT_SHORT {
+            return self.process.classify();
+        }
         self.process.kill();
         WorkerEnd::new(Ending::Crashed, format!("it broke the protocol: {what}"))
+    }
+}
+
+/// Waits for the desk: two loads never overlap.
+fn admitted(limits: &WorkerLimits) -> Result<Ticket<'static>, WorkerEnd> {
+    let room = |promised| {
+        let now = Budget::now(limits.caps);
+        Budget { bytes: now.bytes.saturating_sub(promised), ..now }
+    };
+    let cancelled = || limits.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed));
+    ADMISSION.ask(limits.demand, limits.guardrail, &room, &cancelled).map_err(|refusal| match refusal {
+        Some(refusal) => WorkerEnd {
+            ending: Ending::Refused,
+            detail: format!("not loaded: {refusal}"),
+            hint: Some(refusal.hint()),
+        },
+        None => WorkerEnd::new(Ending::Refused, "cancelled"),
+    })
+}
+
+/// What is known of a model before there is one.
+fn no_model() -> ModelInfo {
+    ModelInfo {
+        vocab: 0,
+        context_train: 0,
+        bos: None,
+        eos: None,
+        adds_bos: false,
+        description: String::new(),
+        size_bytes: 0,
+        parameters: 0,
+        engine: crate::engine::EngineInfo {
+            name: String::new(),
+            version: String::new(),
+            build: String::new(),
+            device: String::new(),
+        },
     }
 }
 

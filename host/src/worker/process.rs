@@ -2,145 +2,60 @@
 
 use std::io::Read;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
-use serde::{Deserialize, Serialize};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
-use crate::domain::{Problem, ProblemKind, budget};
+use super::ending::{Ending, WorkerEnd, is_out_of_memory};
+use super::leash::Leash;
+use super::limits::WorkerLimits;
+use super::stamp::{Stamp, difference};
+use super::watchdog::{self, Orders, Watch};
+use crate::domain::budget;
+use crate::domain::size::ByteSize;
+use crate::governor::group::GroupRoot;
 use crate::governor::memory::{ProcessMemory, process_memory};
-
-/// How a worker ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Ending {
-    Ok,
-    /// Not started, or the engine declined the model with a reason.
-    Refused,
-    /// Killed by the kernel for memory.
-    OomKilled,
-    /// Killed by us for going over its memory limit.
-    LimitKilled,
-    /// Ended by a signal or with an error of its own.
-    Crashed,
-    /// No progress for too long, ended by us.
-    Stalled,
-    /// A remote engine went away.
-    RemoteLost,
-}
-
-impl Ending {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Refused => "REFUSED",
-            Self::OomKilled => "OOM_KILLED",
-            Self::LimitKilled => "LIMIT_KILLED",
-            Self::Crashed => "CRASHED",
-            Self::Stalled => "STALLED",
-            Self::RemoteLost => "REMOTE_LOST",
-        }
-    }
-}
-
-/// Why a worker gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("worker ended {}: {detail}", ending.as_str())]
-pub struct WorkerEnd {
-    pub ending: Ending,
-    pub detail: String,
-    pub hint: Option<String>,
-}
-
-impl WorkerEnd {
-    pub(super) fn new(ending: Ending, detail: impl Into<String>) -> Self {
-        let hint = match ending {
-            Ending::Ok | Ending::Refused | Ending::RemoteLost => None,
-            Ending::OomKilled => {
-                Some("the machine ran out of memory; close other programs or use a smaller model or context")
-            }
-            Ending::LimitKilled => Some("raise --max-memory, or use a smaller model or context"),
-            Ending::Crashed => Some(
-                "the inference engine failed on this file; nothing else was harmed, and the file should not be trusted",
-            ),
-            Ending::Stalled => Some(
-                "the engine made no progress; the file may be built to hang it, or the disk may be very slow",
-            ),
-        };
-        Self { ending, detail: detail.into(), hint: hint.map(str::to_owned) }
-    }
-}
-
-impl From<WorkerEnd> for Problem {
-    fn from(end: WorkerEnd) -> Self {
-        let kind = match end.ending {
-            Ending::Refused | Ending::Crashed => ProblemKind::Input,
-            _ => ProblemKind::Machine,
-        };
-        Problem { kind, message: end.to_string(), hint: end.hint }
-    }
-}
-
-/// What the watchdog saw and did.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    pub(super) peak_anon: AtomicU64,
-    pub(super) peak_file: AtomicU64,
-    pub(super) peak_all: AtomicU64,
-    over_limit: AtomicBool,
-    loaded: AtomicBool,
-    stop: AtomicBool,
-}
-
-impl Watch {
-    /// Raises the peaks to `memory` and returns its anonymous part; 0 when there is none to see.
-    fn note(&self, memory: Option<ProcessMemory>) -> u64 {
-        let memory = memory.unwrap_or_default();
-        self.peak_anon.fetch_max(memory.rss_anon_bytes, Ordering::Relaxed);
-        self.peak_file.fetch_max(memory.rss_file_bytes, Ordering::Relaxed);
-        self.peak_all.fetch_max(memory.peak_rss_bytes.unwrap_or(0), Ordering::Relaxed);
-        memory.rss_anon_bytes
-    }
-}
 
 /// A running worker process. Dropping it kills its whole group and reaps it.
 #[derive(Debug)]
 pub(super) struct Guarded {
     child: Child,
-    pid: Pid,
+    leash: Arc<Leash>,
     log: Arc<Mutex<Vec<u8>>>,
     log_reader: Option<JoinHandle<()>>,
     pub(super) watch: Arc<Watch>,
     watchdog: Option<JoinHandle<()>>,
     limit: Option<u64>,
-    reaped: bool,
+    data_limited: bool,
+    /// The rungs in force, as reports name them, and why others are not.
+    pub(super) enforcement: String,
+    pub(super) missing: Vec<String>,
+    /// The files it reads, as they were when it was started.
+    pub(super) stamps: Vec<Stamp>,
 }
 
-/// Watchdog period while a model loads, when memory can grow by gigabytes a second.
-const WATCH_LOADING: Duration = Duration::from_millis(20);
-/// Watchdog period afterwards.
-const WATCH_RUNNING: Duration = Duration::from_millis(100);
 /// How long a worker may take to exit after it said it is done.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
+/// How long its last words may take to arrive.
+const LOG_GRACE: Duration = Duration::from_secs(1);
 
 impl Guarded {
-    /// Starts `program __worker` in its own process group with a nearly empty environment.
-    pub(super) fn start(
-        program: Option<PathBuf>,
-        threads: u32,
-        limit: Option<u64>,
-    ) -> Result<Self, WorkerEnd> {
+    /// Starts `program __worker` in its own process group with a nearly empty environment,
+    /// held to `limits` from its first byte on.
+    pub(super) fn start(limits: &WorkerLimits, threads: u32, stamps: Vec<Stamp>) -> Result<Self, WorkerEnd> {
         let refused = |what: String| WorkerEnd::new(Ending::Refused, what);
-        let program = match program {
-            Some(program) => program,
+        let program = match &limits.program {
+            Some(program) => program.clone(),
             None => std::env::current_exe()
                 .map_err(|error| refused(format!("cannot find this program: {error}")))?,
         };
+        let root = limits.groups.clone().unwrap_or_else(GroupRoot::here);
+        let mut rungs = limits.enforcement.set_up(&root, limits.memory_bytes, threads).map_err(|reason| {
+            refused(format!("the enforcement that was asked for is not there: {reason}"))
+        })?;
         let mut command = Command::new(&program);
         command
             .arg(super::WORKER_COMMAND)
@@ -148,6 +63,7 @@ impl Guarded {
             // Without it an abort starts a debugger, which inherits the worker's limits.
             .env("GGML_NO_BACKTRACE", "1")
             .env("OMP_NUM_THREADS", threads.to_string())
+            .env("RAYON_NUM_THREADS", threads.to_string())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -161,7 +77,25 @@ impl Guarded {
         let mut child = command
             .spawn()
             .map_err(|error| refused(format!("cannot start a worker from {}: {error}", program.display())))?;
-        let pid = Pid::from_child(&child);
+        let forced = limits.enforcement != crate::governor::Enforcement::Auto;
+        let mut failed = None;
+        if let Some(Err(reason)) = rungs.group.as_ref().map(|group| group.add(child.id())) {
+            failed = forced.then(|| reason.clone());
+            rungs.group = None;
+            rungs.missing.push(reason);
+        }
+        if let Some(data) = rungs.data_bytes {
+            let pid = Pid::from_child(&child);
+            let limit = Rlimit { current: Some(data), maximum: Some(data) };
+            if let Err(error) = prlimit(Some(pid), Resource::Data, limit) {
+                failed = failed.or_else(|| forced.then(|| format!("RLIMIT_DATA: {error}")));
+                rungs.data_bytes = None;
+                rungs.missing.push(format!("RLIMIT_DATA: {error}"));
+            }
+        }
+        let enforcement = rungs.names();
+        let data_limited = rungs.data_bytes.is_some();
+        let leash = Arc::new(Leash::new(&child, rungs.group));
         let log = Arc::new(Mutex::new(Vec::new()));
         let log_reader = child.stderr.take().map(|stderr| {
             let log = Arc::clone(&log);
@@ -169,11 +103,34 @@ impl Guarded {
         });
         let watch = Arc::new(Watch::default());
         let watchdog = {
-            let watch = Arc::clone(&watch);
-            let id = child.id();
-            std::thread::spawn(move || watch_memory(id, pid, limit, &watch))
+            let (watch, leash) = (Arc::clone(&watch), Arc::clone(&leash));
+            let orders = Orders {
+                limit: limits.memory_bytes,
+                floor: limits.min_free_bytes.unwrap_or(budget::MIN_FREE_BYTES),
+                levels: limits.levels,
+            };
+            std::thread::spawn(move || watchdog::run(&orders, &leash, &watch))
         };
-        Ok(Self { child, pid, log, log_reader, watch, watchdog: Some(watchdog), limit, reaped: false })
+        let process = Self {
+            child,
+            leash,
+            log,
+            log_reader,
+            watch,
+            watchdog: Some(watchdog),
+            limit: limits.memory_bytes,
+            data_limited,
+            enforcement,
+            missing: rungs.missing,
+            stamps,
+        };
+        match failed {
+            // Dropping it ends the worker.
+            Some(reason) => {
+                Err(refused(format!("the enforcement that was asked for is not there: {reason}")))
+            }
+            None => Ok(process),
+        }
     }
 
     pub(super) fn pipes(&mut self) -> Option<(std::process::ChildStdin, std::process::ChildStdout)> {
@@ -182,55 +139,64 @@ impl Guarded {
 
     /// Takes note of the memory in use now, for peaks that come and go between two looks.
     pub(super) fn sample(&self) {
-        self.watch.note(process_memory(self.child.id()));
+        self.watch.look(self.child.id());
+    }
+
+    /// Memory in use now; `None` when it is gone.
+    pub(super) fn memory(&self) -> Option<ProcessMemory> {
+        process_memory(self.child.id())
     }
 
     /// From here on memory grows slowly, and the watchdog may look less often.
     pub(super) fn loaded(&self) {
         self.sample();
-        self.watch.loaded.store(true, Ordering::Relaxed);
+        self.watch.loaded();
+    }
+
+    /// Most memory of its control group, file pages included; `None` without one.
+    pub(super) fn group_peak(&self) -> Option<u64> {
+        self.leash.group()?.peak_bytes()
     }
 
     /// Kills the worker's own group; nothing outside it, and never by name.
     pub(super) fn kill(&self) {
-        if !self.reaped {
-            kill_group(self.pid);
-        }
+        self.leash.kill();
     }
 
     /// Waits for the end of a process that is expected to exit, killing it after a grace period.
     pub(super) fn reap(&mut self) -> Option<ExitStatus> {
         let deadline = Instant::now() + EXIT_GRACE;
         let mut pause = Duration::from_millis(1);
+        let mut killed = false;
         let status = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => break Some(status),
-                Ok(None) if Instant::now() >= deadline => {
-                    self.kill();
-                    break self.child.wait().ok();
-                }
-                Ok(None) => {
+            match self.leash.try_reap(&mut self.child) {
+                Some(status) => break status.ok(),
+                None => {
+                    if !killed && Instant::now() >= deadline {
+                        self.kill();
+                        killed = true;
+                    }
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(20));
                 }
-                Err(_) => break None,
             }
         };
-        // Descendants that outlived the worker still hold its group.
         self.finish_threads();
         status
     }
 
     fn finish_threads(&mut self) {
-        if !self.reaped {
-            self.reaped = true;
-            kill_group(self.pid);
-        }
-        self.watch.stop.store(true, Ordering::Relaxed);
+        self.watch.stop();
         if let Some(watchdog) = self.watchdog.take() {
             let _ = watchdog.join();
         }
-        if let Some(reader) = self.log_reader.take() {
+        let Some(reader) = self.log_reader.take() else { return };
+        // A process that slipped away may hold the pipe open; nobody waits for it.
+        let deadline = Instant::now() + LOG_GRACE;
+        while !reader.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if reader.is_finished() {
             let _ = reader.join();
         }
     }
@@ -238,63 +204,78 @@ impl Guarded {
     /// Turns an unexpected end into words: who ended the process and the last thing it said.
     pub(super) fn classify(&mut self) -> WorkerEnd {
         // It is no longer talking to us, so it must not live on.
-        let early = self.child.try_wait().ok().flatten();
-        let status = match early {
-            Some(status) => {
-                self.finish_threads();
-                Some(status)
-            }
-            None => self.reap(),
-        };
+        let status = self.reap();
+        if let Some(reason) = self.watch.reason() {
+            return WorkerEnd::new(Ending::LimitKilled, reason);
+        }
         let said = self.last_words();
-        let said = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
-        if self.watch.over_limit.load(Ordering::Relaxed) {
-            let used = self.watch.peak_anon.load(Ordering::Relaxed);
+        let text = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
+        let limit = ByteSize(self.limit.unwrap_or(0));
+        if self
+            .leash
+            .group()
+            .and_then(crate::governor::group::Group::oom_kills)
+            .is_some_and(|kills| kills > 0)
+        {
             return WorkerEnd::new(
-                Ending::LimitKilled,
-                format!("it used {} MiB and its limit is {} MiB", used >> 20, self.limit.unwrap_or(0) >> 20),
+                Ending::OomKilled,
+                format!("the kernel ended it at the {limit} of its control group"),
             );
+        }
+        if self.data_limited && is_out_of_memory(&said) {
+            return self.refused_memory(&said);
         }
         match status.map(|status| (status.signal(), status.code())) {
             Some((Some(signal), _)) if signal == Signal::KILL.as_raw() => WorkerEnd::new(
                 Ending::OomKilled,
-                format!("it was killed from outside, most likely for memory{said}"),
+                format!("it was killed from outside, most likely for memory{text}"),
             ),
             Some((Some(signal), _)) => {
-                WorkerEnd::new(Ending::Crashed, format!("signal {signal} ({}){said}", signal_name(signal)))
+                let why = (signal == Signal::BUS.as_raw()).then(|| difference(&self.stamps)).flatten();
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                let name = signal_name(signal);
+                WorkerEnd::new(Ending::Crashed, format!("signal {signal} ({name}){why}{text}"))
             }
-            Some((None, Some(code))) => WorkerEnd::new(Ending::Crashed, format!("exit code {code}{said}")),
-            Some((None, None)) | None => WorkerEnd::new(Ending::Crashed, format!("unknown cause{said}")),
+            Some((None, Some(code))) => WorkerEnd::new(Ending::Crashed, format!("exit code {code}{text}")),
+            Some((None, None)) | None => WorkerEnd::new(Ending::Crashed, format!("unknown cause{text}")),
         }
     }
 
-    /// The last lines of standard error, as one line of plain text.
+    /// The end of a worker that was given no more memory and said so.
+    pub(super) fn refused_memory(&self, said: &str) -> WorkerEnd {
+        let limit = ByteSize(self.limit.unwrap_or(0));
+        WorkerEnd::new(Ending::LimitKilled, format!("it asked for more than its limit of {limit}: {said}"))
+    }
+
+    /// Whether RLIMIT_DATA is in force and a text is the complaint that it makes.
+    pub(super) fn is_refused_memory(&self, said: &str) -> bool {
+        self.data_limited && is_out_of_memory(said)
+    }
+
+    /// An assertion or a panic if there was one, and the last lines of standard error, as one
+    /// line of plain text.
     fn last_words(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&log);
-        let mut lines: Vec<&str> =
-            text.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-        lines.reverse();
-        let line = lines.join(" | ");
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let last = lines.len().saturating_sub(3);
+        let decisive = |line: &&str| DECISIVE.iter().any(|words| line.contains(words));
+        let early = lines.iter().take(last).rfind(|line| decisive(line));
+        let told: Vec<&str> = early.into_iter().chain(lines.iter().skip(last)).copied().collect();
+        let line = told.join(" | ");
         let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(600).collect();
         clean.trim().to_owned()
     }
 }
 
+/// Lines that say why a process gave up, whatever it printed afterwards.
+const DECISIVE: [&str; 4] = ["GGML_ASSERT", "panicked at", "what():", "memory allocation of"];
+
 impl Drop for Guarded {
     fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            let _ = self.child.wait();
-        }
-        self.finish_threads();
+        self.kill();
+        self.reap();
     }
-}
-
-/// SIGKILL to the group led by `leader`. The leader is ours and not yet reaped (or was reaped
-/// this instant), so the number cannot belong to anybody else.
-fn kill_group(leader: Pid) {
-    let _ = rustix::process::kill_process_group(leader, Signal::KILL);
 }
 
 /// Reads a worker's standard error to its end and keeps the last part of it.
@@ -306,20 +287,6 @@ fn keep_tail(mut stderr: ChildStderr, log: &Mutex<Vec<u8>>) {
         log.extend_from_slice(read);
         let excess = log.len().saturating_sub(budget::WORKER_LOG_BYTES);
         log.drain(..excess);
-    }
-}
-
-/// Follows a worker's memory until told to stop, and kills its group when it goes over `limit`.
-fn watch_memory(id: u32, leader: Pid, limit: Option<u64>, watch: &Watch) {
-    while !watch.stop.load(Ordering::Relaxed) {
-        let used = watch.note(process_memory(id));
-        if limit.is_some_and(|limit| used > limit) {
-            watch.over_limit.store(true, Ordering::Relaxed);
-            kill_group(leader);
-            return;
-        }
-        let loaded = watch.loaded.load(Ordering::Relaxed);
-        std::thread::sleep(if loaded { WATCH_RUNNING } else { WATCH_LOADING });
     }
 }
 

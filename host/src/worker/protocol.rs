@@ -7,19 +7,28 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::guard::{Confinement, GuardOrder};
 use crate::domain::budget;
+use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
-use crate::engine::{EngineError, LoadSpec, ModelInfo, RunRecord, RunSpec, ScoreItem};
+use crate::engine::{EngineError, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, ScoreItem};
 
 /// Changes whenever a message changes shape.
 pub(super) const PROTOCOL: u32 = 2;
+
+/// What is said of a stream that ends within a frame.
+pub(super) const FRAME_CUT_SHORT: &str = "frame cut short";
 
 /// Parent to worker. Each request is answered by zero or more events and then one of
 /// [`Event::Done`] and [`Event::Failed`], except where another final event is named.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// Answered by `Progress`... and `Loaded`, or `Failed`. Must come first, once.
+    /// Answered by `Guarded`, or `Failed`. Must come first, once.
+    Guard(GuardOrder),
+    /// Answered by `Progress`... and `Loaded`, or `Failed`. Must come second, once.
     Load(LoadSpec),
+    /// A dry run, instead of `Load`; answered by `Estimated`, or `Failed`.
+    Estimate(LoadSpec),
     /// Answered by `Tokens`.
     Tokenize { texts: Vec<String>, add_special: bool },
     /// Answered by `Texts`.
@@ -29,6 +38,8 @@ pub(super) enum Request {
     /// Answered by `Trace` (several in a row for a whole distribution) or `NoTrace` per item, in
     /// order, and `Done`.
     Score { items: Vec<ScoreItem> },
+    /// Write a quantised copy of a model; answered by `Progress`... and `Done`. Needs no `Load`.
+    Quantize(QuantizeSpec),
     /// Free the model and exit; answered by `Done`.
     Exit,
     /// Answered by `Progress`... and `Ran`.
@@ -45,7 +56,9 @@ pub(super) enum Event {
     Progress {
         fraction: Option<f32>,
     },
+    Guarded(Confinement),
     Loaded(ModelInfo),
+    Estimated(Vec<DeviceBytes>),
     Tokens(Vec<Vec<u32>>),
     Texts(Vec<String>),
     Trace {
@@ -90,7 +103,7 @@ pub(super) fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Resu
     let mut body = Vec::new();
     input.by_ref().take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "frame cut short"));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FRAME_CUT_SHORT));
     }
     let (message, rest) = postcard::take_from_bytes(&body)
         .map_err(|error| invalid(format!("frame not understood: {error}")))?;

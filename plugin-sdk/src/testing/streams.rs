@@ -1,40 +1,7 @@
-//! Whole runs of deciders, streams of scores with a known mean, and how often a decider errs
-//! on them. Everything is a function of a seed, so a rate that holds once holds always.
+//! Streams of scores with a known mean, and how often a decider errs on them. Everything is
+//! a function of a seed, so a rate that holds once holds always, on any number of threads.
 
-use crate::run_decider::{begin, fold};
-use crate::{Decider, Decision, DecisionParams, Result, Step};
-
-/// All steps, with the scores given `chunk` at a time through saved states, and the size
-/// in bytes of the largest state.
-///
-/// # Errors
-/// What the decider says.
-pub fn steps<D: Decider>(
-    params: &DecisionParams,
-    scores: &[f64],
-    chunk: usize,
-) -> Result<(Vec<Step>, usize)> {
-    let (mut state, mut all) = (begin::<D>(params)?, Vec::new());
-    let mut largest = state.len();
-    for scores in scores.chunks(chunk) {
-        let (next, steps) = fold::<D>(&state, scores)?;
-        state = next;
-        largest = largest.max(state.len());
-        all.extend(steps.into_iter().map(|(_, step)| step));
-    }
-    Ok((all, largest))
-}
-
-/// The first decision and the number of scores up to it; UNDECIDED and all of them if
-/// there is none.
-///
-/// # Errors
-/// What the decider says.
-pub fn stop<D: Decider>(params: &DecisionParams, scores: &[f64]) -> Result<(Decision, usize)> {
-    let (steps, _) = steps::<D>(params, scores, scores.len().max(1))?;
-    let decided = (1..).zip(&steps).find(|(_, step)| step.decision != Decision::Undecided);
-    Ok(decided.map_or((Decision::Undecided, scores.len()), |(n, step)| (step.decision, n)))
-}
+use crate::{Decider, Decision, DecisionParams, Refusal, Result};
 
 /// A small generator of uniform numbers (Steele, Lea and Flood's SplitMix64).
 #[derive(Debug, Clone)]
@@ -137,38 +104,81 @@ pub struct Rates {
     pub scores: f64,
 }
 
-/// Runs a decider `runs` times on `n_max` scores each, looking after every score. A look
-/// without an interval has missed nothing.
+/// What was counted in some runs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    missed: u64,
+    same: u64,
+    different: u64,
+    scores: u64,
+}
+
+/// Runs a decider `runs` times on `n_max` scores each, looking after every score, on all
+/// cores. A look without an interval has missed nothing.
 ///
 /// # Errors
 /// What the decider says.
 pub fn rates<D: Decider>(params: &DecisionParams, stream: Stream, runs: u32, seed: u64) -> Result<Rates> {
-    let mut counts = [0_u64; 4];
-    for run in 0..runs {
-        // Far apart in the generator's period, whatever the seed.
-        let mut random = Random::new(seed.wrapping_mul(0xD134_2543_DE82_EF95) ^ u64::from(run) << 32);
-        let (mut decider, mut sum, mut missed) = (D::start(params)?, 0.0, false);
-        let mut decided = (Decision::Undecided, params.n_max);
-        for n in 1..=params.n_max {
-            let score = stream.draw(&mut random, n, sum);
-            sum += score;
-            let step = decider.step(score)?;
-            let mean = stream.mean(n);
-            // The stream's mean and the interval are rounded apart.
-            let outside = |(lower, upper)| mean < lower - 1e-9 || mean > upper + 1e-9;
-            missed |= step.interval.is_some_and(outside);
-            if decided.0 == Decision::Undecided && step.decision != Decision::Undecided {
-                decided = (step.decision, n);
-            }
-        }
-        let [missed_runs, same, different, scores] = &mut counts;
-        *missed_runs += u64::from(missed);
-        *same += u64::from(decided.0 == Decision::Same);
-        *different += u64::from(decided.0 == Decision::Different);
-        *scores += decided.1;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let all: Vec<u32> = (0..runs).collect();
+    let parts: Vec<Result<Counts>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = all
+            .chunks(all.len().div_ceil(cores).max(1))
+            .map(|runs| {
+                scope.spawn(move || {
+                    let run = |&run: &u32| one_run::<D>(params, stream, seed, run);
+                    runs.iter().map(run).try_fold(Counts::default(), |sum, run| run.map(|run| add(sum, run)))
+                })
+            })
+            .collect();
+        let lost = || Err(Refusal::Other("a thread of the simulation ended early".into()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+    });
+    let mut sum = Counts::default();
+    for part in parts {
+        sum = add(sum, part?);
     }
-    let [missed, same, different, scores] = counts.map(|count| count as f64 / f64::from(runs));
+    let [missed, same, different, scores] =
+        [sum.missed, sum.same, sum.different, sum.scores].map(|count| count as f64 / f64::from(runs));
     Ok(Rates { missed, same, different, scores })
+}
+
+fn add(a: Counts, b: Counts) -> Counts {
+    Counts {
+        missed: a.missed + b.missed,
+        same: a.same + b.same,
+        different: a.different + b.different,
+        scores: a.scores + b.scores,
+    }
+}
+
+fn one_run<D: Decider>(params: &DecisionParams, stream: Stream, seed: u64, run: u32) -> Result<Counts> {
+    // Far apart in the generator's period, whatever the seed.
+    let mut random = Random::new(seed.wrapping_mul(0xD134_2543_DE82_EF95) ^ u64::from(run) << 32);
+    let (mut decider, mut sum, mut missed) = (D::start(params)?, 0.0, false);
+    let mut decided = (Decision::Undecided, params.n_max);
+    for n in 1..=params.n_max {
+        let score = stream.draw(&mut random, n, sum);
+        sum += score;
+        let step = decider.step(score)?;
+        let mean = stream.mean(n);
+        // The stream's mean and the interval are rounded apart.
+        let outside = |(lower, upper)| mean < lower - 1e-9 || mean > upper + 1e-9;
+        missed |= step.interval.is_some_and(outside);
+        if decided.0 == Decision::Undecided && step.decision != Decision::Undecided {
+            decided = (step.decision, n);
+        }
+        // Without an interval nothing more can happen.
+        if step.interval.is_none() && decided.0 != Decision::Undecided {
+            break;
+        }
+    }
+    Ok(Counts {
+        missed: u64::from(missed),
+        same: u64::from(decided.0 == Decision::Same),
+        different: u64::from(decided.0 == Decision::Different),
+        scores: decided.1,
+    })
 }
 
 /// The most that a rate of at most `alpha` shows in `runs` runs: three standard errors more.

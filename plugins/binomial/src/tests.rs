@@ -1,22 +1,33 @@
 use assayd_plugin_sdk::Decision;
-use assayd_plugin_sdk::testing::{Stream, allowed, rates, steps, stop};
+use assayd_plugin_sdk::testing::{
+    Stream, allowed, covers, grouping_changes_no_bit, interval_is, rates, stop, varied,
+};
 
 use super::*;
 
 const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
-/// Scores that repeat no pattern soon.
-fn varied() -> Vec<f64> {
-    (0..200_u32).map(|i| f64::from(u8::from(i * 7919 % 101 < 20))).collect()
+/// Passes and fails that repeat no pattern soon.
+fn passes(n: u32) -> Vec<f64> {
+    varied(n).into_iter().map(|score| f64::from(u8::from(score < 0.195))).collect()
+}
+
+/// The ends were computed by another program.
+#[test]
+fn golden_intervals() {
+    let (params, scores) = (DecisionParams { alpha: 0.05, ..AUDIT }, passes(40));
+    for (n, expected) in [
+        (8, (0.012_774_029_571_647, 0.745_485_314_320_859)),
+        (24, (0.037_827_256_618_540, 0.516_348_551_540_652)),
+        (40, (0.054_315_471_191_159, 0.439_193_201_565_572)),
+    ] {
+        interval_is::<Binomial>(&params, &scores[..n], expected);
+    }
 }
 
 #[test]
 fn grouping_of_scores_changes_no_bit_and_the_state_stays_small() {
-    let (whole, bytes) = steps::<Binomial>(&AUDIT, &varied(), 200).unwrap();
-    assert!(bytes <= 100, "{bytes}");
-    for chunk in [1, 7, 64] {
-        assert_eq!(steps::<Binomial>(&AUDIT, &varied(), chunk).unwrap().0, whole);
-    }
+    grouping_changes_no_bit::<Binomial>(&AUDIT, &passes(200), 100);
 }
 
 /// Stopping times computed apart from this code.
@@ -49,7 +60,7 @@ fn three_scores_by_hand() {
 #[test]
 fn ends_are_where_the_evidence_is_one_over_alpha() {
     let mut decider = Binomial::start(&AUDIT).unwrap();
-    for score in varied() {
+    for score in passes(200) {
         let (lower, upper) = decider.step(score).unwrap().interval.unwrap();
         for end in [lower, upper] {
             let exact = (decider.log_e(end) - 100.0_f64.ln()).abs() < 1e-6;
@@ -68,11 +79,8 @@ fn only_pass_and_fail_are_scores() {
 }
 
 fn misses(runs: u32, n_max: u64) {
-    for stream in [0.01, 0.1, 0.5].map(Stream::Bernoulli) {
-        let params = DecisionParams { alpha: 0.05, n_max, ..AUDIT };
-        let rates = rates::<Binomial>(&params, stream, runs, 21).unwrap();
-        assert!(rates.missed <= allowed(params.alpha, runs), "{stream:?}: {rates:?}");
-    }
+    let params = DecisionParams { alpha: 0.05, n_max, ..AUDIT };
+    covers::<Binomial>(&params, &[0.01, 0.1, 0.5].map(Stream::Bernoulli), runs, 21);
 }
 
 #[test]
@@ -81,7 +89,7 @@ fn the_interval_holds_the_mean_at_every_time() {
 }
 
 #[test]
-#[ignore = "10,000 streams of 1,000 scores take a minute; the short test above always runs"]
+#[ignore = "10,000 streams of 1,000 scores take a minute or two; the short test above always runs"]
 fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
     misses(10_000, 1_000);
 }

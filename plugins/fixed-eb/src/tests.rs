@@ -1,22 +1,29 @@
 use assayd_plugin_sdk::Decision;
-use assayd_plugin_sdk::testing::{COVERED, allowed, rates, steps, stop};
+use assayd_plugin_sdk::testing::{
+    COVERED, SHORT, allowed, grouping_changes_no_bit, interval_is, published_cases, rates, steps, stop,
+    varied,
+};
 
 use super::*;
 
 const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
-/// Scores that repeat no pattern soon.
-fn varied() -> Vec<f64> {
-    (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect()
+/// Five times eight scores; the ends were computed by another program.
+#[test]
+fn golden_intervals() {
+    let params = DecisionParams { alpha: 0.05, ..AUDIT };
+    let scores = SHORT.repeat(5);
+    for (n, expected) in
+        [(8, (0.0, 1.0)), (24, (0.0, 0.881_197_656_047_558)), (40, (0.0, 0.650_973_258_090_377))]
+    {
+        let params = DecisionParams { n_max: n as u64, ..params };
+        interval_is::<FixedEb>(&params, &scores[..n], expected);
+    }
 }
 
 #[test]
 fn grouping_of_scores_changes_no_bit_and_the_state_stays_small() {
-    let (whole, bytes) = steps::<FixedEb>(&AUDIT, &varied(), 200).unwrap();
-    assert!(bytes <= 100, "{bytes}");
-    for chunk in [1, 7, 64] {
-        assert_eq!(steps::<FixedEb>(&AUDIT, &varied(), chunk).unwrap().0, whole);
-    }
+    grouping_changes_no_bit::<FixedEb>(&AUDIT, &varied(200), 100);
 }
 
 #[test]
@@ -61,12 +68,9 @@ fn the_interval_holds_the_mean_at_n_max() {
 /// The published vectors, where they lie beside the checkout.
 #[test]
 fn published_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
-    let Ok(text) = std::fs::read_to_string(path) else { return };
-    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let Some(vectors) = assayd_plugin_sdk::testing::published_vectors("fixed-eb") else { return };
     let mut compared = 0;
-    for case in vectors["cases"].as_array().unwrap() {
-        let scores: Vec<f64> = case["x"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    for (case, scores) in published_cases(&vectors) {
         for expected in case["expected"].as_array().unwrap() {
             let alpha = expected["alpha"].as_f64().unwrap();
             for row in expected["rows"].as_array().unwrap() {

@@ -1,31 +1,18 @@
 use assayd_plugin_sdk::Decision;
 use assayd_plugin_sdk::run_decider::{begin, fold};
-use assayd_plugin_sdk::testing::{allowed, rates, worst_nulls};
+use assayd_plugin_sdk::testing::{
+    COVERED, SHORT, Stream, allowed, grouping_changes_no_bit, holds_its_error, published_cases,
+    published_vectors, rates, stop, varied, worst_nulls,
+};
 
 use super::*;
 
+fn steps(params: &DecisionParams, scores: &[f64], chunk: usize) -> Vec<Step> {
+    assayd_plugin_sdk::testing::steps::<Grid5>(params, scores, chunk).unwrap().0
+}
+
 fn params(alpha: f64, gamma: f64, delta: f64) -> DecisionParams {
     DecisionParams { alpha, gamma, delta, n_max: 1000 }
-}
-
-/// All steps, scores given `chunk` at a time through saved states.
-fn steps(params: &DecisionParams, scores: &[f64], chunk: usize) -> Vec<Step> {
-    let mut state = begin::<Grid5>(params).unwrap();
-    let mut all = Vec::new();
-    for scores in scores.chunks(chunk) {
-        let (next, steps) = fold::<Grid5>(&state, scores).unwrap();
-        assert!(next.len() < 200, "ten logarithms and the parameters, not {} bytes", next.len());
-        state = next;
-        all.extend(steps.into_iter().map(|(_, step)| step));
-    }
-    all
-}
-
-/// First step with a decision, counted from one.
-fn stop(params: &DecisionParams, scores: &[f64]) -> (Decision, usize) {
-    let steps = steps(params, scores, scores.len());
-    let at = steps.iter().position(|step| step.decision != Decision::Undecided);
-    at.map_or((Decision::Undecided, scores.len()), |at| (steps[at].decision, at + 1))
 }
 
 type Golden = ((f64, f64), [(f64, f64); 8]);
@@ -63,10 +50,9 @@ const GOLDEN: [Golden; 2] = [
 /// Expected values are products of exact fractions, computed apart from this code.
 #[test]
 fn golden_log_evidence() {
-    let scores = [0.0, 0.0625, 1.0, 0.25, 0.0, 0.5, 0.0, 0.03125];
     for ((gamma, delta), expected) in GOLDEN {
         for chunk in [1, 3, 8] {
-            let steps = steps(&params(0.01, gamma, delta), &scores, chunk);
+            let steps = steps(&params(0.01, gamma, delta), &SHORT, chunk);
             for (step, (same, different)) in steps.iter().zip(expected) {
                 assert!((step.log_e_same.unwrap() - same).abs() < 1e-12, "{step:?} {same}");
                 assert!((step.log_e_different.unwrap() - different).abs() < 1e-12, "{step:?} {different}");
@@ -87,8 +73,8 @@ fn identical_and_opposite_models_stop_where_the_design_says() {
         (params(0.001, 0.02, 0.10), 73, 2),
         (params(0.01, 0.10, 0.10), 51, 3),
     ] {
-        assert_eq!(stop(&params, &zeros), (Decision::Same, same), "{params:?}");
-        assert_eq!(stop(&params, &ones), (Decision::Different, different), "{params:?}");
+        assert_eq!(stop::<Grid5>(&params, &zeros).unwrap(), (Decision::Same, same), "{params:?}");
+        assert_eq!(stop::<Grid5>(&params, &ones).unwrap(), (Decision::Different, different), "{params:?}");
         let bound = (1.0 / params.alpha).ln() / -(1.0 - params.delta).ln();
         assert!(same as f64 <= 1.25 * bound.ceil());
     }
@@ -96,12 +82,9 @@ fn identical_and_opposite_models_stop_where_the_design_says() {
 
 #[test]
 fn grouping_of_scores_changes_no_bit() {
-    let scores: Vec<f64> = (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect();
-    let params = params(0.01, 0.05, 0.2);
-    let whole = steps(&params, &scores, 200);
-    for chunk in [1, 7, 64] {
-        assert_eq!(steps(&params, &scores, chunk), whole);
-    }
+    let (params, scores) = (params(0.01, 0.05, 0.2), varied(200));
+    // Ten logarithms and the parameters.
+    grouping_changes_no_bit::<Grid5>(&params, &scores, 200);
     let state = |chunk| {
         scores
             .chunks(chunk)
@@ -151,13 +134,10 @@ fn what_is_not_a_score_or_a_state_is_an_error() {
 
 /// The published vectors, where they lie beside the checkout.
 #[test]
-fn published_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
-    let Ok(text) = std::fs::read_to_string(path) else { return };
-    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+fn published_evidence_and_verdicts() {
+    let Some(vectors) = published_vectors("grid5") else { return };
     let mut compared = 0;
-    for case in vectors["cases"].as_array().unwrap() {
-        let scores: Vec<f64> = case["x"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    for (case, scores) in published_cases(&vectors) {
         for expected in case["grid5"].as_array().unwrap() {
             let (gamma, delta) = (expected["gamma"].as_f64().unwrap(), expected["delta"].as_f64().unwrap());
             let steps = steps(&params(0.01, gamma, delta), &scores, 16);
@@ -171,7 +151,8 @@ fn published_vectors() {
                 }
             }
             for verdict in expected["decisions"].as_array().unwrap() {
-                let (decision, n) = stop(&params(verdict["alpha"].as_f64().unwrap(), gamma, delta), &scores);
+                let asked = params(verdict["alpha"].as_f64().unwrap(), gamma, delta);
+                let (decision, n) = stop::<Grid5>(&asked, &scores).unwrap();
                 let name = format!("{decision:?}").to_uppercase();
                 assert_eq!(Some(name.as_str()), verdict["verdict"].as_str(), "{} {gamma}", case["id"]);
                 assert_eq!(Some(n as u64), verdict["n"].as_u64(), "{} {gamma}", case["id"]);
@@ -182,20 +163,35 @@ fn published_vectors() {
     assert!(compared > 1000);
 }
 
-/// Runs on streams whose mean is exactly gamma or delta, looked at after every score.
+/// Runs on streams whose mean is exactly gamma or delta, looked at after every score. The
+/// Bernoulli streams are models that differ grossly on a share gamma or delta of the prompts
+/// and agree on the rest.
 fn errors_at_the_bands(runs: u32) {
-    for params in [params(0.025, 0.05, 0.25), params(0.01, 0.05, 0.20), params(0.01, 0.10, 0.10)] {
+    for params in [
+        params(0.025, 0.05, 0.25),
+        params(0.01, 0.05, 0.20),
+        params(0.001, 0.02, 0.10),
+        params(0.01, 0.10, 0.10),
+    ] {
         let params = DecisionParams { n_max: 400, ..params };
         let limit = allowed(params.alpha, runs);
-        for stream in worst_nulls(params.gamma) {
+        let just_below = Stream::Bernoulli(0.98 * params.gamma);
+        for stream in worst_nulls(params.gamma).into_iter().chain([just_below]) {
             let rates = rates::<Grid5>(&params, stream, runs, 1).unwrap();
             assert!(rates.different <= limit, "{params:?} {stream:?}: {rates:?}");
+            say(&params, stream, "DIFFERENT", rates.different, runs);
         }
         for stream in worst_nulls(params.delta) {
             let rates = rates::<Grid5>(&params, stream, runs, 2).unwrap();
             assert!(rates.same <= limit, "{params:?} {stream:?}: {rates:?}");
+            say(&params, stream, "SAME", rates.same, runs);
         }
     }
+}
+
+fn say(params: &DecisionParams, stream: Stream, what: &str, share: f64, runs: u32) {
+    let DecisionParams { alpha, gamma, delta, .. } = params;
+    println!("alpha {alpha} gamma {gamma} delta {delta} {stream:?}: {what} {share:.5} of {runs}");
 }
 
 #[test]
@@ -209,10 +205,27 @@ fn false_verdicts_are_as_rare_as_claimed_in_20_000_runs() {
     errors_at_the_bands(20_000);
 }
 
+/// Without a zone between the bands, on every stream that the intervals are tested on.
+fn errors_on_every_stream(runs: u32, n_max: u64) {
+    for stream in COVERED {
+        holds_its_error::<Grid5>(&DecisionParams { n_max, ..params(0.05, 0.1, 0.1) }, stream, runs, 4);
+    }
+}
+
+#[test]
+fn the_error_holds_on_every_stream() {
+    errors_on_every_stream(1_000, 400);
+}
+
+#[test]
+#[ignore = "10,000 streams of 1,000 scores take half a minute; the short test above always runs"]
+fn the_error_holds_on_every_stream_in_10_000_runs() {
+    errors_on_every_stream(10_000, 1_000);
+}
+
 /// Expected numbers of scores to a verdict (simulated apart from this code) on clear cases.
 #[test]
 fn clear_cases_need_few_scores() {
-    use assayd_plugin_sdk::testing::Stream;
     let params = DecisionParams { n_max: 400, ..params(0.01, 0.10, 0.10) };
     for (stream, decision, scores) in [
         (Stream::Bernoulli(0.0), Decision::Same, 51.5),

@@ -35,26 +35,13 @@ export_scorer!("js", score, r#"{"type":"object","additionalProperties":false}"#)
 
 #[cfg(test)]
 mod tests {
-    use assayd_plugin_sdk::testing::{misfits, summary, toy};
-    use assayd_plugin_sdk::{PlainTrace, Row};
+    use assayd_plugin_sdk::PlainTrace;
+    use assayd_plugin_sdk::testing::{loses_by_coarsening, note, refuses_what_does_not_fit, three_rows, toy};
 
     use super::*;
 
-    /// Three rows of a model with two tokens; the second row is alike.
-    fn reference() -> PlainTrace {
-        toy(&[&[1.0, 0.0], &[0.0, 2.0], &[0.5, 0.0]], &[0, 1, 1])
-    }
-
-    fn candidate() -> PlainTrace {
-        toy(&[&[0.0, 0.0], &[0.0, 2.0], &[1.0, 0.0]], &[0, 1, 1])
-    }
-
     fn scored(reference: PlainTrace, candidate: PlainTrace) -> Result<Score, Refusal> {
         score(&Trial::plain("c", reference, candidate), &Params::default())
-    }
-
-    fn note(score: &Score, name: &str) -> Option<f64> {
-        score.notes.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
     /// The value of the formula, computed apart from this code with 30 digits.
@@ -62,7 +49,8 @@ mod tests {
 
     #[test]
     fn golden_value_in_both_directions() {
-        for score in [scored(reference(), candidate()), scored(candidate(), reference())] {
+        let (reference, candidate) = three_rows();
+        for score in [scored(reference.clone(), candidate.clone()), scored(candidate, reference)] {
             let score = score.unwrap();
             assert!((note(&score, "mean_js_nats").unwrap() - MEAN).abs() < 1e-12);
             assert!((score.value - MEAN / std::f64::consts::LN_2).abs() < 1e-9);
@@ -71,7 +59,8 @@ mod tests {
 
     #[test]
     fn equal_is_exactly_zero_and_disjoint_is_one() {
-        assert_eq!(scored(reference(), reference()).unwrap().value.to_bits(), 0);
+        let (reference, _) = three_rows();
+        assert_eq!(scored(reference.clone(), reference).unwrap().value.to_bits(), 0);
         let (one, other) = (toy(&[&[0.0, f32::NEG_INFINITY]], &[0]), toy(&[&[f32::NEG_INFINITY, 0.0]], &[0]));
         let disjoint = scored(one, other).unwrap();
         assert!((disjoint.value - 1.0).abs() < 1e-12);
@@ -80,30 +69,11 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_an_error_and_never_a_number() {
-        for (what, reference, candidate) in misfits() {
-            let outcome = scored(reference, candidate);
-            assert!(matches!(outcome, Err(Refusal::InvalidEvidence(_))), "{what}: {outcome:?}");
-        }
-        let bare = summary(reference());
-        assert!(matches!(scored(bare.clone(), bare.clone()), Err(Refusal::Unsupported(_))));
-        assert!(matches!(scored(reference(), bare), Err(Refusal::InvalidEvidence(_))));
-        let nan = PlainTrace { rows: vec![Row::Full(vec![f32::NAN; 2]); 3], ..candidate() };
-        assert!(matches!(scored(reference(), nan), Err(Refusal::InvalidEvidence(_))));
+        refuses_what_does_not_fit(scored);
     }
 
-    /// Two tokens in one cell: less can be seen, never more.
     #[test]
     fn a_coarsened_distribution_gives_a_lower_bound() {
-        let whole = [toy(&[&[1.0, 0.0, -1.0]], &[0]), toy(&[&[1.0, -1.0, 0.0]], &[0])];
-        let coarse = whole.clone().map(|trace| {
-            let rest = (1.0_f64 + (-1.0_f64).exp()).ln() as f32;
-            PlainTrace {
-                rows: vec![Row::Coarse { ids: vec![0], logits: vec![1.0], buckets: vec![rest] }],
-                ..trace
-            }
-        });
-        let [full, coarse] = [whole, coarse].map(|[a, b]| scored(a, b).unwrap());
-        assert!(note(&full, "coarse") == Some(0.0) && note(&coarse, "coarse") == Some(1.0));
-        assert!(note(&full, "mean_js_nats").unwrap() > 0.01 && note(&coarse, "mean_js_nats").unwrap() < 1e-6);
+        loses_by_coarsening(scored, "mean_js_nats");
     }
 }

@@ -1,22 +1,28 @@
 use assayd_plugin_sdk::Decision;
-use assayd_plugin_sdk::testing::{COVERED, allowed, rates, steps, stop, worst_nulls};
+use assayd_plugin_sdk::testing::{
+    COVERED, SHORT, allowed, covers, grouping_changes_no_bit, interval_is, published_cases, rates, steps,
+    stop, varied, worst_nulls,
+};
 
 use super::*;
 
 const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
-/// Scores that repeat no pattern soon.
-fn varied() -> Vec<f64> {
-    (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect()
+/// Five times eight scores; the ends were computed by another program.
+#[test]
+fn golden_intervals() {
+    let params = DecisionParams { alpha: 0.05, ..AUDIT };
+    let scores = SHORT.repeat(5);
+    for (n, expected) in
+        [(8, (0.0, 1.0)), (24, (0.0, 0.605_127_160_281_177)), (40, (0.0, 0.473_074_283_555_433))]
+    {
+        interval_is::<PrplEb>(&params, &scores[..n], expected);
+    }
 }
 
 #[test]
 fn grouping_of_scores_changes_no_bit_and_the_state_stays_small() {
-    let (whole, bytes) = steps::<PrplEb>(&AUDIT, &varied(), 200).unwrap();
-    assert!(bytes <= 100, "{bytes}");
-    for chunk in [1, 7, 64] {
-        assert_eq!(steps::<PrplEb>(&AUDIT, &varied(), chunk).unwrap().0, whole);
-    }
+    grouping_changes_no_bit::<PrplEb>(&AUDIT, &varied(200), 100);
 }
 
 /// Published: with scores of zero, alpha 0.01 and bets of at most a half.
@@ -57,11 +63,7 @@ fn verdicts_use_the_near_end_and_stay() {
 }
 
 fn misses(runs: u32, n_max: u64) {
-    for stream in COVERED {
-        let params = DecisionParams { alpha: 0.05, n_max, ..AUDIT };
-        let rates = rates::<PrplEb>(&params, stream, runs, 21).unwrap();
-        assert!(rates.missed <= allowed(params.alpha, runs), "{stream:?}: {rates:?}");
-    }
+    covers::<PrplEb>(&DecisionParams { alpha: 0.05, n_max, ..AUDIT }, &COVERED, runs, 21);
 }
 
 #[test]
@@ -70,7 +72,7 @@ fn the_interval_holds_the_mean_at_every_time() {
 }
 
 #[test]
-#[ignore = "10,000 streams of 1,000 scores take a minute; the short test above always runs"]
+#[ignore = "10,000 streams of 1,000 scores take half a minute; the short test above always runs"]
 fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
     misses(10_000, 1_000);
 }
@@ -87,12 +89,9 @@ fn false_verdicts_are_as_rare_as_claimed() {
 /// The published vectors, where they lie beside the checkout.
 #[test]
 fn published_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
-    let Ok(text) = std::fs::read_to_string(path) else { return };
-    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let Some(vectors) = assayd_plugin_sdk::testing::published_vectors("prpl-eb") else { return };
     let mut compared = 0;
-    for case in vectors["cases"].as_array().unwrap() {
-        let scores: Vec<f64> = case["x"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    for (case, scores) in published_cases(&vectors) {
         for expected in case["expected"].as_array().unwrap() {
             let alpha = expected["alpha"].as_f64().unwrap();
             let (two_sided, _) = steps::<PrplEb>(&DecisionParams { alpha, ..AUDIT }, &scores, 100).unwrap();

@@ -1,22 +1,28 @@
 use assayd_plugin_sdk::Decision;
-use assayd_plugin_sdk::testing::{COVERED, Stream, allowed, rates, steps, stop, worst_nulls};
+use assayd_plugin_sdk::testing::{
+    COVERED, SHORT, Stream, allowed, covers, grouping_changes_no_bit, interval_is, rates, stop, varied,
+    worst_nulls,
+};
 
 use super::*;
 
 const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
-/// Scores that repeat no pattern soon.
-fn varied() -> Vec<f64> {
-    (0..200_u32).map(|i| f64::from(i * 7919 % 101) / 100.0).collect()
+/// Five times eight scores; the ends were computed by another program.
+#[test]
+fn golden_intervals() {
+    let params = DecisionParams { alpha: 0.05, ..AUDIT };
+    let scores = SHORT.repeat(5);
+    for (n, expected) in
+        [(8, (0.0, 1.0)), (24, (0.0, 0.953_835_460_024_023)), (40, (0.0, 0.711_750_236_578_097))]
+    {
+        interval_is::<Stitched>(&params, &scores[..n], expected);
+    }
 }
 
 #[test]
 fn grouping_of_scores_changes_no_bit_and_the_state_stays_small() {
-    let (whole, bytes) = steps::<Stitched>(&AUDIT, &varied(), 200).unwrap();
-    assert!(bytes <= 100, "{bytes}");
-    for chunk in [1, 7, 64] {
-        assert_eq!(steps::<Stitched>(&AUDIT, &varied(), chunk).unwrap().0, whole);
-    }
+    grouping_changes_no_bit::<Stitched>(&AUDIT, &varied(200), 100);
 }
 
 /// Stopping times computed apart from this code.
@@ -59,11 +65,12 @@ fn boundary_by_other_means() {
 const DRIFT: Stream = Stream::Drifting(0.02, 0.6);
 
 fn misses(runs: u32, n_max: u64) {
-    for stream in COVERED.into_iter().chain([DRIFT]) {
-        let params = DecisionParams { alpha: 0.05, n_max, ..AUDIT };
-        let rates = rates::<Stitched>(&params, stream, runs, 21).unwrap();
-        assert!(rates.missed <= allowed(params.alpha, runs), "{stream:?}: {rates:?}");
-    }
+    covers::<Stitched>(
+        &DecisionParams { alpha: 0.05, n_max, ..AUDIT },
+        &[&COVERED[..], &[DRIFT]].concat(),
+        runs,
+        21,
+    );
 }
 
 #[test]
@@ -72,7 +79,7 @@ fn the_interval_holds_the_mean_at_every_time() {
 }
 
 #[test]
-#[ignore = "10,000 streams of 1,000 scores take a minute; the short test above always runs"]
+#[ignore = "10,000 streams of 1,000 scores take half a minute; the short test above always runs"]
 fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
     misses(10_000, 1_000);
 }
@@ -89,9 +96,7 @@ fn false_verdicts_are_as_rare_as_claimed() {
 /// The published vectors, where they lie beside the checkout.
 #[test]
 fn published_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/statistics-vectors.json");
-    let Ok(text) = std::fs::read_to_string(path) else { return };
-    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let Some(vectors) = assayd_plugin_sdk::testing::published_vectors("stitched") else { return };
     let rows = vectors["boundaries"]["values"].as_array().unwrap();
     assert!(rows.len() > 10);
     for row in rows {

@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use crate::domain::modes::ModeName;
 use crate::domain::size::ByteSize;
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 
 /// Configuration of `assayd serve`. Every key is optional. Relative paths are relative to
 /// the folder of this file.
@@ -43,6 +45,14 @@ pub struct ConfigFile {
     /// Memory that a worker may take, such as `"8GiB"`. Default: what is free.
     #[schemars(with = "Option<SizeText>")]
     pub max_memory: Option<ByteSize>,
+    /// Memory that must stay free on the machine, such as `"2GiB"`. Default: 256 MiB.
+    #[schemars(with = "Option<SizeText>")]
+    pub min_free: Option<ByteSize>,
+    /// How careful to be with the memory estimate of a model. Default: `balanced`.
+    pub guardrail: Option<Guardrail>,
+    /// How workers are held to their memory limit; a rung that is named must be there.
+    /// Default: `auto`, everything that the machine has.
+    pub enforcement: Option<Enforcement>,
     /// Disk space for the bundles of judged assays, such as `"10GiB"`: the oldest go first, and 0
     /// keeps none. Default: 2GiB.
     #[schemars(with = "Option<SizeText>")]

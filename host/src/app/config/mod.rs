@@ -21,6 +21,8 @@ pub use text::parse;
 
 use crate::domain::modes::ModeName;
 use crate::domain::size::ByteSize;
+use crate::governor::Enforcement;
+use crate::governor::admission::Guardrail;
 
 /// Everything the daemon needs to know to start.
 #[derive(Debug, Clone)]
@@ -37,6 +39,10 @@ pub struct Config {
     pub measure: bool,
     pub threads: Option<u32>,
     pub max_memory: Option<ByteSize>,
+    /// Memory that must stay free on the machine.
+    pub min_free: Option<ByteSize>,
+    pub guardrail: Option<Guardrail>,
+    pub enforcement: Option<Enforcement>,
     /// Bytes that the bundles of judged assays may take together; 0 keeps none.
     pub bundles: u64,
     pub plugins: Option<PathBuf>,

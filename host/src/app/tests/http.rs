@@ -3,6 +3,18 @@
 use super::*;
 
 #[test]
+fn the_governor_shows_memory_and_what_could_be_had() {
+    let house = House::new();
+    let daemon = house.start("");
+    let answer = get(daemon.ready.address, "/api/governor");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let now = answer.json();
+    assert!(now["memory"]["total_bytes"].as_u64().unwrap() > 0, "{now}");
+    assert!(now["budget"]["limiting"].is_string() && now["levels"]["kill"] == 92, "{now}");
+    assert!(now["workers"].is_array() && now["admission"]["promised_bytes"].is_u64(), "{now}");
+}
+
+#[test]
 fn requests_that_are_wrong_say_what_is_wrong() {
     let house = House::new();
     house.drop_in("m.gguf", "GOOD");

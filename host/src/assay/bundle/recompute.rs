@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use super::container::{Entry, Fault, Mismatch, Scanned, Section};
 use crate::assay::canonical::digest_of;
-use crate::assay::closing;
 use crate::assay::compare::{allowed_failures, score_record, take_down};
 use crate::assay::decision::{Agreement, Findings, Statistics, decide};
 use crate::assay::draft::files_root;
 use crate::assay::evidence::{summary, trace_digest, trace_of};
 use crate::assay::judge::Judge;
 use crate::assay::report::{Record, Report, ReportPlugin, Role};
+use crate::assay::{closing, coverage};
 use crate::challenge::{ChallengeSet, Key, Prompt, TEMPLATE_VERSION};
 use crate::domain::score::{DecisionParams, FinalDecision};
 use crate::domain::trace::Trace;
@@ -59,6 +59,17 @@ pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault>
         }
     }
     report.constants_digest = digest_of(&stated.constants)?;
+    if report.constants_digest != stated.constants_digest {
+        let what = format!("the table of constants has the digest {}", report.constants_digest);
+        return Err(at_leaf(inputs.leaves.first(), "\"constants_digest\"", &what).into());
+    }
+    if let Some(band) = &mut report.band {
+        // What was measured is attested; that the verdict was reached within it is not.
+        band.digest = band.frozen()?;
+        let diff = &mut report.enhanced_diff;
+        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+        diff.scorer_params = band.scorer_params(&diff.scorer);
+    }
     for record in inputs.plugins.list() {
         let found = report.plugins.iter_mut().find(|p| p.kind == record.kind.as_str() && p.id == record.id);
         if let Some(plugin) = found {
@@ -114,6 +125,8 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
             && (!compared || report.provenance.reference_root.is_some()),
         tokenizer: agreement(tokenizer(reference), tokenizer(candidate)),
         config: agreement(hashes.reference, hashes.candidate),
+        lineage: stated.lineage,
+        fuzzy_match: stated.fuzzy_match,
     }
 }
 
@@ -140,6 +153,7 @@ fn compare(
     let (Some(round), Some(share)) = (round, share) else {
         return Err(Problem::input("its table of constants is not one that this assayd understands").into());
     };
+    demand(report)?;
     let list = inputs.plugins.list();
     let all: Vec<_> = list.iter().map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
     inputs.plugins.prepare(&all)?;
@@ -150,19 +164,30 @@ fn compare(
     let mut source = Source { order: Vec::new(), next: 0, seen: HashMap::new() };
     source.order = inputs.bundle.section(Section::Evidence).cloned().collect();
     let mut prompts = HashSet::new();
+    let mut tally = coverage::Tally::default();
     let (mut failed, mut at) = (0, 0);
     let round = usize::try_from(round).unwrap_or(usize::MAX);
-    while at < report.records.len() && !judge.is_done() {
-        let end = at.saturating_add(round).min(report.records.len());
+    while at < set.challenges.len() && !judge.is_done() {
+        let end = at.saturating_add(round).min(set.challenges.len());
+        if report.records.len() < end {
+            let what =
+                format!("the transcript ends within a round, after {} challenges", report.records.len());
+            return Err(in_record(inputs, report.records.len(), "", what).into());
+        }
         let records = report.records.get_mut(at..end).unwrap_or_default();
         for (i, record) in (at..end).zip(records.iter_mut()) {
-            let Some(challenge) = set.challenges.get(i) else {
-                let what = format!("challenge {i} of a set of {}", set.challenges.len());
-                return Err(in_record(inputs, i, "\"index\"", what).into());
-            };
+            let Some(challenge) = set.challenges.get(i) else { continue };
             // Every challenge in its order, none left out: whatever else is said is wrong.
             record.challenge = challenge.clone();
-            again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
+            let evidence = again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
+            if let (Some(evidence), Some(score)) = (evidence, record.score) {
+                let (reference, candidate) = (&evidence.reference, &evidence.candidate);
+                tally.note(
+                    reference,
+                    score,
+                    coverage::left_out(&diff.scorer, diff.clip_nats, reference, candidate),
+                );
+            }
             (inputs.progress)(i as u64 + 1, total);
         }
         let scores: Vec<f64> = records.iter().filter_map(|record| record.score).collect();
@@ -182,13 +207,6 @@ fn compare(
         let what = format!("the decision fell with challenge {}, and the transcript goes on", at - 1);
         return Err(in_record(inputs, at, "", what).into());
     }
-    if !judge.is_done() && at < set.challenges.len() {
-        let what = format!(
-            "the transcript ends after {at} of {} challenges without a decision",
-            set.challenges.len()
-        );
-        return Err(in_record(inputs, at, "", what).into());
-    }
     if let Some(entry) = source.order.get(source.next) {
         return Err(entry.whole("a trace that no record of the transcript names").into());
     }
@@ -197,20 +215,46 @@ fn compare(
     }
     let ours = &mut report.enhanced_diff;
     ours.n_failed = failed;
+    ours.coverage = tally.coverage(judge.counted());
+    if let (Some(ours), Some(stated)) = (&mut ours.coverage, &diff.coverage) {
+        settle(&mut ours.mean_at_most, stated.mean_at_most);
+        let mut mass = Some(ours.rest_mass);
+        settle(&mut mass, Some(stated.rest_mass));
+        ours.rest_mass = mass.unwrap_or(ours.rest_mass);
+    }
     ours.mean_nats = closing::mean_nats(&report.records);
     let forecast = diff.needed_n;
-    let notes = closing::fill(ours, &judge, &diff.scorer).map_err(Problem::from)?;
+    let notes = closing::fill(ours, &judge, &report.records, report.band.as_ref()).map_err(Problem::from)?;
     if notes.iter().any(|note| note.fault) {
         ours.needed_n = forecast;
         remarks.push("needed_n: the decider took too long here; it is taken as stated".to_owned());
     }
     if !same_words {
         ours.claim.clone_from(&diff.claim);
+        ours.rare_difference.clone_from(&diff.rare_difference);
     }
-    // exp is not the same to the last bit on every machine.
     settle(&mut ours.p_same, diff.p_same);
     settle(&mut ours.p_different, diff.p_different);
     Ok(Statistics::Decided(judge.decision()))
+}
+
+/// What the scorer was given, and the scale of its scores: from the band that was measured, which
+/// is taken as stated, or from the table. Anything else would be another demand than the claim's.
+fn demand(report: &mut Report) -> Result<(), Fault> {
+    let diff = &mut report.enhanced_diff;
+    match &mut report.band {
+        Some(band) => {
+            band.digest = band.frozen()?;
+            (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
+            diff.scorer_params = band.scorer_params(&diff.scorer);
+        }
+        None => {
+            let clip = report.constants.get("clip_nats").and_then(serde_json::Value::as_f64);
+            diff.clip_nats = clip.unwrap_or(f64::NAN);
+            diff.scorer_params.clear();
+        }
+    }
+    Ok(())
 }
 
 /// The challenges of the revealed key.
@@ -243,10 +287,15 @@ fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, 
     stated.commitment = set.commitment;
     stated.space_size = stated.plan.space();
     stated.key_revealed = Some(key.reveal());
+    if let Some(band) = &mut report.band {
+        let calibration = ChallengeSet::calibration(&key, &set, band.distinct.min(budget::CHALLENGES))
+            .map_err(|why| at_leaf(inputs.leaves.first(), "\"band\"", &why.to_string()))?;
+        band.commitment = calibration.commitment;
+    }
     Ok(set)
 }
 
-/// One record: its traces, its tokens, its score.
+/// One record: its traces, its tokens, its score; what was scored, if it was.
 fn again(
     inputs: &mut Inputs<'_>,
     source: &mut Source,
@@ -254,7 +303,7 @@ fn again(
     prompts: &mut HashSet<Vec<u32>>,
     i: usize,
     record: &mut Record,
-) -> Result<(), Fault> {
+) -> Result<Option<Evidence>, Fault> {
     (record.score, record.notes) = (None, Default::default());
     let Some(name) = record.reference_trace else {
         (record.tokens, record.scored_from) = (Vec::new(), 0);
@@ -287,14 +336,15 @@ fn again(
     }
     record.failure = None;
     let evidence = Evidence { challenge: record.challenge.index.to_string(), reference, candidate };
-    score_record(record, scorer, &evidence).map_err(Problem::from)?;
-    Ok(())
+    let params = &inputs.report.enhanced_diff.scorer_params;
+    score_record(record, scorer, params, &evidence).map_err(Problem::from)?;
+    Ok(Some(evidence))
 }
 
 /// Without both traces there is a reason and no number.
-fn must_have_failed(inputs: &Inputs<'_>, i: usize, record: &Record) -> Result<(), Fault> {
+fn must_have_failed(inputs: &Inputs<'_>, i: usize, record: &Record) -> Result<Option<Evidence>, Fault> {
     if record.failure.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     Err(in_record(inputs, i, "\"failure\"", "neither both traces nor a reason why not").into())
 }
@@ -305,10 +355,11 @@ fn blank(record: &mut Record) {
     (record.log_e_same, record.log_e_different) = (None, None);
 }
 
-/// Takes the stated value where ours is it but for rounding.
+/// Takes the stated value where ours is it but for rounding: exp and ln are not the same to the
+/// last bit on every machine. For values that no decision rests on.
 fn settle(ours: &mut Option<f64>, stated: Option<f64>) {
     if let (Some(a), Some(b)) = (*ours, stated)
-        && (a - b).abs() <= 1e-12 * a.abs()
+        && (a - b).abs() <= 1e-10 * a.abs()
     {
         *ours = stated;
     }

@@ -117,7 +117,9 @@ fn a_seal_is_for_its_records_alone() {
             sealed.iter().map(|(s, body)| write_record(&mut other, *s, body).unwrap()).collect();
         let mut file = File::create(&path).unwrap();
         file.write_all(MAGIC).unwrap();
-        bodies.iter().for_each(|(section, body)| drop(write_record(&mut file, *section, body).unwrap()));
+        for (section, body) in bodies {
+            write_record(&mut file, *section, body).unwrap();
+        }
         write_record(&mut file, Section::Seal, &seal_body(&digests, None)).unwrap();
         read(&path)
     };

@@ -1,22 +1,21 @@
 //! `assayd plugin run`: one call to a plugin, with what came out and what it took.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::assay::digest;
 use crate::cli::screen;
-use crate::digest::Sha256Stream;
 use crate::domain::Problem;
 use crate::domain::budget::PLUGIN_EVIDENCE_BYTES;
 use crate::domain::score::DecisionParams;
 use crate::domain::trace::Trace;
 use crate::plugin::{
-    DigestRequest, Evidence, HashTarget, PluginKind, PluginSet, TargetFile, TargetManifest, Usage,
-    read_plugin,
+    Evidence, HashTarget, PluginKind, PluginSet, TargetFile, TargetManifest, Usage, read_plugin,
 };
 
 /// Calls a plugin once on evidence from a file, and tells the result, fuel, memory and log
@@ -145,7 +144,7 @@ fn call(set: &PluginSet, args: &Args, id: &str, text: &str) -> Result<(Value, Us
             let evidence: HashEvidence = parse(text, &args.evidence)?;
             let target = target(&evidence, args.evidence.parent().unwrap_or(Path::new("")))?;
             let check = set.hash_check(id)?;
-            let outcome = check.run(&target, params, &mut |request| digest(&target, request))?;
+            let outcome = check.run(&target, params, &mut |request| digest(&target, None, request))?;
             let findings: Vec<_> = outcome.findings.iter().map(|found| json!(found.finding)).collect();
             (json!({"outcome": outcome.outcome, "findings": findings}), check.used())
         }
@@ -196,29 +195,4 @@ fn target(evidence: &HashEvidence, folder: &Path) -> Result<HashTarget, Problem>
         files: evidence.files.iter().map(file).collect::<Result<_, Problem>>()?,
         manifests: evidence.manifests.iter().map(manifest).collect::<Result<_, Problem>>()?,
     })
-}
-
-/// SHA-256 of the ranges in order, or of the whole file.
-fn digest(target: &HashTarget, request: &DigestRequest) -> Result<Vec<u8>, Problem> {
-    if request.algorithm != "sha256" {
-        return Err(Problem::input(format!("the host has no digest {:?}", request.algorithm)));
-    }
-    let file = target.files.get(request.file).ok_or_else(|| Problem::input("there is no such file"))?;
-    let failed = |error: std::io::Error| Problem::io("read", &file.path, &error);
-    let mut from = File::open(&file.path).map_err(failed)?;
-    let whole = [(0, file.bytes)];
-    let ranges = if request.ranges.is_empty() { &whole[..] } else { &request.ranges };
-    let (mut stream, mut buffer) = (Sha256Stream::new(), vec![0; 1 << 20]);
-    for &(offset, bytes) in ranges {
-        from.seek(SeekFrom::Start(offset)).map_err(failed)?;
-        let mut part = from.by_ref().take(bytes);
-        loop {
-            let read = part.read(&mut buffer).map_err(failed)?;
-            match buffer.get(..read) {
-                Some([]) | None => break,
-                Some(bytes) => stream.update(bytes),
-            }
-        }
-    }
-    Ok(stream.finish().0.to_vec())
 }

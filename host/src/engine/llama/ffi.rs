@@ -11,13 +11,15 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use llama_cpp_2::llama_backend::{self, LlamaBackend};
 use llama_cpp_sys_2 as sys;
 
 use crate::engine::KvType;
+
+mod dry;
 
 /// Longest part of the engine's own log that is kept for error messages.
 const LOG_BYTES: usize = 4096;
@@ -26,6 +28,13 @@ const LOG_BYTES: usize = 4096;
 static LOG: Mutex<String> = Mutex::new(String::new());
 /// Counts computation steps; a worker that still computes keeps it moving.
 static TICKS: AtomicU64 = AtomicU64::new(0);
+/// Whether errors go to standard error as well, where they survive a crash.
+static LOUD: AtomicBool = AtomicBool::new(false);
+
+/// From now on the engine's errors are printed too: the parent of a worker keeps the last of them.
+pub(super) fn print_errors() {
+    LOUD.store(true, Ordering::Relaxed);
+}
 
 /// Steps the engine has computed so far in this process; only its changes mean anything.
 pub(super) fn ticks() -> u64 {
@@ -41,12 +50,22 @@ pub(super) fn take_log() -> String {
 }
 
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _user: *mut c_void) {
+    // The quantiser has no callback but tells of every tensor here.
+    TICKS.fetch_add(1, Ordering::Relaxed);
     if text.is_null() || !(level == sys::GGML_LOG_LEVEL_ERROR || level == sys::GGML_LOG_LEVEL_WARN) {
         return;
     }
     // SAFETY: llama.cpp passes a NUL-terminated string that lives for this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if LOUD.load(Ordering::Relaxed) {
+        use std::io::Write as _;
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
     let mut log = LOG.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // An error must find room.
+    if log.len() + text.len() > LOG_BYTES && level == sys::GGML_LOG_LEVEL_ERROR {
+        log.clear();
+    }
     if log.len() + text.len() <= LOG_BYTES {
         log.push_str(&text);
     }
@@ -127,6 +146,8 @@ pub(super) fn devices() -> Vec<String> {
 pub(super) struct ModelParams {
     pub(super) gpu_layers: i32,
     pub(super) extra_buffers: bool,
+    /// Read the header alone and only count what would be allocated.
+    pub(super) dry: bool,
 }
 
 /// A loaded model; freed on drop.
@@ -134,6 +155,8 @@ pub(super) struct ModelParams {
 pub(super) struct Model {
     ptr: NonNull<sys::llama_model>,
     vocab: NonNull<sys::llama_vocab>,
+    /// Belongs to the model, which frees it.
+    adapter: Option<NonNull<sys::llama_adapter_lora>>,
 }
 
 impl Model {
@@ -155,6 +178,10 @@ impl Model {
         let mut raw = unsafe { sys::llama_model_default_params() };
         raw.n_gpu_layers = params.gpu_layers;
         raw.use_extra_bufts = params.extra_buffers;
+        if params.dry {
+            raw.no_alloc = true;
+            raw.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
         raw.progress_callback = Some(on_load);
         raw.progress_callback_user_data = std::ptr::from_mut(&mut progress).cast();
         // SAFETY: the C strings, the pointer array and `progress` live across the call;
@@ -170,13 +197,25 @@ impl Model {
         // SAFETY: `ptr` is a loaded model; its vocabulary lives as long as the model.
         let vocab = NonNull::new(unsafe { sys::llama_model_get_vocab(ptr.as_ptr()) }.cast_mut());
         match vocab {
-            Some(vocab) => Ok(Self { ptr, vocab }),
+            Some(vocab) => Ok(Self { ptr, vocab, adapter: None }),
             None => {
                 // SAFETY: `ptr` came from a load call and is not used again.
                 unsafe { sys::llama_model_free(ptr.as_ptr()) };
                 Err("the model has no vocabulary".to_owned())
             }
         }
+    }
+
+    /// Reads a LoRA adapter for this model. Contexts made afterwards have room for it, and use
+    /// it once [`Context::use_adapter`] is called.
+    pub(super) fn load_adapter(&mut self, path: &Path) -> Result<(), String> {
+        take_log();
+        let name = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| "a path contains a NUL byte".to_owned())?;
+        // SAFETY: the model is loaded and the C string lives across the call.
+        let ptr = unsafe { sys::llama_adapter_lora_init(self.ptr.as_ptr(), name.as_ptr()) };
+        self.adapter = Some(NonNull::new(ptr).ok_or_else(take_log)?);
+        Ok(())
     }
 
     pub(super) fn vocab_size(&self) -> u32 {
@@ -319,6 +358,31 @@ impl Drop for Model {
     }
 }
 
+/// Writes a copy of a model; each override is an expression for names, and a type's id.
+pub(super) fn quantize(
+    source: &CStr,
+    target: &CStr,
+    overrides: &[(CString, u32)],
+    threads: u32,
+) -> Result<(), String> {
+    backend()?;
+    take_log();
+    let entry = |pattern, type_| sys::llama_model_tensor_override { pattern, type_ };
+    let list = overrides.iter().map(|(pattern, id)| entry(pattern.as_ptr(), *id));
+    let list: Vec<_> = list.chain([entry(std::ptr::null(), sys::GGML_TYPE_COUNT)]).collect();
+    // SAFETY: takes nothing and returns plain data.
+    let mut raw = unsafe { sys::llama_model_quantize_default_params() };
+    raw.nthread = i32::try_from(threads).map_err(|_| "too many threads".to_owned())?;
+    // Overrides count only beside a quantised default; every tensor's type is overridden.
+    raw.ftype = sys::LLAMA_FTYPE_MOSTLY_Q8_0;
+    raw.allow_requantize = true;
+    raw.tt_overrides = list.as_ptr();
+    // SAFETY: both paths, the patterns and the list, which ends with a null pattern, live
+    // across the call; llama.cpp turns its own exceptions into the status.
+    let status = unsafe { sys::llama_model_quantize(source.as_ptr(), target.as_ptr(), &raw) };
+    if status == 0 { Ok(()) } else { Err(take_log()) }
+}
+
 /// Context options that the trait's `LoadSpec` decides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ContextParams {
@@ -389,6 +453,23 @@ impl<'model> Context<'model> {
         let ptr = unsafe { sys::llama_init_from_model(model.ptr.as_ptr(), raw) };
         let ptr = NonNull::new(ptr).ok_or_else(take_log)?;
         Ok(Self { ptr, params, vocab: model.vocab_size(), decoded: 0, model: PhantomData })
+    }
+
+    /// Puts the model's adapter, if it has one, over its weights.
+    pub(super) fn use_adapter(&mut self, model: &'model Model) -> Result<(), String> {
+        let Some(adapter) = model.adapter else { return Ok(()) };
+        let (mut adapters, mut scales) = ([adapter.as_ptr()], [1.0f32]);
+        // SAFETY: the context is live; both arrays have one element and live across the call;
+        // the adapter lives as long as the model, which outlives the context.
+        let status = unsafe {
+            sys::llama_set_adapters_lora(self.ptr.as_ptr(), adapters.as_mut_ptr(), 1, scales.as_mut_ptr())
+        };
+        if status == 0 { Ok(()) } else { Err(format!("the adapter was refused, status {status}")) }
+    }
+
+    /// Tokens per `decode` call at most.
+    pub(super) fn batch(&self) -> u32 {
+        self.params.batch
     }
 
     /// Forgets all sequences.

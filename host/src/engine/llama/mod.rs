@@ -6,26 +6,26 @@
 
 use std::path::Path;
 
-use super::check_item;
-use super::softmax::{RowSummary, buckets, half_row, summarize, top_ids};
+use super::rows::{LOGIT_BYTES, TraceBuilder, summarize_rows};
 use super::{
-    Detail, EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord, RunSpec, ScoreItem,
+    EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord, RunSpec, ScoreItem,
     TraceSink,
 };
-use crate::domain::budget;
-use crate::domain::trace::{COARSE_TOP, Distribution, FULL_VOCAB_LIMIT, Trace};
+use super::{check_item, check_spec};
+use crate::domain::footprint::DeviceBytes;
 
 mod ffi;
+mod quantize;
 mod run;
+
+pub use quantize::quantize;
 
 /// Tokens computed at once; llama.cpp's own default.
 const MICRO_BATCH: u32 = 512;
 /// Tokens per decode call at most; llama.cpp's own default.
 const BATCH: u32 = 2048;
-/// Bytes of logits that one decode call may leave in memory.
-const LOGIT_BYTES: u64 = 128 << 20;
-/// Longest context per sequence; hostile metadata may claim any number.
-const CONTEXT_MAX: u32 = 131_072;
+/// The buffer type of weights that are used as they lie in the file.
+const MAPPED: &str = "CPU";
 
 /// A model held by llama.cpp.
 #[derive(Debug)]
@@ -38,6 +38,56 @@ pub struct LlamaModel {
 /// Steps computed so far in this process; a worker that still computes keeps it moving.
 pub fn ticks() -> u64 {
     ffi::ticks()
+}
+
+/// Starts the back end in a worker; from then on its errors are printed, too, so that the last
+/// of them outlives a crash.
+pub fn prepare() -> Result<(), EngineError> {
+    ffi::print_errors();
+    ffi::backend().map_err(EngineError::Compute).map(|_| ())
+}
+
+/// Memory by device, from a model and a context without weights.
+pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    let dry = LlamaModel::open(spec, true, &mut |_| {})?;
+    let context = dry.context(spec.context as usize, spec.parallel, MICRO_BATCH)?;
+    let buffers = context.breakdown().map_err(EngineError::Compute)?;
+    // Rows of logits live outside of all buffers that are accounted for, on the host.
+    let rows = u64::from(dry.rows_per_call().min(context.batch()));
+    let mut host = DeviceBytes {
+        name: "CPU".to_owned(),
+        output_bytes: rows * u64::from(dry.info.vocab) * 4,
+        ..DeviceBytes::default()
+    };
+    let mut devices: Vec<DeviceBytes> = Vec::new();
+    for buffer in buffers {
+        let device = if buffer.host {
+            &mut host
+        } else if let Some(at) = devices.iter().position(|device| device.name == buffer.name) {
+            match devices.get_mut(at) {
+                Some(device) => device,
+                None => continue,
+            }
+        } else {
+            devices.push(DeviceBytes { name: buffer.name.clone(), ..DeviceBytes::default() });
+            match devices.last_mut() {
+                Some(device) => device,
+                None => continue,
+            }
+        };
+        device.model_bytes += buffer.model;
+        device.kv_bytes += buffer.context;
+        device.compute_bytes += buffer.compute;
+        // What stays as it is in the file is mapped; what is repacked is a copy.
+        if buffer.name == MAPPED {
+            device.mapped_bytes += buffer.model;
+        }
+    }
+    devices.insert(0, host);
+    // Kept until the process ends, so that whoever looks at it sees what they hold.
+    std::mem::forget(context);
+    std::mem::forget(dry);
+    Ok(devices)
 }
 
 /// What this build of llama.cpp is and runs on, without loading a model.
@@ -59,20 +109,20 @@ fn engine_info(gpu_layers: i32) -> EngineInfo {
 
 impl LlamaModel {
     pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Self, EngineError> {
+        Self::open(spec, false, progress)
+    }
+
+    /// Loads, or only counts what loading would take.
+    fn open(spec: &LoadSpec, dry: bool, progress: LoadProgress<'_>) -> Result<Self, EngineError> {
         let first = spec.paths.first().map(|path| path.display().to_string()).unwrap_or_default();
         let failed = |reason: String| EngineError::Load {
             path: first.clone(),
             reason: if reason.is_empty() { "llama.cpp gave no reason".to_owned() } else { reason },
         };
-        if spec.context == 0 || spec.context > CONTEXT_MAX || spec.parallel == 0 || spec.threads == 0 {
-            return Err(EngineError::Request(format!(
-                "context {} (1 to {CONTEXT_MAX}), sequences {} and threads {} must be in range",
-                spec.context, spec.parallel, spec.threads
-            )));
-        }
+        check_spec(spec)?;
         let paths: Vec<&Path> = spec.paths.iter().map(std::path::PathBuf::as_path).collect();
-        let params = ffi::ModelParams { gpu_layers: spec.gpu_layers, extra_buffers: spec.extra_buffers };
-        let model = ffi::Model::load(&paths, params, progress).map_err(&failed)?;
+        let params = ffi::ModelParams { gpu_layers: spec.gpu_layers, extra_buffers: spec.extra_buffers, dry };
+        let mut model = ffi::Model::load(&paths, params, progress).map_err(&failed)?;
         if !model.is_plain_decoder() {
             return Err(failed("not a left-to-right language model; assayd can only score those".to_owned()));
         }
@@ -90,11 +140,46 @@ impl LlamaModel {
             parameters: model.parameters(),
             engine: engine_info(spec.gpu_layers),
         };
-        Ok(Self { model, info, spec: spec.clone() })
+        for path in &spec.adapter {
+            let about = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            model.load_adapter(path).map_err(about)?;
+        }
+        let loaded = Self { model, info, spec: spec.clone() };
+        if let Some(path) = spec.adapter.first() {
+            let about = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
+            let (without, with) = (loaded.probe(false)?, loaded.probe(true)?);
+            super::adapter_works(&without, &with).map_err(about)?;
+        }
+        Ok(loaded)
     }
 
-    /// A context for `parallel` sequences of up to `longest` tokens.
+    /// Logits after a few tokens spread over the vocabulary, with the adapter or without it.
+    fn probe(&self, adapted: bool) -> Result<Vec<f32>, EngineError> {
+        let tokens = super::probe_tokens(self.info.vocab as usize);
+        let mut context = self.bare_context(tokens.len(), 1, MICRO_BATCH)?;
+        if adapted {
+            context.use_adapter(&self.model).map_err(EngineError::Compute)?;
+        }
+        let entry =
+            |(position, &token): (u32, &u32)| ffi::BatchEntry { token, position, sequence: 0, output: true };
+        let entries: Vec<ffi::BatchEntry> = (0u32..).zip(&tokens).map(entry).collect();
+        context.decode(&entries).map_err(EngineError::Compute)?;
+        Ok((0..entries.len()).filter_map(|at| context.logits(at)).flatten().copied().collect())
+    }
+
+    /// A context for `parallel` sequences of up to `longest` tokens, with the adapter.
     fn context(
+        &self,
+        longest: usize,
+        parallel: u32,
+        micro_batch: u32,
+    ) -> Result<ffi::Context<'_>, EngineError> {
+        let mut context = self.bare_context(longest, parallel, micro_batch)?;
+        context.use_adapter(&self.model).map_err(EngineError::Compute)?;
+        Ok(context)
+    }
+
+    fn bare_context(
         &self,
         longest: usize,
         parallel: u32,
@@ -122,127 +207,6 @@ impl LlamaModel {
         let rows = LOGIT_BYTES / (4 * u64::from(self.info.vocab));
         u32::try_from(rows).unwrap_or(u32::MAX).clamp(16.max(self.spec.parallel), BATCH)
     }
-}
-
-/// Collects the rows of one sequence as they are computed.
-struct TraceBuilder<'a> {
-    item: &'a ScoreItem,
-    /// The rows since the last part that was handed over.
-    trace: Trace,
-    failure: Option<String>,
-}
-
-impl<'a> TraceBuilder<'a> {
-    fn new(item: &'a ScoreItem, vocab: u32) -> Self {
-        Self { item, trace: Self::blank(item, vocab, item.scored_from), failure: None }
-    }
-
-    fn blank(item: &ScoreItem, vocab: u32, scored_from: u32) -> Trace {
-        let distribution = match &item.detail {
-            Detail::Summary => Distribution::Summary,
-            Detail::Own | Detail::Exact if vocab <= FULL_VOCAB_LIMIT => {
-                Distribution::Full { logits: Vec::new() }
-            }
-            Detail::Whole => Distribution::Full { logits: Vec::new() },
-            Detail::Exact => Distribution::Half { bytes: Vec::new() },
-            Detail::Own | Detail::Given { .. } => Distribution::Coarse {
-                kept: COARSE_TOP as u32,
-                ids: Vec::new(),
-                logits: Vec::new(),
-                bucket_logits: Vec::new(),
-                bucket_least: Vec::new(),
-            },
-        };
-        Trace {
-            tokens: item.tokens.clone(),
-            scored_from,
-            vocab,
-            token_logprobs: Vec::new(),
-            log_sum_exp: Vec::new(),
-            entropy: Vec::new(),
-            argmax: Vec::new(),
-            distribution,
-        }
-    }
-
-    /// Adds the next row; a row that is not finite makes the whole sequence unscorable.
-    fn push(&mut self, logits: &[f32], summary: Option<RowSummary>) {
-        if self.failure.is_some() {
-            return;
-        }
-        let row = self.trace.rows();
-        let next = self.item.tokens.get(self.trace.scored_from as usize + row);
-        let chosen = next.and_then(|&token| logits.get(token as usize));
-        let (Some(summary), Some(&chosen)) = (summary, chosen) else {
-            self.failure = Some(format!("the logits of scored position {row} are not finite"));
-            return;
-        };
-        self.trace.token_logprobs.push(f64::from(chosen) - summary.log_sum_exp);
-        self.trace.entropy.push(summary.entropy);
-        self.trace.argmax.push(summary.argmax);
-        let mut log_sum_exp = summary.log_sum_exp;
-        match &mut self.trace.distribution {
-            Distribution::Summary => {}
-            Distribution::Full { logits: kept } => kept.extend_from_slice(logits),
-            Distribution::Half { bytes } => match half_row(logits, log_sum_exp) {
-                Some((row, stored)) => {
-                    bytes.extend(row);
-                    log_sum_exp = stored;
-                }
-                None => self.failure = Some(format!("scored position {row} cannot be kept in 16 bits")),
-            },
-            Distribution::Coarse { ids, logits: kept, bucket_logits, bucket_least, .. } => {
-                let row_ids = match &self.item.detail {
-                    Detail::Given { ids } => {
-                        ids.get(row * COARSE_TOP..(row + 1) * COARSE_TOP).unwrap_or_default().to_vec()
-                    }
-                    Detail::Summary | Detail::Own | Detail::Whole | Detail::Exact => top_ids(logits),
-                };
-                kept.extend(row_ids.iter().filter_map(|&id| logits.get(id as usize)));
-                let rest = buckets(logits, &row_ids, log_sum_exp);
-                bucket_logits.extend(rest.logits);
-                bucket_least.extend(rest.least);
-                ids.extend(row_ids);
-            }
-        }
-        self.trace.log_sum_exp.push(log_sum_exp);
-    }
-
-    /// The rows so far, where parts are wanted and there are enough for one.
-    fn part(&mut self) -> Option<Trace> {
-        let Distribution::Full { logits } = &self.trace.distribution else { return None };
-        let enough = logits.len() >= budget::TRACE_PART_BYTES / size_of::<f32>();
-        if self.item.detail != Detail::Whole || self.failure.is_some() || !enough {
-            return None;
-        }
-        let next = self.trace.scored_from.saturating_add(u32::try_from(self.trace.rows()).ok()?);
-        let blank = Self::blank(self.item, self.trace.vocab, next);
-        Some(std::mem::replace(&mut self.trace, blank))
-    }
-
-    /// What is left to hand over; `None` when the last part was the end.
-    fn finish(self) -> Option<Result<Trace, String>> {
-        match self.failure {
-            Some(failure) => Some(Err(failure)),
-            None if self.trace.rows() == 0 && self.trace.scored_from > self.item.scored_from => None,
-            None => Some(Ok(self.trace)),
-        }
-    }
-}
-
-/// Summaries of the output rows of one batch, computed on all worker threads.
-fn summarize_rows(rows: &[&[f32]], threads: usize) -> Vec<Option<RowSummary>> {
-    let share = rows.len().div_ceil(threads.max(1)).max(1);
-    if threads <= 1 || rows.len() <= 1 {
-        return rows.iter().map(|row| summarize(row)).collect();
-    }
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = rows
-            .chunks(share)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(|row| summarize(row)).collect::<Vec<_>>()))
-            .collect();
-        handles.into_iter().flat_map(|handle| handle.join().unwrap_or_default()).collect()
-    })
 }
 
 impl Model for LlamaModel {
@@ -274,7 +238,7 @@ impl Model for LlamaModel {
                 let checked = check_item(item, &self.info, self.spec.context);
                 let mut builder = TraceBuilder::new(item, self.info.vocab);
                 if let Err(reason) = checked {
-                    builder.failure = Some(reason);
+                    builder.fail(reason);
                 } else {
                     // The last token predicts nothing that is scored, so it is not computed.
                     let inputs = item.tokens.split_last().map_or(&[][..], |(_, inputs)| inputs);

@@ -8,8 +8,9 @@
 use std::time::Instant;
 
 use super::{LlamaModel, call_length, ffi};
+use crate::engine::rows::greedy;
 use crate::engine::softmax::summarize;
-use crate::engine::{EngineError, Honoured, LoadProgress, RunRecord, RunSequence, RunSpec};
+use crate::engine::{EngineError, Honoured, LoadProgress, RunRecord, RunSequence, RunSpec, check_prompts};
 
 /// Sequences side by side at most; llama.cpp's own limit is 256.
 const PARALLEL_MAX: u32 = 64;
@@ -20,14 +21,7 @@ pub(super) fn run(
     spec: &RunSpec,
     progress: LoadProgress<'_>,
 ) -> Result<RunRecord, EngineError> {
-    let longest = spec.prompts.iter().map(Vec::len).max().unwrap_or(0) + spec.new_tokens as usize;
-    let bad = |prompt: &Vec<u32>| prompt.is_empty() || prompt.iter().any(|&t| t >= engine.info.vocab);
-    if longest > engine.spec.context as usize || spec.prompts.iter().any(bad) {
-        return Err(EngineError::Request(format!(
-            "a prompt is empty, has a token outside the vocabulary, or with {} new tokens does not fit the context of {}",
-            spec.new_tokens, engine.spec.context
-        )));
-    }
+    let longest = check_prompts(&spec.prompts, spec.new_tokens, &engine.info, engine.spec.context)?;
     if spec.parallel == 0 || spec.parallel > PARALLEL_MAX || spec.micro_batch == 0 {
         return Err(EngineError::Request(format!(
             "{} prompts side by side (1 to {PARALLEL_MAX}) and {} tokens at once must be in range",
@@ -106,9 +100,7 @@ impl Group<'_, '_> {
             self.context.decode(batch).map_err(EngineError::Compute)?;
             for (index, entry) in batch.iter().enumerate().filter(|(_, entry)| entry.output) {
                 let row = self.context.logits(index).unwrap_or_default();
-                let (token, ends) = greedy(self.engine, row).ok_or_else(|| {
-                    EngineError::Compute("the logits of a generated token are not finite".to_owned())
-                })?;
+                let (token, ends) = greedy(row, |id| self.engine.model.ends_generation(id))?;
                 let Some(sequence) = self.sequences.get_mut(entry.sequence as usize) else { continue };
                 if ends && self.spec.stop_at_end {
                     sequence.ended = true;
@@ -127,21 +119,4 @@ impl Group<'_, '_> {
         }
         Ok(next)
     }
-}
-
-/// The most likely token that does not end generation, lowest id on ties; and whether one
-/// that ends it is likelier still.
-fn greedy(engine: &LlamaModel, logits: &[f32]) -> Option<(u32, bool)> {
-    let mut best: Option<(u32, f32)> = None;
-    let mut end = f32::NEG_INFINITY;
-    for (id, &z) in (0u32..).zip(logits) {
-        if z.is_finite() && best.is_none_or(|(_, value)| z > value) {
-            if engine.model.ends_generation(id) {
-                end = end.max(z);
-            } else {
-                best = Some((id, z));
-            }
-        }
-    }
-    best.map(|(id, value)| (id, end > value))
 }

@@ -358,7 +358,8 @@ fn state_config(inspection: &mut Inspection, config: &Config, adapter: bool) {
         return;
     }
     inspection.architecture = config.text("model_type");
-    inspection.context_length = config.number("max_position_embeddings");
+    inspection.context_length =
+        config.number("max_position_embeddings").or_else(|| config.number("n_positions"));
     if let Some(packed) = config.packed() {
         // Weights are packed several to a stored number: counting those would be wrong.
         inspection.parameters = None;

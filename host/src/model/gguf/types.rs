@@ -92,6 +92,11 @@ impl GgmlType {
         TABLE.iter().find(|row| row.1 == id).map(|row| row.0)
     }
 
+    /// The type with this name; `None` for unknown and for removed types.
+    pub fn from_name(name: &str) -> Option<Self> {
+        TABLE.iter().find(|row| row.2 == name).map(|row| row.0)
+    }
+
     fn row(self) -> (u32, &'static str, u64, u64) {
         TABLE
             .iter()

@@ -74,7 +74,8 @@ fn files(entries: &[(Subject, String)], inspection: &Inspection, report: &mut Re
         let name = base_of(&file.path);
         let found = file.sha256.map(|digest| digest.to_string());
         // One list may say two things about one name; both count.
-        let mut said = entries.iter().filter(|(subject, _)| *subject == Subject::File(name.clone())).peekable();
+        let mut said =
+            entries.iter().filter(|(subject, _)| *subject == Subject::File(name.clone())).peekable();
         if said.peek().is_none() {
             unlisted.push(name.clone());
         }
@@ -148,9 +149,8 @@ fn foreign_tensors(
         report.unchecked.push("the list is of the tensors of several files".to_owned());
         return;
     }
-    let found = |tensor: &TensorDigest| {
-        Some(Thing { digest: tensor.others.get(kind.name())?.clone(), form: None })
-    };
+    let found =
+        |tensor: &TensorDigest| Some(Thing { digest: tensor.others.get(kind.name())?.clone(), form: None });
     tensors(&listed, kind.name(), inspection, found, report);
 }
 
@@ -195,14 +195,16 @@ fn tensors(
             push(name, outcome, Some(expected), now, other.map(|other| format!("it is called {other} now")));
             continue;
         };
-        let form = |thing: &Thing| thing.form.as_ref().map_or(String::new(), |(dtype, shape)| format!("{dtype} {shape:?}"));
+        let form = |thing: &Thing| {
+            thing.form.as_ref().map_or(String::new(), |(dtype, shape)| format!("{dtype} {shape:?}"))
+        };
         let reformed =
             (now.form != expected.form).then(|| format!("was {}, is {}", form(expected), form(now)));
         // The tensor whose bytes this one has, if that one has these.
         let candidates = owners.get(now.digest.as_str()).into_iter().flatten().take(OWNERS);
-        let swapped = candidates.copied().find(|other| {
-            found.get(other).is_some_and(|theirs_now| theirs_now.digest == expected.digest)
-        });
+        let swapped = candidates
+            .copied()
+            .find(|other| found.get(other).is_some_and(|theirs_now| theirs_now.digest == expected.digest));
         let (outcome, detail) = match (now.digest == expected.digest, swapped) {
             (true, _) if reformed.is_some() => (Outcome::Retyped, reformed),
             (true, _) => (Outcome::Ok, None),
@@ -211,7 +213,9 @@ fn tensors(
         };
         push(name, outcome, Some(expected), Some(now), detail);
     }
-    for (&name, now) in found.iter().filter(|(name, _)| !listed.contains_key(*name) && !renamed.contains(*name)) {
+    for (&name, now) in
+        found.iter().filter(|(name, _)| !listed.contains_key(*name) && !renamed.contains(*name))
+    {
         let owner = owners.get(now.digest.as_str()).and_then(|owners| owners.first());
         let outcome = if owner.is_some() { Outcome::Duplicate } else { Outcome::Extra };
         push(name, outcome, None, Some(now), owner.map(|owner| format!("it has the bytes of {owner}")));

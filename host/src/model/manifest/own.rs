@@ -11,8 +11,8 @@
 
 use std::fmt::Write as _;
 
-use super::compare::Thing;
 use super::Subject;
+use super::compare::Thing;
 use crate::domain::Sha256;
 use crate::domain::inspection::Inspection;
 

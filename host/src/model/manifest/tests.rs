@@ -26,7 +26,9 @@ fn lines() {
     for (line, subject) in cases {
         assert_eq!(entries(&line), [(subject, digest.clone())], "{line}");
     }
-    let short = entries("xxh64     b75c5e0a2b7c1d3f  b.gguf:blk.0.w\nuuid      9f2200fc-45e8-5a39-9535-c3ea5c0e0cef  b.gguf");
+    let short = entries(
+        "xxh64     b75c5e0a2b7c1d3f  b.gguf:blk.0.w\nuuid      9f2200fc-45e8-5a39-9535-c3ea5c0e0cef  b.gguf",
+    );
     assert_eq!(short[0].0, Subject::Tensor(HashKind::Xxh64, "b.gguf".into(), "blk.0.w".into()));
     assert_eq!(short[1].0, Subject::Weights(HashKind::Uuid, "b.gguf".into()));
     for bad in [

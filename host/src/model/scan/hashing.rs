@@ -42,7 +42,8 @@ struct Proving {
 impl Hashing {
     /// `prove` is the number of a leaf of the `leaves` there will be.
     pub fn new(prove: Option<u64>, leaves: u64) -> Self {
-        let proving = |leaf| Proving { leaf, hash: None, prover: Prover::new(inclusion_ranges(leaf, leaves)) };
+        let proving =
+            |leaf| Proving { leaf, hash: None, prover: Prover::new(inclusion_ranges(leaf, leaves)) };
         Self { prover: prove.map(proving), ..Self::default() }
     }
 

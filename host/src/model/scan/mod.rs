@@ -219,7 +219,8 @@ fn scan_in(
     let mut others = (!wanted.others.is_empty()).then(|| Others::new(wanted.others));
     let mut shelf = shelf.filter(|_| others.is_none());
     let kept = shelf.as_mut().and_then(|shelf| shelf.take_up());
-    let fitting = |state: &State| state.next.stretch < plan.len() && state.hashing.proves(target.map(|t| t.0));
+    let fitting =
+        |state: &State| state.next.stretch < plan.len() && state.hashing.proves(target.map(|t| t.0));
     let kept = kept.and_then(|text| serde_json::from_str::<State>(&text).ok()).filter(fitting);
     let mut state = kept.unwrap_or_else(|| State {
         hashing: Hashing::new(target.map(|(leaf, ..)| leaf), leaves(&plan)),
@@ -250,7 +251,9 @@ fn scan_in(
         }
     }
     // A tensor without bytes has no chunks.
-    for (slot, _) in tensors.iter_mut().zip(weights).filter(|(slot, weights)| slot.is_none() && weights.bytes == 0) {
+    for (slot, _) in
+        tensors.iter_mut().zip(weights).filter(|(slot, weights)| slot.is_none() && weights.bytes == 0)
+    {
         *slot = Some(TensorHash { root: crate::digest::sha256(&[]), others: Others::empty(wanted.others) });
     }
     Ok(Scanned {

@@ -1,8 +1,8 @@
 //! A segment of the pass: the threads, and the buffers that go around between them.
 
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
 use super::hashing::{Hashing, Others};
 use super::look::Scanner;
@@ -124,10 +124,12 @@ impl Job<'_> {
                 }
             }
             let chunk = Arc::new(Chunk { buffer, length, content: stretch.content, last });
-            for outlet in &outlets {
-                if outlet.send(Arc::clone(&chunk)).is_err() {
-                    return Ok(false);
-                }
+            // The last outlet takes the chunk itself: were one left here, the others could both be
+            // done with theirs before it goes, and nobody would send the buffer back.
+            let Some((to_last, to_others)) = outlets.split_last() else { return Ok(false) };
+            let sent = to_others.iter().all(|outlet| outlet.send(Arc::clone(&chunk)).is_ok());
+            if !sent || to_last.send(chunk).is_err() {
+                return Ok(false);
             }
         }
         Ok(false)

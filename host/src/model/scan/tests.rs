@@ -17,7 +17,8 @@ const ROW: usize = 4096;
 const ROWS: usize = 256;
 
 fn sample() -> Sample {
-    let matrix: Vec<u8> = (0..ROWS as u32 * 1024).flat_map(|i| ((i % 977) as f32 - 488.5).to_le_bytes()).collect();
+    let matrix: Vec<u8> =
+        (0..ROWS as u32 * 1024).flat_map(|i| ((i % 977) as f32 - 488.5).to_le_bytes()).collect();
     let vector: Vec<u8> = (0..1024).flat_map(|i| (i as f32 + 0.5).to_le_bytes()).collect();
     let blocks: Vec<u8> = (0..4096).flat_map(|_| [0x00, 0x3c].into_iter().chain(1..=32)).collect();
     let mut bytes = Vec::new();
@@ -229,7 +230,8 @@ fn a_source_that_ends_early_is_an_error() {
             if offset > 2 << 20 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
         }
     }
-    let error = scan(&Short, &[], 0, Wanted::default(), None, &mut Findings::default(), &mut |_| {}).unwrap_err();
+    let error =
+        scan(&Short, &[], 0, Wanted::default(), None, &mut Findings::default(), &mut |_| {}).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }
 
@@ -252,7 +254,11 @@ fn a_block_that_a_chunk_cuts_is_seen() {
     let cut = CHUNK_BYTES as usize / 34;
     assert_ne!(CHUNK_BYTES % 34, 0);
     for bad in [vec![], vec![cut], vec![cut - 1, cut, cut + 1]] {
-        let expected: Vec<_> = bad.first().into_iter().map(|&b| ("nan-weights".to_owned(), "blocks".to_owned(), 34 * b as i64)).collect();
+        let expected: Vec<_> = bad
+            .first()
+            .into_iter()
+            .map(|&b| ("nan-weights".to_owned(), "blocks".to_owned(), 34 * b as i64))
+            .collect();
         assert_eq!(blocks(&bad).found(), expected, "{bad:?}");
     }
 }
@@ -290,7 +296,8 @@ fn a_pass_that_was_broken_off_goes_on_and_finds_the_same() {
     let go = |source: &(dyn ReadAt + Sync), shelf: Option<&mut dyn Shelf>| {
         let (mut findings, mut done) = (Findings::default(), 0);
         let scanned = scan_in(
-            256 << 10,
+            // Every chunk is a segment.
+            1,
             source,
             &weights,
             data_offset,
@@ -340,8 +347,15 @@ fn every_chunk_can_be_proven() {
     }
     let beyond = Wanted { prove: Some(at), ..Wanted::default() };
     let source = sample.bytes.as_slice();
-    let scanned =
-        scan(&source, &weights, sample.header.data_offset, beyond, None, &mut Findings::default(), &mut |_| {});
+    let scanned = scan(
+        &source,
+        &weights,
+        sample.header.data_offset,
+        beyond,
+        None,
+        &mut Findings::default(),
+        &mut |_| {},
+    );
     assert_eq!(scanned.unwrap().proof, None);
 }
 
@@ -372,4 +386,17 @@ fn digests_of_other_kinds() {
     for kind in HashKind::ALL {
         assert_eq!(scanned.weights[kind.name()], of(kind, &joined));
     }
+}
+
+/// The buffers go round for ever, whoever is done with them last.
+#[test]
+fn no_buffer_is_lost() {
+    let data = [1u8; 4];
+    let names: Vec<String> = (0..3000).map(|number| format!("t{number}")).collect();
+    let tensors: Vec<TensorData<'_>> =
+        names.iter().map(|name| TensorData { name, kind: GgmlType::F32, shape: &[1], data: &data }).collect();
+    let mut bytes = Vec::new();
+    write(&mut bytes, &[], &tensors).unwrap();
+    let header = read_strict(&bytes.as_slice()).unwrap();
+    assert_eq!(Sample { bytes, header }.found(), []);
 }

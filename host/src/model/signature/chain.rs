@@ -144,7 +144,8 @@ impl<'a> Certificate<'a> {
     /// May it sign what is no certificate?
     fn may_sign(&self) -> bool {
         let signs = self.may(DIGITAL_SIGNATURE);
-        let code = self.extended_usage.as_ref().map(|uses| uses.contains(&CODE_SIGNING) || uses.contains(&ANY_USE));
+        let code =
+            self.extended_usage.as_ref().map(|uses| uses.contains(&CODE_SIGNING) || uses.contains(&ANY_USE));
         signs != Some(false) && code != Some(false) && (signs, code) != (None, None)
     }
 
@@ -198,7 +199,8 @@ impl Search<'_> {
     /// Is there a way from `at`, which has `between` authorities below it?
     fn go(&mut self, at: &Certificate<'_>, between: u64) -> bool {
         if at.strange {
-            self.why = Some(Broken::Unknown("a certificate makes a demand that is not understood".to_owned()));
+            self.why =
+                Some(Broken::Unknown("a certificate makes a demand that is not understood".to_owned()));
             return false;
         }
         let (from, to) = at.valid;
@@ -225,7 +227,8 @@ impl Search<'_> {
                     }
                 }
                 Ok(true) => {
-                    self.why = Some(Broken::Untrusted("a certificate was issued by one that must not".to_owned()));
+                    self.why =
+                        Some(Broken::Untrusted("a certificate was issued by one that must not".to_owned()));
                 }
                 Ok(false) => {}
                 Err(why) => self.why = Some(Broken::Unknown(why)),
@@ -247,6 +250,7 @@ fn seconds(time: Value<'_>) -> Option<i64> {
         _ => return None,
     };
     let field = |at: usize| rest.get(at..at + 2)?.parse::<i8>().ok();
-    let time = jiff::civil::DateTime::new(year, field(0)?, field(2)?, field(4)?, field(6)?, field(8)?, 0).ok()?;
+    let time =
+        jiff::civil::DateTime::new(year, field(0)?, field(2)?, field(4)?, field(6)?, field(8)?, 0).ok()?;
     Some(time.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
 }

@@ -4,6 +4,7 @@
 use p256::ecdsa::signature::Verifier as _;
 
 use super::der::{self, BIT_STRING, OID, SEQUENCE};
+use crate::digest::PublicKey;
 
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -14,7 +15,7 @@ pub const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     P256(p256::ecdsa::VerifyingKey),
-    Ed25519(ed25519_dalek::VerifyingKey),
+    Ed25519(PublicKey),
 }
 
 impl Key {
@@ -37,11 +38,11 @@ impl Key {
                 .map_err(|_| "the public key is no point of P-256".to_owned()),
             (ED25519, None) => {
                 let bytes = bits.try_into().map_err(|_| "an Ed25519 key has 32 bytes".to_owned())?;
-                ed25519_dalek::VerifyingKey::from_bytes(bytes)
-                    .map(Self::Ed25519)
-                    .map_err(|_| "the public key is no point of Ed25519".to_owned())
+                Ok(Self::Ed25519(PublicKey(bytes)))
             }
-            _ => Err("the public key is neither of P-256 nor of Ed25519; others are not supported".to_owned()),
+            _ => {
+                Err("the public key is neither of P-256 nor of Ed25519; others are not supported".to_owned())
+            }
         }
     }
 
@@ -50,8 +51,7 @@ impl Key {
         match self {
             Self::P256(key) => p256::ecdsa::Signature::from_der(signature)
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
-            Self::Ed25519(key) => ed25519_dalek::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
+            Self::Ed25519(key) => signature.try_into().is_ok_and(|signature| key.verify(message, signature)),
         }
     }
 

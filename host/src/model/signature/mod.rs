@@ -16,9 +16,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use sigstore_verify::types::bundle::VerificationMaterialContent;
-use sigstore_verify::types::{
-    Bundle, DerCertificate, DerPublicKey, DsseEnvelope, SignatureContent,
-};
+use sigstore_verify::types::{Bundle, DerCertificate, DerPublicKey, DsseEnvelope, SignatureContent};
 
 use super::manifest::{Report, What};
 use crate::domain::inspection::Inspection;
@@ -53,7 +51,8 @@ pub fn check(
     inspection: &Inspection,
 ) -> Result<Report, Problem> {
     let bad = |why: String| Problem::input(format!("{}: {why}", signature.display()));
-    let bundle = Bundle::from_json(text).map_err(|error| bad(format!("it is no sigstore bundle: {error}")))?;
+    let bundle =
+        Bundle::from_json(text).map_err(|error| bad(format!("it is no sigstore bundle: {error}")))?;
     if bundle.media_type.as_str() != BUNDLE {
         return Err(bad(format!("it is of the version {}, not {BUNDLE}", bundle.media_type)));
     }
@@ -101,8 +100,11 @@ fn verify(
         return Ok(Key::from_der(key.as_bytes()).map_err(Broken::Unknown).and_then(|key| signed(&key)));
     }
     let Some(path) = trust.roots else {
-        return Err(Problem::new(ProblemKind::Usage, "a signature proves nothing without a key that you trust")
-            .hint("name the signer's public key with --key, or root certificates with --roots"));
+        return Err(Problem::new(
+            ProblemKind::Usage,
+            "a signature proves nothing without a key that you trust",
+        )
+        .hint("name the signer's public key with --key, or root certificates with --roots"));
     };
     let roots = certificates(path)?;
     let roots: Vec<Certificate<'_>> =
@@ -130,7 +132,8 @@ fn verify(
 
 fn pem(path: &Path) -> Result<String, Problem> {
     let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| file.take(budget::KEY_PEM_BYTES).read_to_string(&mut text));
+    let read =
+        fs::File::open(path).and_then(|file| file.take(budget::KEY_PEM_BYTES).read_to_string(&mut text));
     read.map_err(|error| Problem::io("read", path, &error))?;
     Ok(text)
 }

@@ -76,7 +76,10 @@ pub(super) fn check(
     let Predicate { serialization, resources } = statement.predicate;
     // The subject's digest is over the digests of all files, in their order.
     let mut stream = Sha256Stream::new();
-    resources.iter().filter_map(|resource| from_hex(&resource.digest)).for_each(|bytes| stream.update(&bytes));
+    resources
+        .iter()
+        .filter_map(|resource| from_hex(&resource.digest))
+        .for_each(|bytes| stream.update(&bytes));
     let subject = statement.subject.first().and_then(|subject| subject.digest.get("sha256")).cloned();
     report.digest((What::File, "all files together"), "sha256", subject, Some(stream.finish().to_string()));
 
@@ -89,7 +92,9 @@ pub(super) fn check(
         let path = if resource.name == "." { inspection.path.clone() } else { root.join(&resource.name) };
         let plain = Path::new(&resource.name).components().all(|part| matches!(part, Component::Normal(_)));
         if resource.name != "." && !plain {
-            report.unchecked.push(format!("the signature names {:?}, which leads out of the folder", resource.name));
+            report
+                .unchecked
+                .push(format!("the signature names {:?}, which leads out of the folder", resource.name));
             continue;
         }
         if !whole && !inspection.files.iter().any(|file| same(&file.path, &path)) {
@@ -144,7 +149,8 @@ fn unsupported(statement: &Statement) -> Option<String> {
 }
 
 fn same(a: &Path, b: &Path) -> bool {
-    let plain = |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+    let plain =
+        |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
     plain(a) == plain(b)
 }
 

@@ -66,8 +66,7 @@ const LEAF: Says<'_> = Says {
     until: "300101000000Z",
     critical: None,
 };
-const ROOT: Says<'_> =
-    Says { subject: "root", authority: Some(1), usage: Some(0x04), ..LEAF };
+const ROOT: Says<'_> = Says { subject: "root", authority: Some(1), usage: Some(0x04), ..LEAF };
 
 fn certificate(says: &Says<'_>, own: &SigningKey, issuer: &SigningKey) -> Vec<u8> {
     let algorithm = tlv(0x30, &[&[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]]);
@@ -307,7 +306,8 @@ fn certificates_lead_to_a_root_or_nowhere() {
     let roots = folder.put("roots.pem", &pem("CERTIFICATE", &root_certificate));
     let trust = Trust { roots: Some(&roots), ..Trust::default() };
     let check = |certificates: &[Vec<u8>], key: &SigningKey| {
-        let report = folder.check("model", &bundle(&payload, key, chain(certificates)).to_string(), trust).unwrap();
+        let report =
+            folder.check("model", &bundle(&payload, key, chain(certificates)).to_string(), trust).unwrap();
         report.exit_code()
     };
     let middle_says = Says { subject: "middle", authority: Some(0), usage: Some(0x04), ..LEAF };
@@ -344,7 +344,11 @@ fn certificates_lead_to_a_root_or_nowhere() {
     let no_authority = Says { authority: None, usage: Some(0x84), ..middle_says.clone() };
     assert_eq!(check(&[lower.clone(), certificate(&no_authority, &middle, &root)], &leaf), 1, "no authority");
     let no_certifying = Says { usage: Some(0x80), ..middle_says.clone() };
-    assert_eq!(check(&[lower.clone(), certificate(&no_certifying, &middle, &root)], &leaf), 1, "must not certify");
+    assert_eq!(
+        check(&[lower.clone(), certificate(&no_certifying, &middle, &root)], &leaf),
+        1,
+        "must not certify"
+    );
     let no_signing = Says { usage: Some(0x20), ..LEAF };
     assert_eq!(check(&[certificate(&no_signing, &leaf, &root)], &leaf), 1, "must not sign");
     // The one between allows none below it.
@@ -391,12 +395,12 @@ fn damaged_certificates() {
 
 #[test]
 fn ed25519_keys_verify_too() {
-    let secret = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
-    let public = secret.verifying_key();
+    let secret = crate::digest::SigningKey::from_seed(&[9; 32]);
+    let public = secret.public();
     let algorithm = tlv(0x30, &[&[0x06, 3, 0x2b, 0x65, 0x70]]);
-    let der = tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], public.as_bytes()])]);
+    let der = tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], &public.0])]);
     let key = Key::from_der(&der).unwrap();
-    let signature = ed25519_dalek::Signer::sign(&secret, b"message").to_bytes();
+    let signature = secret.sign(b"message");
     assert!(key.verifies(b"message", &signature));
     assert!(!key.verifies(b"massage", &signature));
     assert!(!key.verifies(b"message", &signature[1..]));

@@ -1,0 +1,54 @@
+//! What stands beside the verdict: rare differences, p-values whatever decides, the user's own prompts.
+
+use super::*;
+
+/// A rare gross difference is named with its prompt, and the report says what could hide.
+#[test]
+fn a_rare_difference_stands_out_in_the_report() {
+    let gross_of = |report: &Report| -> Vec<u64> {
+        let gross = report.records.iter().filter(|record| record.score == Some(1.0));
+        gross.map(|record| record.challenge.index).collect()
+    };
+    // A script decides by the beginning of a prompt, so a share hits more prompts or fewer.
+    let rare = |report: &Report| (1..report.records.len() / 4).contains(&gross_of(report).len());
+    let shares = (1..40).map(|percent| Bench::new(&format!(r#", "gross_share": 0.{percent:02}"#)).run());
+    let report = { shares }.find(rare).unwrap();
+    let (diff, gross) = (&report.enhanced_diff, gross_of(&report));
+    assert!(diff.outliers.iter().all(|outlier| gross.contains(&outlier.index) && outlier.score == 1.0));
+    assert_eq!(diff.outliers.len(), gross.len().min(crate::domain::budget::REPORT_OUTLIERS));
+    assert!(diff.rare_difference.as_ref().unwrap().contains("not excluded"));
+    // Scripts have no weights: the label says so instead of guessing.
+    assert_eq!(report.relationship.unwrap().label, crate::assay::relationship::Label::Unknown);
+}
+
+/// Whatever decides, p-values and a certified delta are there.
+#[test]
+fn a_decider_without_e_values_gets_those_of_the_hedged_sequence() {
+    for (decider, from) in [("grid5", "grid5"), ("prpl-eb", "hedged"), ("stitched", "hedged")] {
+        let mut bench = Bench::new("");
+        bench.request.decider = decider.to_owned();
+        let diff = bench.run().enhanced_diff;
+        assert_eq!(diff.p_values_from.as_deref(), Some(from), "{decider}");
+        assert!(diff.p_same.unwrap() < 0.05 && diff.p_different == Some(1.0), "{decider}: {diff:?}");
+        assert!(diff.smallest_delta_certified.unwrap() <= 0.2, "{decider}: {diff:?}");
+    }
+}
+
+/// Probes have no part in the verdict, whatever they find.
+#[test]
+fn probes_change_nothing_but_their_own_part() {
+    let mut bench = Bench::new(r#", "gross_share": 0.3"#);
+    let without = bench.run();
+    bench.request.probes = (0..20).map(|i| format!("{i} is the number of this prompt")).collect();
+    let with = bench.run();
+    assert_eq!((&without.records, &without.enhanced_diff), (&with.records, &with.enhanced_diff));
+    assert_eq!((without.final_decision, &without.provenance), (with.final_decision, &with.provenance));
+    let probes = with.probes.unwrap();
+    assert_eq!((probes.prompts, probes.failed, probes.results.len()), (20, 0, 20));
+    let above = probes.results.iter().filter(|result| result.score > Some(0.05)).count() as u64;
+    assert_eq!(probes.above_gamma, above);
+    assert!((1..20).contains(&above), "{above} of 20 at a share of 0.3");
+    let scored = |event: &&AssayEvent| matches!(event, AssayEvent::Scored { .. });
+    let scored = bench.events.borrow().iter().filter(scored).count();
+    assert_eq!(scored, 2 * with.records.len(), "a probe is no judged challenge, not even as an event");
+}

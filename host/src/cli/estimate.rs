@@ -1,0 +1,260 @@
+//! `assayd estimate`: what a model would take, before anything is loaded.
+
+use std::path::PathBuf;
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use super::screen;
+use crate::domain::Problem;
+use crate::domain::footprint::Footprint;
+use crate::domain::size::ByteSize;
+use crate::engine::{self, EngineKind, KvType, LoadSpec};
+use crate::governor::admission::{Budget, Caps, Fit, Guardrail};
+use crate::model::footprint::{Counted, Shape, count};
+use crate::model::gguf::GgmlType;
+use crate::model::{self, InspectOptions};
+use crate::worker::{WorkerLimits, demand_of, dry_run};
+
+/// Says what a model would take, by device and by what for, and which limit that would break.
+/// Nothing is loaded: a limited worker reads the header and counts.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:
+  assayd estimate model.gguf
+  assayd estimate model.gguf --ctx 8192 --kv-type q8_0
+  assayd estimate model.gguf --max-memory 8GiB --json | jq .fits
+
+Judged runs use a cache of f32; servers usually use f16, which is the default here.
+Exit codes: 0 it fits, 1 it does not, 4 it could not be estimated, 2 usage.")]
+pub struct Args {
+    /// Model
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Tokens per sequence [default: what it was trained for, at most 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    ctx: Option<u32>,
+    /// Number format of the key-value cache
+    #[arg(long, value_enum, default_value = "f16")]
+    kv_type: KvType,
+    /// Sequences side by side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    parallel: u32,
+    /// Threads [default: all cores, one for a small model]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+    /// Layers on an accelerator; -1 for all
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    gpu_layers: i32,
+    /// Most memory of a worker, such as 8GiB
+    #[arg(long, value_name = "SIZE")]
+    max_memory: Option<ByteSize>,
+    /// Memory that must stay free on the machine, such as 2GiB
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<ByteSize>,
+    /// How careful to be
+    #[arg(long, value_enum, default_value = "balanced")]
+    guardrail: Guardrail,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The JSON document.
+#[derive(Debug, Serialize)]
+struct Output {
+    model: PathBuf,
+    context: u32,
+    parallel: u32,
+    kv_type: KvType,
+    devices: Vec<Device>,
+    /// All devices and the process.
+    total_bytes: u64,
+    /// What only the end of the process gives back.
+    held_bytes: u64,
+    /// Pages of the model's files: they come back by themselves.
+    mapped_bytes: u64,
+    /// What the process takes besides: vocabulary, tables of cells, graphs.
+    process_bytes: u64,
+    /// What can be had now.
+    available_bytes: u64,
+    fits: bool,
+    fit: Fit,
+    /// The limit that decides: `max-memory`, `available` or `group`.
+    limiting: &'static str,
+    guardrail: Guardrail,
+    /// What must be there for it to start.
+    needed_bytes: u64,
+    /// `dry-run`, or `formula` where the engine cannot count.
+    method: &'static str,
+    formula: Option<Formula>,
+    /// How the counting worker was held.
+    enforcement: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    name: String,
+    model_bytes: u64,
+    kv_bytes: u64,
+    compute_bytes: u64,
+    output_bytes: u64,
+    total_bytes: u64,
+}
+
+/// The same by formula from the header alone, as a cross-check.
+#[derive(Debug, Serialize)]
+struct Formula {
+    model_bytes: u64,
+    kv_bytes: u64,
+    cell_bytes: u64,
+    expert_bytes: u64,
+    active_bytes: u64,
+    compute_bytes: u64,
+}
+
+/// Context taken when nobody says.
+const USUAL_CONTEXT: u32 = 4096;
+/// Tokens computed at once.
+const MICRO_BATCH: u64 = 512;
+
+/// The format of a cache as the files name it.
+pub fn cache_format(kv_type: KvType) -> GgmlType {
+    match kv_type {
+        KvType::F32 => GgmlType::F32,
+        KvType::F16 => GgmlType::F16,
+        KvType::Q8_0 => GgmlType::Q8_0,
+    }
+}
+
+/// How a plain run of one sequence is shaped.
+pub fn shape(context: u32, parallel: u32, kv_type: KvType) -> Shape {
+    Shape {
+        context: u64::from(context),
+        parallel: u64::from(parallel),
+        micro_batch: MICRO_BATCH,
+        outputs: u64::from(parallel),
+        kv: cache_format(kv_type),
+        flash: kv_type != KvType::F32,
+    }
+}
+
+/// The context to take for a model that was trained for `trained` tokens.
+pub fn usual_context(trained: Option<u64>) -> u32 {
+    let trained = trained.and_then(|length| u32::try_from(length).ok()).unwrap_or(USUAL_CONTEXT);
+    trained.clamp(1, USUAL_CONTEXT)
+}
+
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
+    let (engine, paths) = engine::engine_for(&inspection)?;
+    let context = args.ctx.unwrap_or_else(|| usual_context(inspection.context_length));
+    let spec = LoadSpec {
+        kv_type: args.kv_type,
+        parallel: args.parallel,
+        gpu_layers: args.gpu_layers,
+        ..LoadSpec::judged(
+            engine,
+            paths,
+            context,
+            args.threads.unwrap_or_else(|| engine::default_threads(&inspection)),
+        )
+    };
+    let formula = match (engine, spec.paths.first()) {
+        (EngineKind::LlamaCpp, Some(first)) => count(first, shape(context, args.parallel, args.kv_type)).ok(),
+        _ => None,
+    };
+    let (footprint, seen) = dry_run(&spec, &WorkerLimits::default())?;
+    let caps = Caps {
+        max_memory_bytes: args.max_memory.map(|size| size.0),
+        min_free_bytes: args.min_free.map(|size| size.0),
+    };
+    let output = output(args, context, &footprint, Budget::now(caps), formula, seen.enforcement);
+    if args.json {
+        screen::print_json(&output)?;
+    } else {
+        screen::print(&table(&output))?;
+    }
+    Ok(u8::from(!output.fits))
+}
+
+fn output(
+    args: &Args,
+    context: u32,
+    footprint: &Footprint,
+    budget: Budget,
+    formula: Option<Counted>,
+    enforcement: String,
+) -> Output {
+    let demand = demand_of(footprint);
+    let needed_bytes = args.guardrail.needed_bytes(demand);
+    let devices = footprint.devices.iter().map(|device| Device {
+        name: device.name.clone(),
+        model_bytes: device.model_bytes,
+        kv_bytes: device.kv_bytes,
+        compute_bytes: device.compute_bytes,
+        output_bytes: device.output_bytes,
+        total_bytes: device.total_bytes(),
+    });
+    Output {
+        model: args.model.clone(),
+        context,
+        parallel: args.parallel,
+        kv_type: args.kv_type,
+        devices: devices.collect(),
+        total_bytes: footprint.total_bytes(),
+        held_bytes: demand.held_bytes,
+        mapped_bytes: demand.mapped_bytes,
+        process_bytes: footprint.process_bytes,
+        available_bytes: budget.bytes,
+        fits: needed_bytes <= budget.bytes,
+        fit: Fit::of(demand, budget),
+        limiting: budget.limiting.as_str(),
+        guardrail: args.guardrail,
+        needed_bytes,
+        method: "dry-run",
+        formula: formula.map(|counted| Formula {
+            model_bytes: counted.model_bytes,
+            kv_bytes: counted.kv_bytes.saturating_add(counted.state_bytes),
+            cell_bytes: counted.cell_bytes,
+            expert_bytes: counted.expert_bytes,
+            active_bytes: counted.active_bytes,
+            compute_bytes: counted.compute_bytes,
+        }),
+        enforcement,
+    }
+}
+
+fn table(output: &Output) -> String {
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["device", "model", "KV cache", "compute", "output", "total"]);
+    for device in &output.devices {
+        table.add_row([
+            device.name.clone(),
+            size(device.model_bytes),
+            size(device.kv_bytes),
+            size(device.compute_bytes),
+            size(device.output_bytes),
+            size(device.total_bytes),
+        ]);
+    }
+    let verdict = if output.fits { "fits" } else { "does not fit" };
+    let kv = serde_json::to_value(output.kv_type).ok();
+    format!(
+        "{table}\nthe process itself {}; {} in all, of which {} are pages of the model's files\n\
+         {verdict} ({}): {} needed at guardrail {}, {} available (limit: {})\n\
+         for {} tokens, {} sequence(s), a cache of {}\n",
+        size(output.process_bytes),
+        size(output.total_bytes),
+        size(output.mapped_bytes),
+        output.fit.as_str(),
+        size(output.needed_bytes),
+        output.guardrail.as_str(),
+        size(output.available_bytes),
+        output.limiting,
+        output.context,
+        output.parallel,
+        kv.as_ref().and_then(serde_json::Value::as_str).unwrap_or("n/a"),
+    )
+}

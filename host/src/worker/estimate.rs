@@ -1,0 +1,53 @@
+//! The dry run: what a model would take, found out by a worker that allocates nothing large.
+//!
+//! Invariants: its own time and memory limit, however hostile the header; what the engine's
+//! accounting leaves out (vocabulary, tables of cells, graphs, libraries) is what this very
+//! process was seen to hold while it had the model open without weights. Deliberately absent:
+//! any decision about the load.
+
+use super::ending::WorkerEnd;
+use super::guard::Confinement;
+use super::limits::WorkerLimits;
+use super::parent::Worker;
+use crate::domain::budget;
+use crate::domain::footprint::Footprint;
+use crate::engine::{EngineKind, LoadSpec};
+use crate::governor::memory::ProcessMemory;
+
+/// How a worker turned out to be held.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    pub enforcement: String,
+    /// Why a rung that was wanted is not there.
+    pub missing: Vec<String>,
+    pub confinement: Confinement,
+    pub memory: ProcessMemory,
+}
+
+/// Memory that running `spec` would take with its context filled.
+///
+/// # Errors
+/// The way the worker ended instead; REFUSED for a model that the engine does not load.
+pub fn dry_run(spec: &LoadSpec, limits: &WorkerLimits) -> Result<(Footprint, Seen), WorkerEnd> {
+    let limits = WorkerLimits {
+        memory_bytes: Some(budget::DRY_RUN_BYTES),
+        stall: budget::DRY_RUN_STALL,
+        ..limits.clone()
+    };
+    let (devices, seen) = Worker::estimate(spec, &limits)?;
+    let footprint = Footprint {
+        devices,
+        process_bytes: seen.memory.held_bytes(),
+        library_bytes: seen.memory.rss_file_bytes,
+    };
+    Ok((footprint, seen))
+}
+
+/// What a worker on this machine is kept from, found out by starting one that does nothing.
+///
+/// # Errors
+/// The way it ended instead.
+pub fn try_confinement() -> Result<Confinement, WorkerEnd> {
+    let spec = LoadSpec::judged(EngineKind::Scripted, Vec::new(), 1, 1);
+    dry_run(&spec, &WorkerLimits::default()).map(|(_, seen)| seen.confinement)
+}

@@ -1,0 +1,398 @@
+//! Predicted memory against measured memory, and what is refused because of it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::panic,
+    reason = "a test that cannot go on must stop, and says what it measured"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use assayd::domain::footprint::Footprint;
+use assayd::engine::{Detail, EngineKind, KvType, LoadSpec, ScoreItem};
+use assayd::governor::Enforcement;
+use assayd::model::footprint::{Shape, count};
+use assayd::model::gguf::GgmlType;
+use assayd::worker::{Ending, Worker, WorkerLimits, WorkerSummary, dry_run};
+use blank::Blank;
+use serde_json::Value;
+
+#[path = "estimate/blank.rs"]
+mod blank;
+
+const MIB: u64 = 1 << 20;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn limits() -> WorkerLimits {
+    WorkerLimits { program: Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd"))), ..WorkerLimits::default() }
+}
+
+fn spec(path: &Path, context: u32, kv_type: KvType) -> LoadSpec {
+    let judged = LoadSpec::judged(EngineKind::LlamaCpp, vec![path.to_owned()], context, 1);
+    LoadSpec { parallel: 1, kv_type, ..judged }
+}
+
+/// Runs the model so that its context is really full.
+fn measured(spec: &LoadSpec) -> WorkerSummary {
+    let mut worker = Worker::start(spec, &limits(), &mut |_| {}).unwrap();
+    let vocabulary = worker.info().vocab;
+    let tokens = (0..spec.context).map(|at| 3 + at % (vocabulary - 3)).collect();
+    let items = [ScoreItem { tokens, scored_from: 1, detail: Detail::Summary }];
+    worker.score(&items, &mut |_, trace| assert!(trace.is_ok(), "{trace:?}")).unwrap();
+    let summary = worker.finish();
+    assert_eq!(summary.ending, Ending::Ok);
+    summary
+}
+
+/// One line of the table: predicted and measured, and by how much they differ.
+fn compare(name: &str, spec: &LoadSpec) -> f64 {
+    let (footprint, _) = dry_run(spec, &limits()).unwrap();
+    let summary = measured(spec);
+    let predicted = footprint.held_bytes();
+    let seen = summary.peak_rss_anon_bytes;
+    let held = predicted as f64 / seen as f64 - 1.0;
+    let all = (predicted + footprint.mapped_bytes() + footprint.library_bytes) as f64
+        / (seen + summary.peak_rss_file_bytes) as f64
+        - 1.0;
+    let cpu = &footprint.devices[0];
+    eprintln!(
+        "{name:<26} {:>5} {:<5} held {:>8.2} MiB, seen {:>8.2} ({:+.1} %); with files {:+.1} %; kv {:.2}, compute {:.2}, output {:.2}, process {:.2}",
+        spec.context,
+        format!("{:?}", spec.kv_type),
+        predicted as f64 / MIB as f64,
+        seen as f64 / MIB as f64,
+        100.0 * held,
+        100.0 * all,
+        cpu.kv_bytes as f64 / MIB as f64,
+        cpu.compute_bytes as f64 / MIB as f64,
+        cpu.output_bytes as f64 / MIB as f64,
+        footprint.process_bytes as f64 / MIB as f64,
+    );
+    held.abs().max(all.abs())
+}
+
+fn formula(path: &Path, context: u32, kv: GgmlType) -> assayd::model::footprint::Counted {
+    let shape =
+        Shape { context: u64::from(context), parallel: 1, micro_batch: 512, outputs: 1, kv, flash: true };
+    count(path, shape).unwrap()
+}
+
+/// The engine's own count and the formula agree to the byte where both are exact.
+fn cross_check(path: &Path) {
+    for (kv_type, kv) in
+        [(KvType::F32, GgmlType::F32), (KvType::F16, GgmlType::F16), (KvType::Q8_0, GgmlType::Q8_0)]
+    {
+        for context in [256, 1000, 8192] {
+            let (footprint, _) = dry_run(&spec(path, context, kv_type), &limits()).unwrap();
+            let counted = formula(path, context, kv);
+            let cpu = &footprint.devices[0];
+            assert_eq!(cpu.kv_bytes, counted.kv_bytes, "{} {kv_type:?} {context}", path.display());
+            assert!(cpu.model_bytes.abs_diff(counted.model_bytes) <= counted.model_bytes / 100 + 4096);
+        }
+    }
+}
+
+fn shared() -> Vec<PathBuf> {
+    let folder = root().join("../shared/models/gguf");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        eprintln!("skipped: there is no {}", folder.display());
+        return Vec::new();
+    };
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+const SMALL: Blank = Blank {
+    layers: 4,
+    width: 512,
+    feed_forward: 1536,
+    heads: 8,
+    heads_kv: 4,
+    vocabulary: 32_000,
+    kind: GgmlType::F32,
+};
+
+#[test]
+fn the_prediction_is_within_five_percent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    blank::write(&path, SMALL);
+    let example = root().join("examples/models/reference.gguf");
+    cross_check(&path);
+    cross_check(&example);
+    for (path, kv_type, context) in [
+        (&path, KvType::F16, 256),
+        (&path, KvType::Q8_0, 2048),
+        (&example, KvType::F16, 2048),
+        (&example, KvType::Q8_0, 256),
+    ] {
+        let error = compare(&name(path), &spec(path, context, kv_type));
+        assert!(error < 0.05, "{error}");
+    }
+}
+
+#[test]
+#[ignore = "takes some minutes and 2 GB of disk"]
+fn the_prediction_is_within_five_percent_for_every_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut worst: Vec<(f64, String)> = Vec::new();
+    for path in shared() {
+        cross_check(&path);
+        for kv_type in [KvType::F16, KvType::Q8_0] {
+            for context in [256, 2048, 8192] {
+                let error = compare(&name(&path), &spec(&path, context, kv_type));
+                worst.push((error, format!("{} {kv_type:?} {context}", name(&path))));
+            }
+        }
+    }
+    let large = Blank { layers: 16, width: 2048, feed_forward: 5632, heads: 32, heads_kv: 8, ..SMALL };
+    for (label, blank) in [
+        ("blank-100M-f32", SMALL),
+        ("blank-760M-q8_0", Blank { kind: GgmlType::Q8_0, ..large }),
+        ("blank-760M-f16", Blank { kind: GgmlType::F16, layers: 18, ..large }),
+    ] {
+        let path = folder.path().join(format!("{label}.gguf"));
+        blank::write(&path, blank);
+        eprintln!("{label}: {} bytes", std::fs::metadata(&path).unwrap().len());
+        for (kv_type, context) in
+            [(KvType::F16, 256), (KvType::Q8_0, 256), (KvType::F16, 8192), (KvType::Q8_0, 8192)]
+        {
+            // Large models are slow here: a full context is only tried with the small one.
+            let context = if blank.width > 1000 { context.min(512) } else { context };
+            let error = compare(label, &spec(&path, context, kv_type));
+            worst.push((error, format!("{label} {kv_type:?} {context}")));
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+    worst.sort_by(|a, b| b.0.total_cmp(&a.0));
+    eprintln!("worst: {:?}", &worst[..worst.len().min(5)]);
+    assert!(worst[0].0 < 0.05, "{:?}", worst[0]);
+}
+
+/// Mapped files do not count against the limit, whatever rung holds it.
+#[test]
+fn a_mapped_model_larger_than_the_limit_is_no_reason_to_die() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mapped.gguf");
+    blank::write(&path, Blank { layers: 12, width: 1024, feed_forward: 3072, ..SMALL });
+    let bytes = std::fs::metadata(&path).unwrap().len();
+    let spec = spec(&path, 256, KvType::F16);
+    let limit = 256 * MIB;
+    assert!(bytes > 2 * limit, "{bytes}");
+    for enforcement in [Enforcement::Rlimit, Enforcement::Watchdog] {
+        let limits = WorkerLimits { memory_bytes: Some(limit), enforcement, ..limits() };
+        let mut worker = Worker::start(&spec, &limits, &mut |_| {}).unwrap();
+        let items = [ScoreItem { tokens: (3..60).collect(), scored_from: 1, detail: Detail::Summary }];
+        worker.score(&items, &mut |_, trace| assert!(trace.is_ok())).unwrap();
+        let summary = worker.finish();
+        assert_eq!(summary.ending, Ending::Ok, "{enforcement:?}");
+        assert!(summary.peak_rss_file_bytes > limit, "{summary:?}");
+    }
+}
+
+#[test]
+fn a_hostile_header_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile.gguf");
+    let bytes = std::fs::read(root().join("examples/models/reference.gguf")).unwrap();
+    let key = b"llama.context_length";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+    let mut hostile = bytes;
+    hostile[at..at + 4].copy_from_slice(&1_000_000_000u32.to_le_bytes());
+    std::fs::write(&path, hostile).unwrap();
+    let started = std::time::Instant::now();
+    let document = json(&run(&["estimate", path.to_str().unwrap(), "--json"]));
+    assert_eq!(document["context"], 4096);
+    assert!(document["total_bytes"].as_u64().unwrap() < 200 * MIB, "{document}");
+    assert!(started.elapsed().as_secs() < 20);
+    let output = run(&["estimate", path.to_str().unwrap(), "--ctx", "1000000000"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_assayd"))
+        .args(arguments)
+        .env("ASSAYD_CACHE", std::env::temp_dir().join("assayd-estimate-cache"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn estimate_says_what_it_takes_and_which_limit_decides() {
+    let model = root().join("examples/models/reference.gguf");
+    let model = model.to_str().unwrap();
+    let output = run(&["estimate", model, "--ctx", "2048", "--json"]);
+    let document = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{document}");
+    let device = &document["devices"][0];
+    let parts: u64 = ["model_bytes", "kv_bytes", "compute_bytes", "output_bytes"]
+        .iter()
+        .map(|key| device[key].as_u64().unwrap())
+        .sum();
+    assert_eq!(device["total_bytes"], parts);
+    assert_eq!(
+        document["total_bytes"].as_u64().unwrap(),
+        parts + document["process_bytes"].as_u64().unwrap()
+    );
+    assert_eq!(document["formula"]["kv_bytes"], device["kv_bytes"]);
+    assert_eq!((&document["fits"], &document["fit"]), (&Value::Bool(true), &Value::from("green")));
+    let output = run(&["estimate", model, "--max-memory", "10MiB", "--json"]);
+    let document = json(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((&document["fits"], &document["limiting"]), (&Value::Bool(false), &Value::from("max-memory")));
+    let text = String::from_utf8(run(&["estimate", model]).stdout).unwrap();
+    for part in ["CPU", "KV cache", "fits (green)", "limit: "] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_numbers_and_loaded_by_force() {
+    let model = root().join("examples/models/reference.gguf");
+    let model = model.to_str().unwrap();
+    let verify = |more: &[&str]| {
+        let mut arguments = vec!["verify", model, "--reference", model, "--mode", "quick", "--json"];
+        arguments.extend(more);
+        let output = run(&arguments);
+        (output.status.code(), json(&output))
+    };
+    let (code, report) = verify(&["--min-free", "9TiB"]);
+    assert_eq!(code, Some(4));
+    let error = report["error"].as_str().unwrap();
+    assert!(
+        error.contains("not loaded") && error.contains("available") && error.contains("--force"),
+        "{error}"
+    );
+    assert_eq!(report["memory"]["peak_bytes"], Value::Null, "nothing was loaded");
+    assert_eq!(report["workers"][0]["ending"], "REFUSED");
+    let (code, report) = verify(&["--min-free", "9TiB", "--force"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert!(report["remarks"].to_string().contains("loaded by force"), "{}", report["remarks"]);
+    let (code, report) = verify(&["--max-memory", "1GiB", "--enforcement", "rlimit"]);
+    assert_eq!(code, Some(0), "{report}");
+    let memory = &report["memory"];
+    assert_eq!(memory["limit_bytes"], 1u64 << 30);
+    assert_eq!(memory["enforcement"], "rlimit+watchdog");
+    let (predicted, peak) =
+        (memory["predicted_bytes"].as_u64().unwrap(), memory["peak_bytes"].as_u64().unwrap());
+    assert!(predicted > peak / 2 && peak > predicted / 3, "{memory}");
+    assert!(memory["confinement"].is_string() && memory["guardrail"] == "balanced", "{memory}");
+}
+
+#[test]
+fn models_are_listed_with_their_fit() {
+    let folder = root().join("examples/models");
+    let document = json(&run(&["models", folder.to_str().unwrap(), "--json"]));
+    let models = document["models"].as_array().unwrap();
+    let fit = |file: &str| {
+        let found = models.iter().find(|model| model["path"].as_str().unwrap().ends_with(file));
+        found.unwrap_or_else(|| panic!("{file}: {document}"))["fit"].clone()
+    };
+    assert_eq!(fit("/reference.gguf"), "green");
+    assert_eq!(fit("/truncated.gguf"), Value::Null);
+    let document = json(&run(&["models", folder.to_str().unwrap(), "--max-memory", "9MiB", "--json"]));
+    let model = &document["models"][0];
+    assert_eq!(
+        (&model["fit"], &model["limiting"]),
+        (&Value::from("red"), &Value::from("max-memory")),
+        "{model}"
+    );
+    let text = String::from_utf8(run(&["models", folder.to_str().unwrap()]).stdout).unwrap();
+    assert!(text.contains("green") && text.contains("reference.gguf"), "{text}");
+}
+
+#[test]
+fn the_monitor_watches_and_prints_one_document() {
+    let output =
+        run(&["monitor", "--seconds", "0.3", "--interval", "0.1", "--warning", "1", "--critical", "2"]);
+    assert_eq!(output.status.code(), Some(0));
+    let document = json(&output);
+    assert_eq!(document["levels"]["kill"], 92);
+    assert!(document["samples"].as_u64().unwrap() >= 2, "{document}");
+    assert!(document["now"]["memory"]["total_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(document["alerts"][0]["level"], "warning", "{document}");
+    let wrong = run(&["monitor", "--warning", "90", "--critical", "85"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(wrong.stdout.is_empty() && String::from_utf8_lossy(&wrong.stderr).contains("rise"));
+}
+
+/// Sum over all workers of this process's children, as an onlooker sees it.
+fn onlooker(stop: &std::sync::atomic::AtomicBool, parent: u32) -> (u64, usize) {
+    let (mut most, mut at_once) = (0, 0);
+    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+        let workers = assayd::governor::memory::descendants(parent);
+        let held = workers.iter().filter_map(|pid| assayd::governor::memory::process_memory(*pid));
+        let large: Vec<u64> = held
+            .map(|memory| memory.rss_anon_bytes + memory.rss_file_bytes)
+            .filter(|held| *held > 100 * MIB)
+            .collect();
+        most = most.max(large.iter().sum());
+        at_once = at_once.max(large.len());
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    (most, at_once)
+}
+
+/// A model after another one never takes more than the larger of them alone.
+#[test]
+fn one_after_the_other_takes_no_more_than_the_larger() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a.gguf"), folder.path().join("b.gguf"));
+    blank::write(&a, Blank { width: 768, ..SMALL });
+    blank::write(&b, Blank { width: 1024, ..SMALL });
+    let verify = |candidate: &Path, reference: &Path| {
+        let child = Command::new(env!("CARGO_BIN_EXE_assayd"))
+            .args(["verify", candidate.to_str().unwrap(), "--mode", "quick", "--json"])
+            .args(["--reference", reference.to_str().unwrap()])
+            .env("ASSAYD_CACHE", folder.path().join(format!("cache-{}", name(candidate))))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let pid = child.id();
+        let (output, seen) = std::thread::scope(|scope| {
+            let looking = scope.spawn(|| onlooker(&stop, pid));
+            let output = child.wait_with_output().unwrap();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            (output, looking.join().unwrap())
+        });
+        (json(&output), seen)
+    };
+    let alone = |path: &Path| {
+        let (report, (most, _)) = verify(path, path);
+        assert_eq!(report["workers"].as_array().unwrap().len(), 2, "{report}");
+        most
+    };
+    let (only_a, only_b) = (alone(&a), alone(&b));
+    let (_, (both, at_once)) = verify(&b, &a);
+    eprintln!("A {} MiB, B {} MiB, A then B {} MiB", only_a / MIB, only_b / MIB, both / MIB);
+    assert!(only_a > 100 * MIB && only_b > only_a, "{only_a} {only_b}");
+    assert_eq!(at_once, 1, "two models at a time");
+    assert!(both <= only_a.max(only_b) * 11 / 10, "{both}");
+}
+
+/// The footprint type is what reports add up.
+#[test]
+fn a_footprint_adds_up() {
+    let footprint = Footprint { process_bytes: 7, ..Footprint::default() };
+    assert_eq!((footprint.held_bytes(), footprint.total_bytes(), footprint.mapped_bytes()), (7, 7, 0));
+}

@@ -1,0 +1,104 @@
+//! Models of any size with nothing in them: the llama architecture with every weight alike.
+
+use std::path::Path;
+
+use assayd::model::gguf::write::{TensorData, write_file};
+use assayd::model::gguf::{Array, GgmlType, Value};
+
+/// Widths and counts of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Blank {
+    pub layers: u32,
+    pub width: u64,
+    pub feed_forward: u64,
+    pub heads: u32,
+    pub heads_kv: u32,
+    pub vocabulary: u64,
+    pub kind: GgmlType,
+}
+
+/// Writes the model; it computes, and every token is as likely as any other.
+pub fn write(path: &Path, model: Blank) {
+    let Blank { layers, width, feed_forward, heads, heads_kv, vocabulary, kind } = model;
+    let head = width / u64::from(heads);
+    let kv = head * u64::from(heads_kv);
+    let mut tensors: Vec<(String, GgmlType, Vec<u64>)> = vec![
+        ("token_embd.weight".to_owned(), kind, vec![width, vocabulary]),
+        ("output_norm.weight".to_owned(), GgmlType::F32, vec![width]),
+        ("output.weight".to_owned(), kind, vec![width, vocabulary]),
+    ];
+    for layer in 0..layers {
+        let matrices = [
+            ("attn_q", [width, width]),
+            ("attn_k", [width, kv]),
+            ("attn_v", [width, kv]),
+            ("attn_output", [width, width]),
+            ("ffn_gate", [width, feed_forward]),
+            ("ffn_up", [width, feed_forward]),
+            ("ffn_down", [feed_forward, width]),
+        ];
+        for name in ["attn_norm", "ffn_norm"] {
+            tensors.push((format!("blk.{layer}.{name}.weight"), GgmlType::F32, vec![width]));
+        }
+        for (name, shape) in matrices {
+            tensors.push((format!("blk.{layer}.{name}.weight"), kind, shape.to_vec()));
+        }
+    }
+    let bytes = |kind: GgmlType, shape: &[u64]| kind.bytes(shape.iter().product()).unwrap() as usize;
+    let filled = |wanted: GgmlType| {
+        let of_kind = tensors.iter().filter(|(_, kind, _)| *kind == wanted);
+        let largest = of_kind.map(|(_, kind, shape)| bytes(*kind, shape)).max().unwrap_or(0);
+        // 0.01 as f32 and as f16; eight bits are 32 ones with a scale of 0.01.
+        let pattern = match wanted {
+            GgmlType::F32 => 0.01f32.to_le_bytes().to_vec(),
+            GgmlType::F16 => vec![0x1f, 0x21],
+            GgmlType::Q8_0 => [vec![0x1f, 0x21], vec![1; 32]].concat(),
+            other => panic!("no pattern for {}", other.name()),
+        };
+        pattern.into_iter().cycle().take(largest).collect::<Vec<u8>>()
+    };
+    let (norms, weights) = (filled(GgmlType::F32), filled(kind));
+    let data: Vec<TensorData<'_>> = tensors
+        .iter()
+        .map(|(name, kind, shape)| {
+            let source = if *kind == GgmlType::F32 { &norms } else { &weights };
+            TensorData { name, kind: *kind, shape, data: &source[..bytes(*kind, shape)] }
+        })
+        .collect();
+    let number = |value: u64| Value::U32(u32::try_from(value).unwrap());
+    let tokens = (0..vocabulary).map(|token| match token {
+        0 => "<unk>".to_owned(),
+        1 => "<s>".to_owned(),
+        2 => "</s>".to_owned(),
+        token if token < 259 => format!("<0x{:02X}>", token - 3),
+        token => format!("\u{2581}word{token}"),
+    });
+    let scores: Vec<f32> = (0..vocabulary).map(|token| -(token as f32)).collect();
+    // Unknown, control, byte, normal: as llama.cpp numbers them.
+    let kind_of = |token| match token {
+        0 => 2,
+        1 | 2 => 3,
+        token if token < 259 => 6,
+        _ => 1,
+    };
+    let kinds: Vec<i32> = (0..vocabulary).map(kind_of).collect();
+    let metadata = [
+        ("general.architecture", Value::String("llama".to_owned())),
+        ("general.name", Value::String("blank".to_owned())),
+        ("llama.block_count", Value::U32(layers)),
+        ("llama.context_length", Value::U32(8192)),
+        ("llama.embedding_length", number(width)),
+        ("llama.feed_forward_length", number(feed_forward)),
+        ("llama.attention.head_count", Value::U32(heads)),
+        ("llama.attention.head_count_kv", Value::U32(heads_kv)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("llama.rope.dimension_count", number(head)),
+        ("tokenizer.ggml.model", Value::String("llama".to_owned())),
+        ("tokenizer.ggml.tokens", Value::Array(Array::of_strings(tokens))),
+        ("tokenizer.ggml.scores", Value::Array(Array::of_f32(&scores))),
+        ("tokenizer.ggml.token_type", Value::Array(Array::of_i32(&kinds))),
+        ("tokenizer.ggml.bos_token_id", Value::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(2)),
+    ];
+    write_file(path, &metadata, &data).unwrap();
+}
