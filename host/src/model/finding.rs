@@ -164,6 +164,9 @@ codes! {
     UnexpectedTensor "unexpected-tensor" Error
         "There are tensors of layers beyond the declared number of layers; runtimes refuse the file."
         "Get a clean copy; the metadata and the weights are not of the same model."
+    UnknownTensor "unknown-tensor" Warning
+        "A tensor has a name that no model of this architecture has; runtimes that count tensors refuse the file."
+        "Check for a misspelt name; convert the model again with a current converter if a runtime refuses it."
     VocabMismatch "vocab-mismatch" Error
         "The number of tokens, the token attributes and the rows of the embedding do not fit together."
         "Get a clean copy; tokenizer and weights are not of the same model."

@@ -145,9 +145,20 @@ pub(super) fn check_values(metadata: &Metadata, findings: &mut Findings) {
             None => {}
         }
     }
-    let epsilon = format!("{architecture}.attention.layer_norm_rms_epsilon");
-    if super::tensors::LLAMA_LIKE.contains(&architecture) && metadata.get(&epsilon).is_none() {
-        findings.push(Code::MetadataMissing.finding(format!("{epsilon} is missing")));
+    let known = super::tensors::LLAMA_LIKE.contains(&architecture);
+    let mixture = metadata.hparam("expert_count").and_then(Value::as_u64).unwrap_or(0) > 0;
+    for (key, required) in [
+        ("attention.layer_norm_rms_epsilon", known),
+        ("attention.head_count", known),
+        ("feed_forward_length", known && !mixture),
+    ] {
+        if required && metadata.hparam(key).is_none() {
+            findings.push(Code::MetadataMissing.finding(format!("{architecture}.{key} is missing")));
+        }
+    }
+    let without = matches!(metadata.str("tokenizer.ggml.model"), None | Some("none" | "no_vocab"));
+    if !without && metadata.get("tokenizer.ggml.tokens").is_none() {
+        findings.push(Code::MetadataMissing.finding("tokenizer.ggml.tokens is missing"));
     }
     // llama.cpp aborts on a mixture of one expert.
     let experts = metadata.hparam("expert_count").and_then(Value::as_u64).unwrap_or(0);
