@@ -15,6 +15,7 @@ use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
 use super::evidence::{summary, trace_bytes, trace_digest};
+use super::halt::Halt;
 use super::judge::Judge;
 use super::reference::{ReferenceError, answer_rounds, missing_rounds, round_of};
 use super::report::{Record, Role, TraceSummary};
@@ -25,44 +26,10 @@ use crate::challenge::{Challenge, ChallengeSet, Judging, Prompt};
 use crate::domain::modes::{self, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};
 use crate::domain::trace::{Distribution, Trace};
-use crate::domain::{Problem, ProblemKind, Sha256};
+use crate::domain::Sha256;
 use crate::engine::{Detail, LoadSpec, ScoreItem};
 use crate::plugin::{Evidence, FaultClass, PluginFault, RefusalKind, Scorer};
 use crate::worker::{Progress, WorkerEnd};
-
-/// Why a comparison ended without a decision.
-#[derive(Debug)]
-pub struct Halt {
-    pub statistics: Statistics,
-    pub error: String,
-}
-
-impl Halt {
-    pub fn not_run(error: impl Into<String>) -> Self {
-        Self { statistics: Statistics::NotRun, error: error.into() }
-    }
-
-    pub fn failed(error: impl Into<String>) -> Self {
-        Self { statistics: Statistics::Failed, error: error.into() }
-    }
-}
-
-impl From<PluginFault> for Halt {
-    fn from(fault: PluginFault) -> Self {
-        Self { statistics: Statistics::PluginFault, error: fault.to_string() }
-    }
-}
-
-impl From<Problem> for Halt {
-    fn from(problem: Problem) -> Self {
-        let statistics = match problem.kind {
-            ProblemKind::Plugin => Statistics::PluginFault,
-            _ => Statistics::NotRun,
-        };
-        let hint = problem.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-        Self { statistics, error: format!("{}{hint}", problem.message) }
-    }
-}
 
 /// What is compared with what.
 #[derive(Debug)]

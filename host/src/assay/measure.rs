@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::compare::Halt;
+use super::halt::Halt;
 use super::report::Measurement;
 use super::runner::Session;
 use crate::challenge::{ChallengeSet, Key, Plan, Prompt};

@@ -18,6 +18,7 @@ pub mod decision;
 mod draft;
 pub mod events;
 mod evidence;
+mod halt;
 mod hash_checks;
 pub mod hidden;
 pub mod judge;

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use super::band::BandChoice;
 use super::closing;
-use super::compare::{Comparison, Halt, Pair, Scoring};
+use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root, name_of};
 use super::events::{AssayEvent, Stage};
+use super::halt::Halt;
 use super::judge::{INTERVAL_DECIDER, Judge};
 use super::measure::measure;
 use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
@@ -166,11 +167,11 @@ impl Assay<'_> {
 
         let broken = |inspection: &Inspection| inspection.status == Status::Reject;
         if broken(&candidate) || reference.as_ref().is_some_and(broken) {
-            return Err(Halt::not_run(rejection(reference.as_ref(), &candidate)));
+            return Err(Halt::rejected(reference.as_ref(), &candidate));
         }
         let Some(reference) = reference else {
             let measured = self.measure(&candidate);
-            measured.map_err(|halt| if self.cancelled() { cancelled() } else { halt })?;
+            measured.map_err(|halt| if self.cancelled() { Halt::cancelled() } else { halt })?;
             return Ok(Statistics::NoReference);
         };
         self.lineage(&reference, &candidate)?;
@@ -231,7 +232,7 @@ impl Assay<'_> {
     }
 
     fn stop_if_cancelled(&self) -> Result<(), Halt> {
-        if self.cancelled() { Err(cancelled()) } else { Ok(()) }
+        if self.cancelled() { Err(Halt::cancelled()) } else { Ok(()) }
     }
 
     fn cancelled(&self) -> bool {
@@ -347,7 +348,7 @@ impl Assay<'_> {
         }
         let context = context_of([candidate]);
         if context <= SCORED_POSITIONS {
-            return Err(no_room(context));
+            return Err(Halt::no_room(context));
         }
         let threads = self.request.threads.unwrap_or_else(|| default_threads(candidate));
         let [spec] = self.plan([self.load_spec(candidate, context, threads)?])?;
@@ -387,7 +388,7 @@ impl Assay<'_> {
         let set = self.challenges(&key)?;
         let context = context_of([reference, candidate]);
         if context <= SCORED_POSITIONS {
-            return Err(no_room(context));
+            return Err(Halt::no_room(context));
         }
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
@@ -518,7 +519,7 @@ impl Assay<'_> {
         let plan = plan.map_err(|end| {
             self.draft.worker_failed(Role::Candidate, &end);
             if self.context.cancel.load(Ordering::Relaxed) {
-                return cancelled();
+                return Halt::cancelled();
             }
             let hint = end.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
             Halt::not_run(format!("{}{hint}", end.detail))
@@ -559,16 +560,6 @@ fn nanoseconds_now() -> i128 {
     since.map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }
 
-fn cancelled() -> Halt {
-    Halt { statistics: Statistics::Cancelled, error: "cancelled".to_owned() }
-}
-
-fn no_room(context: u32) -> Halt {
-    Halt::not_run(format!(
-        "a context of {context} tokens has no room for {SCORED_POSITIONS} scored positions"
-    ))
-}
-
 /// Whether only one side has the tensor, or in another shape.
 fn unmatched(tensor: &lineage::TensorLineage) -> bool {
     use lineage::TensorRelation::{Extra, Missing, ShapeDiffers};
@@ -581,24 +572,4 @@ fn context_of<const N: usize>(models: [&Inspection; N]) -> u32 {
         .into_iter()
         .filter_map(|model| u32::try_from(model.context_length?).ok())
         .fold(JUDGED_CONTEXT, u32::min)
-}
-
-fn rejection(reference: Option<&Inspection>, candidate: &Inspection) -> String {
-    let say = |inspection: &Inspection, role: &str| {
-        let findings: Vec<&str> = inspection
-            .findings
-            .iter()
-            .filter(|finding| finding.severity == crate::domain::inspection::Severity::Error)
-            .map(|finding| finding.message.as_str())
-            .take(3)
-            .collect();
-        format!("the {role} {} was rejected: {}", name_of(&inspection.path), findings.join("; "))
-    };
-    match reference.filter(|inspection| inspection.status == Status::Reject) {
-        Some(reference) if candidate.status == Status::Reject => {
-            format!("{}; {}", say(candidate, "candidate"), say(reference, "reference"))
-        }
-        Some(reference) => say(reference, "reference"),
-        None => say(candidate, "candidate"),
-    }
 }

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::compare::{Comparison, Halt, Pair, Scoring};
+use super::compare::{Comparison, Pair, Scoring};
 use super::decision::Statistics;
 use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
+use super::halt::Halt;
 use super::judge::Judge;
 use super::report::Record;
 use super::request::{AssayContext, AssayRequest};
