@@ -7,5 +7,11 @@
 pub mod digest;
 #[path = "../../src/domain/mod.rs"]
 pub mod domain;
+/// Only what reading files asks of the machine.
+#[path = "../../src/governor"]
+pub mod governor {
+    pub mod cgroup;
+    pub mod memory;
+}
 #[path = "../../src/model/mod.rs"]
 pub mod model;
