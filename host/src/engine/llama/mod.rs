@@ -54,8 +54,11 @@ pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
     let buffers = context.breakdown().map_err(EngineError::Compute)?;
     // Rows of logits live outside of all buffers that are accounted for, on the host.
     let rows = u64::from(dry.rows_per_call().min(context.batch()));
+    // An adapter lies beside the weights, as large as its file.
+    let size = |path: &std::path::PathBuf| std::fs::metadata(path).map_or(0, |data| data.len());
     let mut host = DeviceBytes {
         name: "CPU".to_owned(),
+        model_bytes: spec.adapter.iter().map(size).sum(),
         output_bytes: rows * u64::from(dry.info.vocab) * 4,
         ..DeviceBytes::default()
     };
@@ -140,6 +143,10 @@ impl LlamaModel {
             parameters: model.parameters(),
             engine: engine_info(spec.gpu_layers),
         };
+        if dry {
+            // Weights that were only counted cannot be computed with.
+            return Ok(Self { model, info, spec: spec.clone() });
+        }
         for path in &spec.adapter {
             let about = |reason: String| EngineError::Load { path: path.display().to_string(), reason };
             model.load_adapter(path).map_err(about)?;
