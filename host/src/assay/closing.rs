@@ -19,7 +19,7 @@ const BISECTIONS: u32 = 20;
 /// Resampled streams from which the needed n is read.
 const RESAMPLES: usize = 20;
 /// The needed n is searched up to this many times the scores there are, and ...
-const NEEDED_FACTOR: usize = 10;
+const NEEDED_FACTOR: usize = 20;
 /// ... never beyond this many scores.
 const NEEDED_LIMIT: usize = 2_000;
 
@@ -155,7 +155,7 @@ pub fn smallest_delta(
 }
 
 /// How many scores would probably decide: the 90 % quantile of the stopping times of streams
-/// resampled from the scores. `None` when fewer than that share decide within the limit.
+/// resampled from the scores, each from a resampled population. `None` when fewer than that share decide within the limit.
 /// The resampling is keyed by the scores themselves, so the answer is reproducible.
 ///
 /// # Errors
@@ -175,8 +175,14 @@ pub fn needed_n(
     let mut stops = Vec::new();
     for resample in 0..RESAMPLES {
         let stream = source.child("resample", &resample.to_be_bytes());
+        // What the scores say of the population is uncertain itself: each stream comes from a
+        // population of its own, drawn from them first (Efron's bootstrap).
+        let population: Vec<f64> = (0..scores.len())
+            .filter_map(|i| stream.pick(&format!("population/{i}"), scores))
+            .copied()
+            .collect();
         let drawn: Vec<f64> =
-            (0..length).filter_map(|i| stream.pick(&format!("score/{i}"), scores)).copied().collect();
+            (0..length).filter_map(|i| stream.pick(&format!("score/{i}"), &population)).copied().collect();
         let mut fold = Fold::start(decider.clone(), &asked)?;
         for some in drawn.chunks(64) {
             if let Some(step) = stopping_step(fold.push(some)?, asked.n_max) {
