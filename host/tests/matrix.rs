@@ -7,8 +7,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::indexing_slicing,
     reason = "a measurement that prints, and stops where it cannot go on"
 )]
 

@@ -9,7 +9,7 @@ use super::band::BandChoice;
 use super::closing;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
-use super::draft::{Draft, artifact_root, name_of};
+use super::draft::{Draft, artifact_root};
 use super::events::{AssayEvent, Stage};
 use super::halt::Halt;
 use super::judge::{INTERVAL_DECIDER, Judge};
