@@ -1,5 +1,10 @@
 //! `assayd hash` through the real binary: digests, roots, and lists checked.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on must stop"
+)]
 
 use std::fs;
 use std::path::Path;

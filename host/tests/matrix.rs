@@ -5,10 +5,7 @@
 //! `ground_truth.json` states for other text. No SAME may stand where the truth is above
 //! delta, no DIFFERENT where it is below gamma.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a measurement that prints, and stops where it cannot go on"
-)]
+#![expect(clippy::unwrap_used, reason = "a measurement that prints, and stops where it cannot go on")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

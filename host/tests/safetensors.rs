@@ -72,10 +72,13 @@ fn refusal(model: &Path, folder: &Path) -> String {
     err
 }
 
+/// No two differ by more than `bound`; where a token is less likely than e^-10 in proportion
+/// more, because F32 rounds large logits in proportion.
 #[track_caller]
 fn close(a: &[f64], b: &[f64], bound: f64) {
     assert_eq!(a.len(), b.len());
-    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let differs = |(a, b): (&f64, &f64)| (a - b).abs() / (b.abs() / 10.0).max(1.0);
+    let worst = a.iter().zip(b).map(differs).fold(0.0, f64::max);
     println!("largest difference {worst:.2e} over {} positions", a.len());
     assert!(worst <= bound, "largest difference {worst}, allowed {bound}");
 }
@@ -176,7 +179,9 @@ impl Twin {
         let (wanted, _) = logprobs(&gguf, &asked, &["--portable"], folder);
         let (got, _) = logprobs(&safetensors, &asked, &[], folder);
         print!("{name}: ");
-        close(&got, &wanted, 1e-4);
+        // llama.cpp looks the tanh form of GELU up in a table of 16-bit numbers.
+        let bound = if matches!(name, "gpt2" | "phi") { 2e-3 } else { 1e-4 };
+        close(&got, &wanted, bound);
         let spread = wanted.iter().copied().fold(0.0, f64::min) - wanted.iter().copied().fold(-1e9, f64::max);
         assert!(spread < -1.0, "the model says nothing: {spread}");
     }

@@ -155,7 +155,8 @@ pub fn smallest_delta(
 }
 
 /// How many scores would probably decide: the 90 % quantile of the stopping times of streams
-/// resampled from the scores, each from a resampled population. `None` when fewer than that share decide within the limit.
+/// resampled from the scores, each from a resampled population. `None` when fewer than that
+/// share decide within the limit.
 /// The resampling is keyed by the scores themselves, so the answer is reproducible.
 ///
 /// # Errors
@@ -259,7 +260,7 @@ mod tests {
         let params = DecisionParams { gamma: 0.1, delta: 0.1, ..AUDIT };
         let (mut asked, mut decided) = (0, 0);
         for mean in [0.02, 0.05, 0.15, 0.2, 0.3] {
-            for _ in 0..8 {
+            for _ in 0..30 {
                 let mut draw = |n: usize| -> Vec<f64> { (0..n).map(|_| 2.0 * mean * uniform()).collect() };
                 let few = draw(12);
                 let Some(n) = needed_n(&decider, &params, &few).unwrap() else { continue };
@@ -269,6 +270,7 @@ mod tests {
                 decided += i32::from(stopping_step(&steps, n).is_some());
             }
         }
-        assert!(asked >= 30 && 10 * decided >= 8 * asked, "{decided} of {asked} of 40");
+        // Enough runs that chance alone does not move the share by a tenth.
+        assert!(asked >= 112 && 10 * decided >= 8 * asked, "{decided} of {asked} of 150");
     }
 }
