@@ -1,6 +1,6 @@
 //! Control groups for workers: one group per worker below our own, with a memory limit.
 //!
-//! Invariants: only groups named [`PREFIX`] are ever made, written to or removed, and the only
+//! Invariants: only groups named `PREFIX` are ever made, written to or removed, and the only
 //! processes ever moved are our own worker and, where version 2 demands an inner group without
 //! processes, ourselves. A group is emptied and removed when its owner drops it. Groups of a
 //! daemon that died are removed when the next one is made. Both versions are driven through a

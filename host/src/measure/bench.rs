@@ -199,10 +199,10 @@ pub fn bench(path: &Path, plan: &Plan, report: Report<'_>) -> Result<Bench, Prob
     Ok(Bench { model: path.to_owned(), ..bench_spec(&spec, has_tokenizer, plan, report)? })
 }
 
-/// As [`bench`], of what `spec` loads.
+/// As [`bench()`], of what `spec` loads.
 ///
 /// # Errors
-/// As [`bench`].
+/// As [`bench()`].
 pub fn bench_spec(
     spec: &LoadSpec,
     has_tokenizer: bool,

@@ -1,8 +1,8 @@
 //! A fuzzy digest of weights that rounding hardly touches.
 //!
 //! TLSH over stored bytes says nothing across storage types. So what is digested is a
-//! sample: from every tensor with at least two dimensions, at most [`BLOCKS`] blocks of
-//! [`BLOCK_WEIGHTS`] weights at even distances; of every 32 weights in them, one byte says
+//! sample: from every tensor with at least two dimensions, at most `BLOCKS` blocks of
+//! `BLOCK_WEIGHTS` weights at even distances; of every 32 weights in them, one byte says
 //! which is the largest in magnitude (0 to 31) and whether it is negative (32 more). Tensors
 //! go by name. The plan depends on names and shapes alone, so a model and its quantisation
 //! are sampled alike.

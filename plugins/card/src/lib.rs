@@ -108,8 +108,8 @@ fn error_probability(report: &Value) -> String {
 
 /// The last part of a path; a card tells nothing of the folders of the machine that judged.
 fn file_name(value: &Value, path: &str) -> String {
-    let whole = show(at(value, path));
-    inline(whole.rsplit(['/', '\\']).next().unwrap_or(text::MISSING))
+    let whole = at(value, path).and_then(Value::as_str);
+    inline(whole.and_then(|path| path.rsplit(['/', '\\']).next()).unwrap_or(text::MISSING))
 }
 
 /// Safe in a heading, a quotation and a table cell.

@@ -9,7 +9,7 @@
 //!
 //! One thread reads and scans, a second hashes chunks, this one hashes the whole; a few
 //! buffers of fixed size are shared by them, so memory does not depend on the file. Every
-//! [`SEGMENT_BYTES`] the threads meet, and the state can be put down to go on later.
+//! `SEGMENT_BYTES` the threads meet, and the state can be put down to go on later.
 
 mod hashing;
 mod kernels;
