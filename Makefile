@@ -25,10 +25,10 @@ build: setup ## Build the binary
 demo: build ## Judge the example models: the main job on real input
 	@"$(CARGO_TARGET_DIR)/release/assayd" demo
 
-test: setup ## Run every test but the long Monte Carlo runs
+test: setup ## Run every test but the long ones
 	cargo test $(CARGO_FLAGS) --workspace
 
-test-long: setup ## The Monte Carlo runs that take minutes and are left out of `make test`
+test-long: setup ## The runs that take minutes and are left out of `make test`
 	cargo test $(CARGO_FLAGS) --workspace -- --ignored
 
 bench: build ## Challenges to a verdict, the plugins' share of the time, speed of digests, headers and scoring beside others
