@@ -10,33 +10,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use hf::{Dice, Folder, Source, Stored, Weight, pairs_from_halves, write_gguf, write_safetensors};
+use place::{assayd, beside, example};
 use serde_json::{Value, json};
 
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod hf;
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod place;
 
 const RANK: usize = 4;
 const ALPHA: f64 = 6.0;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
 fn base_gguf() -> PathBuf {
-    root().join("examples/models/reference.gguf")
-}
-
-fn assayd(arguments: &[&str], folder: &Path) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
-        .args(arguments)
-        .env("ASSAYD_CACHE", folder.join("cache"))
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    example("reference.gguf")
 }
 
 /// Runs `logprobs` on fixed tokens.
@@ -271,11 +259,8 @@ fn a_verdict_about_base_and_adapter_counts_the_adapter() {
 /// The real adapter of the model family: both forms have the known likelihoods of the merged model.
 #[test]
 fn the_known_adapter_has_its_known_log_probabilities() {
-    let family = root().join("../shared/models");
-    let Ok(truth) = fs::read_to_string(family.join("ground_truth.json")) else {
-        eprintln!("the model family is not here; nothing to compare with");
-        return;
-    };
+    let Some(family) = beside("models", "the known family") else { return };
+    let truth = fs::read_to_string(family.join("ground_truth.json")).unwrap();
     let truth: Value = serde_json::from_str(&truth).unwrap();
     let wanted = truth["models"]["lora-r8-merged"]["nll_per_sequence"].as_array().unwrap();
     let place = tempfile::tempdir().unwrap();

@@ -10,11 +10,13 @@
 
 #[path = "hostile/mod.rs"]
 mod hostile;
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod place;
 
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 use std::sync::LazyLock;
 
 use assayd::assay::bundle::{Outcome, SignedBy, Standing, Trust, Verification, verify};
@@ -25,57 +27,15 @@ use assayd::domain::Sha256;
 use assayd::domain::score::{Decision, FinalDecision};
 use assayd::domain::trace::Trace;
 use assayd::plugin::{PluginKind, PluginSet};
+use place::{KEY, Place, command, example};
 use serde_json::Value;
-
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
 static BUILTIN: LazyLock<PluginSet> = LazyLock::new(|| PluginSet::builtin().unwrap());
 
-fn example(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/models").join(name)
-}
-
-/// A folder of its own with the program in it, and keys of its own.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("ASSAYD_CACHE", self.path("cache"))
-            .env("ASSAYD_KEYS", self.path("keys"))
-            .current_dir(self.0.path())
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(env!("CARGO_BIN_EXE_assayd")).args(arguments).output().unwrap()
-    }
-
-    /// Exit code and document of a command with `--json`.
-    fn json(&self, arguments: &[&str]) -> (i32, Value) {
-        let output = self.run(arguments);
-        let document = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-            panic!("{arguments:?}: {error}: {}", String::from_utf8_lossy(&output.stderr))
-        });
-        (output.status.code().unwrap(), document)
-    }
-
-    /// Judges an example with a bundle.
-    fn assay(&self, candidate: &str, bundle: &str, more: &[&str]) -> (i32, Value) {
-        let (candidate, reference) = (example(candidate), example("reference.gguf"));
-        let base = ["verify", candidate.to_str().unwrap(), "--reference", reference.to_str().unwrap()];
-        self.json(&[&base[..], &["--key", KEY, "--json", "--bundle", bundle], more].concat())
-    }
+/// Judges an example with a bundle.
+fn assay(place: &Place, candidate: &str, bundle: &str, more: &[&str]) -> (i32, Value) {
+    let more = [&["--key", KEY, "--bundle", bundle], more].concat();
+    place.verify(&example(candidate), &example("reference.gguf"), &more)
 }
 
 fn check(path: &Path, trust: &Trust) -> Verification {
@@ -138,7 +98,7 @@ impl Parts {
         change(&mut trace);
         self.evidence[at] = postcard::to_stdvec(&trace).unwrap();
         let after = name(&self.evidence[at]);
-        for record in &mut self.report.records {
+        for record in self.report.calibration.iter_mut().chain(&mut self.report.records) {
             for digest in [&mut record.reference_trace, &mut record.candidate_trace] {
                 *digest = digest.map(|digest| if digest == before { after } else { digest });
             }
@@ -178,7 +138,7 @@ fn every_verdict_is_recomputed_and_is_the_same() {
         // There is no verdict on a broken file that could be recomputed.
         ("truncated.gguf", &[], "ERROR", 4, 4),
     ] {
-        let (exit, report) = place.assay(candidate, "a.bundle", more);
+        let (exit, report) = assay(&place, candidate, "a.bundle", more);
         assert_eq!(
             (report["final_decision"].as_str().unwrap(), exit),
             (verdict, code),
@@ -209,8 +169,8 @@ fn every_verdict_is_recomputed_and_is_the_same() {
         );
     }
     // A copy's traces are the reference's and are stored once.
-    place.assay("copy.gguf", "copy.bundle", &["--mode", "quick"]);
-    place.assay("reference-f16.gguf", "f16.bundle", &["--mode", "quick"]);
+    assay(&place, "copy.gguf", "copy.bundle", &["--mode", "quick"]);
+    assay(&place, "reference-f16.gguf", "f16.bundle", &["--mode", "quick"]);
     let size = |name: &str| place.path(name).metadata().unwrap().len();
     assert!(
         size("copy.bundle") * 3 < size("f16.bundle") * 2,
@@ -224,7 +184,7 @@ fn every_verdict_is_recomputed_and_is_the_same() {
 #[test]
 fn a_bundle_needs_nothing_but_itself() {
     let (place, elsewhere) = (Place::new(), Place::new());
-    place.assay("finetuned.gguf", "a.bundle", &[]);
+    assay(&place, "finetuned.gguf", "a.bundle", &[]);
     fs::copy(place.path("a.bundle"), elsewhere.path("b")).unwrap();
     let output = elsewhere.run(&["bundle", "verify", "b"]);
     let screen = String::from_utf8(output.stdout).unwrap();
@@ -240,7 +200,7 @@ fn a_bundle_needs_nothing_but_itself() {
 fn every_flipped_byte_is_caught_in_its_place() {
     let place = Place::new();
     place.run(&["keys", "new"]);
-    place.assay("finetuned.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&place, "finetuned.gguf", "a.bundle", &["--mode", "quick"]);
     let path = place.path("a.bundle");
     assert_eq!(check(&path, &Trust::default()).outcome, Outcome::Verified);
     let whole = fs::read(&path).unwrap();
@@ -301,7 +261,7 @@ fn every_flipped_byte_is_caught_in_its_place() {
 fn every_forgery_that_is_sealed_anew_is_caught() {
     type Edit = fn(&mut Parts);
     let place = Place::new();
-    place.assay("finetuned.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&place, "finetuned.gguf", "a.bundle", &["--mode", "quick"]);
     let honest = Parts::read(&place.path("a.bundle"));
     let path = place.path("forged");
     honest.write(&path);
@@ -551,11 +511,103 @@ fn every_forgery_that_is_sealed_anew_is_caught() {
     }
 }
 
+/// A measured band follows from its challenges as the verdict does from the others, and so do the
+/// answers to the user's own prompts.
+#[test]
+fn every_forgery_of_a_band_or_of_a_probe_is_caught() {
+    type Edit = fn(&mut Parts);
+    let place = Place::new();
+    fs::write(place.path("own.txt"), "A prompt of my own\nAnother one\nAnother one\n").unwrap();
+    let more = ["--mode", "quick", "--band", "auto", "--probe", "own.txt", "--decider", "prpl-eb"];
+    let (code, _) = assay(&place, "reference-q8_0.gguf", "a.bundle", &more);
+    assert_eq!(code, 0);
+    let honest = Parts::read(&place.path("a.bundle"));
+    assert_eq!(honest.report.calibration.len(), 72);
+    assert_eq!(honest.report.enhanced_diff.clip_nats, 0.1, "an honest Q8_0 needs no wider clip");
+    assert_eq!(honest.report.probes.as_ref().unwrap().failed, 1, "one is there twice");
+    let path = place.path("forged");
+    honest.write(&path);
+    assert_eq!(check(&path, &Trust::default()).outcome, Outcome::Verified);
+    let edits: &[(&str, Edit, &str)] = &[
+        ("a wider band", |p| p.report.band.as_mut().unwrap().width = 0.3, "transcript"),
+        (
+            "another band",
+            |p| {
+                let band = p.report.band.as_mut().unwrap();
+                (band.gamma, band.delta) = (0.5, 0.7);
+                (p.report.enhanced_diff.gamma, p.report.enhanced_diff.delta) = (0.5, 0.7);
+            },
+            "transcript",
+        ),
+        ("another mean", |p| p.report.band.as_mut().unwrap().mean = 0.0, "transcript"),
+        (
+            "another clip",
+            |p| {
+                p.report.band.as_mut().unwrap().clip_nats = 10.0;
+                p.report.enhanced_diff.clip_nats = 10.0;
+                p.report.enhanced_diff.scorer_params = "{\"clip_nats\":10.0}".into();
+            },
+            "transcript",
+        ),
+        ("a longer pilot", |p| p.report.band.as_mut().unwrap().pilot = 16, "transcript"),
+        ("a calibration score", |p| p.report.calibration[20].score = Some(0.9), "transcript"),
+        (
+            "a calibration challenge left out",
+            |p| {
+                p.report.calibration.remove(71);
+                p.evidence.drain(142..144);
+            },
+            "transcript",
+        ),
+        (
+            "a calibration challenge asked twice",
+            |p| {
+                p.report.calibration[9].challenge = p.report.calibration[8].challenge.clone();
+            },
+            "transcript",
+        ),
+        (
+            "an honest quantisation that answered otherwise",
+            |p| {
+                p.change_trace(41, |trace| {
+                    let assayd::domain::trace::Distribution::Full { logits } = &mut trace.distribution else {
+                        panic!()
+                    };
+                    logits[0] += 1.0;
+                })
+            },
+            "transcript",
+        ),
+        ("no calibration", |p| p.report.calibration.clear(), "transcript"),
+        (
+            "no band",
+            |p| {
+                p.report.band = None;
+                p.report.calibration.clear();
+                p.evidence.drain(..144);
+            },
+            "transcript",
+        ),
+        ("a probe's score", |p| p.report.probes.as_mut().unwrap().results[0].score = Some(0.0), "transcript"),
+        ("a probe's text", |p| p.report.probes.as_mut().unwrap().results[1].prompt.push('!'), "transcript"),
+        ("a probe left out", |p| drop(p.report.probes.as_mut().unwrap().results.remove(0)), "evidence"),
+    ];
+    for (name, edit, section) in edits {
+        let mut forged = honest.clone();
+        edit(&mut forged);
+        forged.write(&path);
+        let found = check(&path, &Trust::default());
+        let Some(place) = &found.mismatch else { panic!("{name}: {found:?}") };
+        assert_eq!((found.outcome, place.section.unwrap().as_str()), (Outcome::Mismatch, *section), "{name}");
+        assert!(found.verdict.is_none(), "{name}: no verdict is told");
+    }
+}
+
 /// Scores that are all 1 weigh the same whatever delta is; these are small ones.
 #[test]
 fn another_demand_is_another_transcript() {
     let place = Place::new();
-    place.assay("reference-q8_0.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&place, "reference-q8_0.gguf", "a.bundle", &["--mode", "quick"]);
     let honest = Parts::read(&place.path("a.bundle"));
     let demand: &[fn(&mut Report)] = &[
         |report| report.enhanced_diff.delta = 0.9,
@@ -587,7 +639,7 @@ fn named(bytes: &[u8]) -> String {
 #[test]
 fn a_report_that_says_otherwise_than_the_transcript_is_caught() {
     let place = Place::new();
-    place.assay("finetuned.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&place, "finetuned.gguf", "a.bundle", &["--mode", "quick"]);
     let bytes = fs::read(place.path("a.bundle")).unwrap();
     let bodies: Vec<(u8, Vec<u8>)> = records(&bytes)
         .into_iter()
@@ -632,7 +684,7 @@ fn a_report_that_says_otherwise_than_the_transcript_is_caught() {
 #[test]
 fn an_unknown_plugin_is_run_and_never_trusted() {
     let place = Place::new();
-    place.assay("finetuned.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&place, "finetuned.gguf", "a.bundle", &["--mode", "quick"]);
     let honest = Parts::read(&place.path("a.bundle"));
     let path = place.path("b");
     let replace = |kind: &str, id: &str, bytes: Vec<u8>| {
@@ -708,7 +760,7 @@ fn keys_are_made_once_pinned_by_name_and_tell_who_signed() {
     assert!(String::from_utf8(again.stderr).unwrap().contains("never overwritten"));
     assert_eq!(alice.path("keys/signing.key").metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
-    alice.assay("copy.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&alice, "copy.gguf", "a.bundle", &["--mode", "quick"]);
     fs::copy(alice.path("a.bundle"), bob.path("a.bundle")).unwrap();
     let by = |place: &Place, more: &[&str]| {
         let (code, found) = place.json(&[&["bundle", "verify", "a.bundle", "--json"], more].concat());
@@ -745,7 +797,7 @@ fn keys_are_made_once_pinned_by_name_and_tell_who_signed() {
     assert_eq!(parts.signature.len(), 96);
     let mallory = Place::new();
     mallory.run(&["keys", "new"]);
-    mallory.assay("copy.gguf", "a.bundle", &["--mode", "quick"]);
+    assay(&mallory, "copy.gguf", "a.bundle", &["--mode", "quick"]);
     fs::copy(mallory.path("a.bundle"), bob.path("a.bundle")).unwrap();
     let (code, who, _) = by(&bob, &["--signed-by", "alice"]);
     assert_eq!((code, who.as_str()), (1, "unknown"));
@@ -781,7 +833,7 @@ fn keys_are_made_once_pinned_by_name_and_tell_who_signed() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("others may read"));
     assert!(!alice.path("c.bundle").exists());
-    let (code, _) = alice.assay("copy.gguf", "c.bundle", &["--mode", "quick", "--unsigned"]);
+    let (code, _) = assay(&alice, "copy.gguf", "c.bundle", &["--mode", "quick", "--unsigned"]);
     assert_eq!((code, check(&alice.path("c.bundle"), &Trust::default()).signature.by), (0, SignedBy::Nobody));
 }
 
@@ -791,8 +843,7 @@ fn a_full_disk_leaves_no_bundle_and_no_success() {
     let place = Place::new();
     let (copy, reference) = (example("copy.gguf"), example("reference.gguf"));
     let script = "trap '' XFSZ; ulimit -f 300; exec \"$@\"";
-    let output = place
-        .command("bash")
+    let output = command("bash", place.0.path())
         .args(["-c", script, "bash", env!("CARGO_BIN_EXE_assayd"), "verify", copy.to_str().unwrap()])
         .args(["--reference", reference.to_str().unwrap(), "--json", "--bundle", "a.bundle"])
         .output()

@@ -4,9 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use assayd::assay::judge::{replay, stopping_step};
 use assayd::domain::score::{Decision, DecisionParams};
@@ -14,78 +12,29 @@ use assayd::engine::QuantizeSpec;
 use assayd::model::gguf::{self, GgmlType};
 use assayd::plugin::PluginSet;
 use assayd::worker::{Worker, WorkerLimits};
+use place::{KEY, Place, beside, example};
 use serde_json::Value;
 
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+mod place;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+/// `verify` with the key of these tests.
+fn verify(place: &Place, candidate: &Path, reference: &Path, more: &[&str]) -> (i32, Value) {
+    place.verify(candidate, reference, &[&["--key", KEY], more].concat())
 }
 
-fn example(name: &str) -> PathBuf {
-    root().join("examples/models").join(name)
-}
-
-/// Something beside the repository; says so, past the capture of the harness, where it is not.
-fn beside(path: &str, test: &str) -> Option<PathBuf> {
-    let path = root().join("../shared").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    let notice = format!("SKIPPED {test}: {} is not there\n", path.display());
-    std::io::stderr().write_all(notice.as_bytes()).unwrap();
-    None
-}
-
-/// A folder of its own for cache and outputs, and the program in it.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_assayd"))
-            .args(arguments)
-            .env("ASSAYD_CACHE", self.path("cache"))
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    fn json(&self, arguments: &[&str]) -> (i32, Value) {
-        let output = self.run(arguments);
-        let document = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
-        (output.status.code().unwrap(), document)
-    }
-
-    fn verify(&self, candidate: &Path, reference: &Path, more: &[&str]) -> (i32, Value) {
-        let (candidate, reference) = (candidate.to_str().unwrap(), reference.to_str().unwrap());
-        let base = ["verify", candidate, "--reference", reference, "--key", KEY, "--json"];
-        self.json(&[&base[..], more].concat())
-    }
-
-    /// `source` with the tensor types of `like`, made by the quantiser in a worker.
-    fn quantized(&self, source: &Path, like: &[(String, u32)], name: &str) -> PathBuf {
-        let target = self.path(name);
-        let spec = QuantizeSpec {
-            source: vec![source.to_owned()],
-            target: target.clone(),
-            types: like.to_vec(),
-            threads: 2,
-            max_bytes: 64 << 20,
-        };
-        let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd")));
-        Worker::quantize(&spec, &WorkerLimits { program, ..WorkerLimits::default() }).unwrap();
-        target
-    }
+/// `source` with the tensor types of `like`, made by the quantiser in a worker.
+fn quantized(place: &Place, source: &Path, like: &[(String, u32)], name: &str) -> PathBuf {
+    let target = place.path(name);
+    let spec = QuantizeSpec {
+        source: vec![source.to_owned()],
+        target: target.clone(),
+        types: like.to_vec(),
+        threads: 2,
+        max_bytes: 64 << 20,
+    };
+    let program = Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd")));
+    Worker::quantize(&spec, &WorkerLimits { program, ..WorkerLimits::default() }).unwrap();
+    target
 }
 
 fn types_of(model: &Path) -> Vec<(String, u32)> {
@@ -222,7 +171,8 @@ fn every_decider_gets_the_whole_report() {
         ("binomial", "exact-text"),
         ("fixed-eb", "js"),
     ] {
-        let (code, report) = place.verify(
+        let (code, report) = verify(
+            &place,
             &copy,
             &reference,
             &["--decider", decider, "--scorer", scorer, "--confidence", "0.95"],
@@ -245,7 +195,7 @@ fn every_decider_gets_the_whole_report() {
         );
     }
     // Only what is decided differently is undecided, with what would be needed.
-    let (code, report) = place.verify(&copy, &reference, &["--n-max", "23"]);
+    let (code, report) = verify(&place, &copy, &reference, &["--n-max", "23"]);
     assert_eq!((code, &report["enhanced_diff"]["needed_n"]), (3, &24.into()));
 }
 
@@ -253,7 +203,8 @@ fn every_decider_gets_the_whole_report() {
 fn labels_of_the_example_models_follow_their_weights() {
     let place = Place::new();
     let reference = example("reference.gguf");
-    let tuned = place.quantized(
+    let tuned = quantized(
+        &place,
         &example("finetuned.gguf"),
         &types_of(&example("reference-q8_0.gguf")),
         "tuned-q8.gguf",
@@ -265,7 +216,7 @@ fn labels_of_the_example_models_follow_their_weights() {
         (example("finetuned.gguf"), "fine-tune-or-merge", "DIFFERENT"),
         (tuned, "fine-tune-or-merge", "DIFFERENT"),
     ] {
-        let (_, report) = place.verify(&candidate, &reference, &[]);
+        let (_, report) = verify(&place, &candidate, &reference, &[]);
         assert_eq!(report["relationship"]["label"], label, "{candidate:?}: {}", report["relationship"]);
         assert_eq!(report["final_decision"], verdict, "{candidate:?}");
         let evidence = report["relationship"]["evidence"].as_array().unwrap();
@@ -289,12 +240,12 @@ fn a_light_fine_tune_in_q8_0_is_not_called_honest_quantisation() {
     let base = models.join("base-f32.gguf");
     let types = types_of(&models.join("base-q8_0.gguf"));
     for (source, label) in [("base-f32", "honest-quantisation"), ("ft-tiny-3", "fine-tune-or-merge")] {
-        let candidate = place.quantized(&models.join(source).with_extension("gguf"), &types, "q8.gguf");
+        let candidate = quantized(&place, &models.join(source).with_extension("gguf"), &types, "q8.gguf");
         assert_eq!(
             types_of(&candidate).iter().collect::<std::collections::BTreeSet<_>>(),
             types.iter().collect()
         );
-        let (_, report) = place.verify(&candidate, &base, &[]);
+        let (_, report) = verify(&place, &candidate, &base, &[]);
         assert_eq!(report["relationship"]["label"], label, "{source}: {}", report["relationship"]);
         assert_eq!(report["final_decision"], "SAME", "the label does not decide");
     }
@@ -310,7 +261,7 @@ fn a_light_fine_tune_in_q8_0_is_not_called_honest_quantisation() {
         ("layers-swapped-1-2", "fine-tune-or-merge"),
         ("unrelated-llama2xs", "unrelated"),
     ] {
-        let (_, report) = place.verify(&models.join(name).with_extension("gguf"), &base, &[]);
+        let (_, report) = verify(&place, &models.join(name).with_extension("gguf"), &base, &[]);
         assert_eq!(report["relationship"]["label"], label, "{name}: {}", report["relationship"]);
     }
 }
@@ -325,11 +276,11 @@ fn a_measured_band_asks_whether_the_rounding_is_honest() {
         .into_iter()
         .map(|(name, id)| (name, if id == GgmlType::Q8_0.id() { GgmlType::Q4_0.id() } else { id }))
         .collect();
-    let honest = place.quantized(&reference, &types, "honest-q4.gguf");
-    let tuned = place.quantized(&example("finetuned.gguf"), &types, "tuned-q4.gguf");
+    let honest = quantized(&place, &reference, &types, "honest-q4.gguf");
+    let tuned = quantized(&place, &example("finetuned.gguf"), &types, "tuned-q4.gguf");
     std::fs::write(place.path("own.txt"), "A prompt of my own").unwrap();
     let bundled = ["--band", "auto", "--probe", "own.txt", "--bundle", "b"];
-    let (_, report) = place.verify(&honest, &reference, &bundled);
+    let (_, report) = verify(&place, &honest, &reference, &bundled);
     assert_eq!(report["final_decision"], "SAME", "{} {}", report["error"], report["enhanced_diff"]);
     let (band, diff) = (&report["band"], &report["enhanced_diff"]);
     assert_eq!((&band["gamma"], &band["delta"]), (&diff["gamma"], &diff["delta"]));
@@ -344,11 +295,11 @@ fn a_measured_band_asks_whether_the_rounding_is_honest() {
     assert_eq!(report["challenges"]["distinct"], 200, "judging challenges are others");
     let left = std::fs::read_dir(place.path("cache/calibration")).unwrap().count();
     assert_eq!(left, 0, "the quantised reference is gone");
-    // The bundle holds the judged challenges alone and is verified within the measured band.
+    // The bundle holds what the band was measured on, too.
     let checked = place.run(&["bundle", "verify", "b"]);
     assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stdout));
     // Reproducible, and the same band for any candidate in this format.
-    let (code, other) = place.verify(&tuned, &reference, &["--band", "auto"]);
+    let (code, other) = verify(&place, &tuned, &reference, &["--band", "auto"]);
     assert_eq!(&other["band"], band);
     assert_eq!(code, 1, "{}", other["enhanced_diff"]);
     assert!(other["enhanced_diff"]["claim"].as_str().unwrap().contains("more different than an honest Q4_0"));
@@ -371,7 +322,8 @@ fn a_measured_band_on_real_models() {
     let base = models.join("base-f32.gguf");
     for (name, verdict) in [("base-q8_0", "SAME"), ("base-q4_0", "SAME"), ("ft-python-300-q8_0", "DIFFERENT")]
     {
-        let (_, report) = place.verify(&models.join(name).with_extension("gguf"), &base, &["--band", "auto"]);
+        let (_, report) =
+            verify(&place, &models.join(name).with_extension("gguf"), &base, &["--band", "auto"]);
         assert_eq!(
             report["final_decision"], verdict,
             "{name}: {} {}",
@@ -388,10 +340,10 @@ fn probes_are_reported_apart_and_never_judged() {
     std::fs::write(place.path("lines.txt"), "The trigger word\n\nAnother prompt\nThe trigger word\n")
         .unwrap();
     std::fs::write(place.path("list.json"), r#"["The trigger word", "Another\nprompt"]"#).unwrap();
-    let (_, without) = place.verify(&example("finetuned.gguf"), &reference, &[]);
-    let (code, with) = place.verify(&example("finetuned.gguf"), &reference, &["--probe", "lines.txt"]);
+    let (_, without) = verify(&place, &example("finetuned.gguf"), &reference, &[]);
+    let (code, with) = verify(&place, &example("finetuned.gguf"), &reference, &["--probe", "lines.txt"]);
     assert_eq!(code, 1);
-    for part in ["records", "provenance", "enhanced_diff"] {
+    for part in ["records", "final_decision", "enhanced_diff"] {
         assert_eq!(without[part], with[part], "{part}");
     }
     assert!(without["probes"].is_null());
@@ -403,7 +355,7 @@ fn probes_are_reported_apart_and_never_judged() {
     assert!(results[2]["failure"].as_str().unwrap().contains("repeats"), "{}", results[2]);
     assert!(probes.get("mean").is_none() && probes.get("mean_diff").is_none(), "never averaged");
 
-    let (code, copy) = place.verify(&example("copy.gguf"), &reference, &["--probe", "list.json"]);
+    let (code, copy) = verify(&place, &example("copy.gguf"), &reference, &["--probe", "list.json"]);
     assert_eq!((code, &copy["probes"]["above_gamma"]), (0, &0.into()));
     assert_eq!(copy["probes"]["results"][1]["prompt"], "Another\nprompt");
     for (content, named) in [("", "no prompt"), ("[1]", "array of strings")] {

@@ -4,25 +4,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use place::{assayd, beside, example, root};
 use serde_json::Value;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod place;
 
 fn logprobs(model: &Path, tokens: &Path, more: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
-        .arg("logprobs")
-        .arg(model)
-        .arg("--tokens")
-        .arg(tokens)
-        .args(more)
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    let (model, tokens) = (model.to_str().unwrap(), tokens.to_str().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    assayd(&[&["logprobs", model, "--tokens", tokens], more].concat(), folder.path())
 }
 
 fn json(model: &Path, tokens: &Path, more: &[&str]) -> Value {
@@ -44,7 +36,7 @@ fn token_file(folder: &Path, text: &str) -> PathBuf {
 #[test]
 fn positions_do_not_depend_on_what_is_scored_beside_them() {
     let folder = tempfile::tempdir().unwrap();
-    let model = root().join("examples/models/reference.gguf");
+    let model = example("reference.gguf");
     let long: Vec<u32> = (0..300).map(|i| 260 + i * 7 % 200).collect();
     let short = &long[..40];
     let both = token_file(folder.path(), &serde_json::to_string(&[&long[..], short]).unwrap());
@@ -109,11 +101,8 @@ fn bad_input_is_refused_with_the_file_and_a_remedy() {
 /// 1e-4 per token, the others within what rounding of weights and activations allows.
 #[test]
 fn the_known_family_has_its_known_log_probabilities() {
-    let family = root().join("../shared/models");
-    let Ok(truth) = std::fs::read_to_string(family.join("ground_truth.json")) else {
-        eprintln!("the model family is not here; nothing to compare with");
-        return;
-    };
+    let Some(family) = beside("models", "the known family") else { return };
+    let truth = std::fs::read_to_string(family.join("ground_truth.json")).unwrap();
     let truth: Value = serde_json::from_str(&truth).unwrap();
     for (file, model, bound) in [
         ("gguf/base-f32.gguf", "base", 1e-5),

@@ -12,33 +12,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use assayd::engine::candle::CandleModel;
 use assayd::engine::{Detail, EngineKind, LoadSpec, Model as _, ScoreItem};
 use assayd::model::gguf::Value as Entry;
 use hf::{Dice, Folder, Source, Stored, Weight, pairs_from_halves, write_gguf};
+use place::{assayd, beside, example};
 use serde_json::{Value, json};
 
 mod hf;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod place;
 
 fn reference() -> PathBuf {
-    root().join("examples/models/reference.gguf")
-}
-
-/// Exit code, standard output, standard error.
-fn assayd(arguments: &[&str], folder: &Path) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
-        .args(arguments)
-        .env("ASSAYD_CACHE", folder.join("cache"))
-        .output()
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    example("reference.gguf")
 }
 
 fn tokens_file(folder: &Path, sequences: &[Vec<u32>]) -> PathBuf {
@@ -678,7 +665,7 @@ fn a_folder_is_judged_against_a_gguf_file_and_another_folder() {
     let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
     let made = Folder::of_llama(&Source::read(&reference()));
     let same = made.write(&folder.path().join("same"), Stored::F32);
-    let tuned = Folder::of_llama(&Source::read(&root().join("examples/models/finetuned.gguf")));
+    let tuned = Folder::of_llama(&Source::read(&example("finetuned.gguf")));
     let tuned = tuned.write(&folder.path().join("tuned"), Stored::F32);
     let mut swapped = made.clone();
     swapped.tokenizer = swapped
@@ -742,11 +729,8 @@ fn a_folder_is_judged_against_a_gguf_file_and_another_folder() {
 /// The family of real models whose log-probabilities are known in float64.
 #[test]
 fn the_known_family_has_its_known_log_probabilities() {
-    let family = root().join("../shared/models");
-    let Ok(truth) = fs::read_to_string(family.join("ground_truth.json")) else {
-        eprintln!("the model family is not here; nothing to compare with");
-        return;
-    };
+    let Some(family) = beside("models", "the known family") else { return };
+    let truth = fs::read_to_string(family.join("ground_truth.json")).unwrap();
     let truth: Value = serde_json::from_str(&truth).unwrap();
     let sequences: Value =
         serde_json::from_str(&fs::read_to_string(family.join("sequences.json")).unwrap()).unwrap();

@@ -16,6 +16,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use assayd::challenge::{Challenge, ChallengeSet, Judging, Key, Plan, Prompt};
+use assayd::engine::{EngineKind, LoadSpec};
+use assayd::worker::{Worker, WorkerLimits};
 use http::{Sent, events, get, post, send, wait};
 use serde_json::{Value, json};
 
@@ -462,8 +465,13 @@ fn a_model_alone_is_measured_and_those_that_wait_together_share_the_references_a
             assert_eq!(assay["decision"], "UNDECIDED");
             let measured = &report["measurement"];
             let perplexity = measured["perplexity"].as_f64().unwrap();
-            // Far above its training text's: the prompts are in more languages than it has seen.
-            assert!(perplexity > 1.0 && perplexity.is_finite(), "{measured}");
+            let (mean_nll, positions) = predicted_apart(&examples.join("reference.gguf"));
+            assert_eq!(measured["positions"], positions, "{measured}");
+            assert!(
+                (measured["mean_nll"].as_f64().unwrap() - mean_nll).abs() < 1e-5,
+                "{mean_nll} {measured}"
+            );
+            assert!((perplexity - mean_nll.exp()).abs() < 1e-4 * perplexity, "{measured}");
             assert!(measured["generate_tokens_per_second"].as_f64().unwrap() > 0.0);
             let note = artifact(address, "alone.gguf").unwrap()["note"].as_str().unwrap().to_owned();
             assert!(note.contains("measured only"), "{note}");
@@ -484,4 +492,28 @@ fn a_model_alone_is_measured_and_those_that_wait_together_share_the_references_a
     assert!(commitments.len() < 4, "{commitments:?}");
     assert_eq!(reference_runs, commitments.len(), "the reference answers once for each key");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// Mean negative log-likelihood of the public prompts and the positions behind it, through
+/// `assayd logprobs`.
+fn predicted_apart(model: &Path) -> (f64, u64) {
+    let key = Key::from_hex(&"assayd/measure/1".bytes().map(|b| format!("{b:02x}")).collect::<String>());
+    let set = ChallengeSet::<Judging>::generate(&key.unwrap(), Plan::Text, 8).unwrap();
+    let text = |challenge: &Challenge| match &challenge.prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Tokens(_) => panic!("not text"),
+    };
+    let texts: Vec<String> = set.challenges.iter().map(text).collect();
+    let spec = LoadSpec::judged(EngineKind::LlamaCpp, vec![model.to_owned()], 256, 1);
+    let program = Some(env!("CARGO_BIN_EXE_assayd").into());
+    let limits = WorkerLimits { program, ..WorkerLimits::default() };
+    let tokens = Worker::start(&spec, &limits, &mut |_| {}).unwrap().tokenize(&texts, true).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("t.json"), json!(tokens).to_string()).unwrap();
+    let scored = command(dir.path())
+        .args(["logprobs", model.to_str().unwrap(), "--tokens", "t.json", "--portable", "--json"])
+        .output()
+        .unwrap();
+    let scored: Value = serde_json::from_slice(&scored.stdout).unwrap();
+    (scored["mean_nll"].as_f64().unwrap(), scored["positions"].as_u64().unwrap())
 }

@@ -3,63 +3,17 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
 use assayd::challenge::{Key, Plan, commitment};
+use place::{KEY, Place, assayd, beside, example};
 use serde_json::Value;
 
-const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+mod place;
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn example(name: &str) -> PathBuf {
-    root().join("examples/models").join(name)
-}
-
-/// A folder of its own for cache and outputs, and the program in it.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_assayd"))
-            .args(arguments)
-            .env("ASSAYD_CACHE", self.path("cache"))
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    /// Exit code and report of `verify --json`.
-    fn verify(&self, candidate: &Path, reference: &Path, more: &[&str]) -> (i32, Value) {
-        let mut arguments = vec!["verify", candidate.to_str().unwrap(), "--json", "--reference"];
-        arguments.push(reference.to_str().unwrap());
-        arguments.extend(more);
-        let output = self.run(&arguments);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let report = serde_json::from_str(&text).unwrap_or_else(|error| {
-            panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
-        });
-        (output.status.code().unwrap(), report)
-    }
-
-    /// Exit code and standard error of a command that must not print a document.
-    fn refused(&self, arguments: &[&str]) -> (i32, String) {
-        let output = self.run(arguments);
-        assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
-    }
+/// Exit code and standard error of a command that must not print a document.
+fn refused(place: &Place, arguments: &[&str]) -> (i32, String) {
+    let (code, out, err) = assayd(arguments, place.0.path());
+    assert!(out.is_empty(), "{out}");
+    (code, err)
 }
 
 fn scores(report: &Value) -> Vec<f64> {
@@ -181,7 +135,7 @@ fn wrong_requests_are_refused_before_anything_is_read() {
         (&["--mode", "fast"], "quick"),
         (&["--max-memory", "much"], "much"),
     ] {
-        let (code, stderr) = place.refused(&[&base[..], more].concat());
+        let (code, stderr) = refused(&place, &[&base[..], more].concat());
         assert_eq!(code, 2, "{more:?}: {stderr}");
         assert!(stderr.contains(named), "{more:?}: {stderr}");
     }
@@ -252,12 +206,12 @@ fn decide_stops_where_the_formulas_say() {
 
     for bad in ["[0, 1.5]", "[-0.1]", "[null]", "{}", "[0", "[\"NaN\"]"] {
         std::fs::write(place.path("scores.json"), bad).unwrap();
-        let (code, stderr) = place.refused(&["decide", "scores.json", "--json"]);
+        let (code, stderr) = refused(&place, &["decide", "scores.json", "--json"]);
         assert_eq!(code, 4, "{bad}: {stderr}");
         assert!(stderr.contains("scores.json"), "{stderr}");
     }
     let impossible = ["decide", "scores.json", "--n-max", "32", "--confidence", "0.999", "--delta", "0.05"];
-    let (code, stderr) = place.refused(&impossible);
+    let (code, stderr) = refused(&place, &impossible);
     assert!(code == 2 && stderr.contains("0.194"), "{stderr}");
 }
 
@@ -289,10 +243,7 @@ fn modes_print_one_proven_table() {
 /// Real small models with known truth, beside the repository where there are any.
 #[test]
 fn real_models_get_the_verdicts_they_deserve() {
-    let models = root().join("../shared/models/gguf");
-    if !models.is_dir() {
-        return;
-    }
+    let Some(models) = beside("models/gguf", "real models") else { return };
     let place = Place::new();
     let reference = models.join("base-f32.gguf");
     for (name, verdict) in [

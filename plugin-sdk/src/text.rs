@@ -69,6 +69,22 @@ pub fn seconds(value: Option<&Value>) -> String {
     value.and_then(Value::as_f64).map_or_else(|| MISSING.into(), |x| format!("{} s", number(x)))
 }
 
+/// Safe in a heading, a quotation and a table cell of Markdown: no markup and no line break of its own.
+pub fn markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '!' => out.extend(['\\', c]),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,13 +24,14 @@ use super::draft::Draft;
 use super::events::{AssayEvent, Stage};
 use super::halt::Halt;
 use super::judge::Judge;
-use super::report::Role;
+use super::report::{Record, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::Runner;
 use crate::challenge::{Calibration, ChallengeSet, Key};
 use crate::domain::inspection::{ArtifactKind, Inspection};
 use crate::domain::modes::{
-    CALIBRATION_CHALLENGES, CLIP_FACTOR, CLIP_LADDER, CLIP_NATS, MAX_FAILED_SHARE, PILOT_CHALLENGES,
+    CALIBRATION_CHALLENGES, CLIP_FACTOR, CLIP_LADDER, CLIP_NATS, DEFAULT_DECIDER, MAX_FAILED_SHARE, ModeName,
+    PILOT_CHALLENGES,
 };
 use crate::domain::score::{Decision, DecisionParams};
 use crate::domain::{Problem, Sha256, budget};
@@ -64,6 +65,8 @@ pub struct Band {
     /// Root over the calibration challenges; they follow from the same key.
     pub commitment: Sha256,
     pub distinct: u64,
+    /// Challenges that only chose the clip, before those that the band follows from.
+    pub pilot: u64,
     /// Scores of the honest quantisation that the band follows from.
     pub n: u64,
     /// Their mean, and its upper confidence bound at the assay's confidence.
@@ -72,6 +75,8 @@ pub struct Band {
     /// Mean before clipping; null for scorers without a value in nats.
     pub mean_nats: Option<f64>,
     pub clip_nats: f64,
+    /// delta - gamma as asked for.
+    pub width: f64,
     pub gamma: f64,
     pub delta: f64,
     /// SHA-256 over the canonical form of this, with zeros here.
@@ -158,8 +163,8 @@ pub fn calibrate(
         scores_of(request, context, runner, draft, inputs, &honest_spec, set, clip)
     };
     let first = run(&pilot, CLIP_NATS)?;
-    let clip_nats = if has_clip(&request.scorer) { clip_for(first.mean_nats) } else { CLIP_NATS };
-    let scores = run(&rest, clip_nats)?;
+    let clip_nats = clip_for(&request.scorer, &first);
+    let records = run(&rest, clip_nats)?;
     draft.add_time("calibration_seconds", started);
 
     let file = honest.files.first();
@@ -170,16 +175,19 @@ pub fn calibrate(
         other_types: other_types(inputs.candidate, &honest),
         commitment: set.commitment,
         distinct: set.challenges.len() as u64,
-        n: scores.values.len() as u64,
+        pilot: PILOT_CHALLENGES,
+        n: 0,
         mean: 0.0,
         upper: 0.0,
-        mean_nats: scores.mean_nats,
+        mean_nats: None,
         clip_nats,
+        width: inputs.params.delta - inputs.params.gamma,
         gamma: 0.0,
         delta: 0.0,
         digest: Sha256([0; 32]),
     };
-    let band = freeze(measured, &context.plugins, &inputs.params, &scores.values)?;
+    let band = freeze(measured, &context.plugins, inputs.params.alpha, &records)?;
+    draft.report.calibration = [first, records].concat();
     (context.on_event)(AssayEvent::Frozen { band: band.digest });
     Ok(band)
 }
@@ -227,12 +235,6 @@ fn quantize_spec(
     })
 }
 
-/// Scores of the honest quantisation.
-struct Scores {
-    values: Vec<f64>,
-    mean_nats: Option<f64>,
-}
-
 #[expect(clippy::too_many_arguments, reason = "one closure calls it, twice, with all but two fixed")]
 fn scores_of(
     request: &AssayRequest,
@@ -243,7 +245,7 @@ fn scores_of(
     honest: &LoadSpec,
     set: &ChallengeSet<Calibration>,
     clip_nats: f64,
-) -> Result<Scores, Halt> {
+) -> Result<Vec<Record>, Halt> {
     let quiet = |event: AssayEvent| quietly(context, event);
     let context = context.listened_by(&quiet);
     let params = DecisionParams { n_max: set.challenges.len() as u64, ..inputs.params };
@@ -257,14 +259,14 @@ fn scores_of(
     };
     let mut comparison = Comparison::new(request, &context, runner, pair, scoring, &mut part)?;
     let outcome = comparison.run();
-    let values = comparison.judge.scores().to_vec();
-    let mean_nats = part.report.enhanced_diff.mean_nats;
+    let mut records = std::mem::take(&mut part.report.records);
     draft.absorb(part, "calibration");
     outcome.map_err(|halt| Halt { error: format!("while calibrating: {}", halt.error), ..halt })?;
-    if values.is_empty() {
+    if records.iter().all(|record| record.score.is_none()) {
         return Err(Halt::failed("while calibrating: no challenge could be scored"));
     }
-    Ok(Scores { values, mean_nats })
+    records.iter_mut().for_each(Record::unjudge);
+    Ok(records)
 }
 
 /// Scores of calibration are nobody's business but the band's: others see progress.
@@ -281,21 +283,20 @@ fn quietly(context: &AssayContext<'_>, event: AssayEvent) {
     }
 }
 
-/// Fills what follows from the scores: the bound, the band and the digest.
-fn freeze(
-    measured: Band,
-    plugins: &PluginSet,
-    params: &DecisionParams,
-    scores: &[f64],
-) -> Result<Band, Halt> {
-    let decider = plugins.decider(crate::domain::modes::DEFAULT_DECIDER)?;
-    let asked = DecisionParams { n_max: scores.len() as u64, ..*params };
-    let steps = super::judge::replay(&decider, &asked, scores)?;
-    let upper = closing::smallest_delta(&decider, &asked, scores, &steps)?;
-    let mean = closing::moments(scores).mean.unwrap_or(1.0);
-    let width = params.delta - params.gamma;
-    let (Some(upper), Some(delta)) = (upper, upper.map(|upper| upper + width).filter(|&delta| delta < 1.0))
-    else {
+/// Fills what follows from the scores of `records`: the bound, the band and the digest.
+///
+/// # Errors
+/// An honest quantisation is so different that no band is left, or the decider failed.
+pub fn freeze(measured: Band, plugins: &PluginSet, alpha: f64, records: &[Record]) -> Result<Band, Halt> {
+    let scores: Vec<f64> = records.iter().filter_map(|record| record.score).collect();
+    let decider = plugins.decider(DEFAULT_DECIDER)?;
+    // Every delta is tried, so which one is asked for does not count.
+    let asked = DecisionParams { alpha, n_max: scores.len() as u64, ..ModeName::Audit.mode().params };
+    let steps = super::judge::replay(&decider, &asked, &scores)?;
+    let upper = closing::smallest_delta(&decider, &asked, &scores, &steps)?;
+    let mean = closing::moments(&scores).mean.unwrap_or(1.0);
+    let delta = upper.map(|upper| upper + measured.width).filter(|&delta| delta < 1.0);
+    let (Some(upper), Some(delta)) = (upper, delta) else {
         return Err(Halt {
             statistics: Statistics::NotRun,
             error: format!(
@@ -306,7 +307,8 @@ fn freeze(
             ),
         });
     };
-    let mut band = Band { mean, upper, gamma: upper, delta, ..measured };
+    let (n, mean_nats) = (scores.len() as u64, closing::mean_nats(records));
+    let mut band = Band { n, mean, upper, mean_nats, gamma: upper, delta, ..measured };
     band.digest = band.frozen()?;
     Ok(band)
 }
@@ -316,7 +318,8 @@ fn has_clip(scorer: &str) -> bool {
     matches!(scorer, "kl" | "delta-ce" | "symmetric-kl")
 }
 
-fn scorer_params(scorer: &str, clip_nats: f64) -> String {
+/// Parameters for a scorer that is to clip at `clip_nats`.
+pub fn scorer_params(scorer: &str, clip_nats: f64) -> String {
     if has_clip(scorer) && clip_nats != CLIP_NATS {
         serde_json::json!({ "clip_nats": clip_nats }).to_string()
     } else {
@@ -324,9 +327,14 @@ fn scorer_params(scorer: &str, clip_nats: f64) -> String {
     }
 }
 
+/// The clip that the pilot's records choose for a scorer.
+pub fn clip_for(scorer: &str, pilot: &[Record]) -> f64 {
+    if has_clip(scorer) { smallest_clip(closing::mean_nats(pilot)) } else { CLIP_NATS }
+}
+
 /// The smallest clip that leaves room above an honest quantisation's mean; an infinite or
 /// unknown mean takes the largest.
-fn clip_for(mean_nats: Option<f64>) -> f64 {
+fn smallest_clip(mean_nats: Option<f64>) -> f64 {
     let [.., largest] = CLIP_LADDER;
     let wanted = mean_nats.map_or(f64::INFINITY, |mean| mean * CLIP_FACTOR);
     CLIP_LADDER.into_iter().find(|&clip| clip >= wanted).unwrap_or(largest)
@@ -379,6 +387,7 @@ fn remove_leftovers(root: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::challenge::{Challenge, Family, Prompt};
 
     fn measured(clip_nats: f64) -> Band {
         Band {
@@ -388,31 +397,43 @@ mod tests {
             other_types: Vec::new(),
             commitment: Sha256([1; 32]),
             distinct: 72,
-            n: 64,
+            pilot: 8,
+            n: 0,
             mean: 0.0,
             upper: 0.0,
             mean_nats: None,
             clip_nats,
+            width: 0.15,
             gamma: 0.0,
             delta: 0.0,
             digest: Sha256([0; 32]),
         }
     }
 
+    fn records(scores: &[f64]) -> Vec<Record> {
+        let one = |(index, &score): (u64, &f64)| {
+            let prompt = Prompt::Text(index.to_string());
+            let challenge = Challenge { index, family: Family::Factual, prompt };
+            Record { score: Some(score), ..Record::blank(&challenge, None) }
+        };
+        (0..).zip(scores).map(one).collect()
+    }
+
     #[test]
     fn gamma_is_the_upper_bound_of_an_honest_quantisation() {
         let plugins = PluginSet::builtin().unwrap();
-        let params = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
-        let low = freeze(measured(0.1), &plugins, &params, &[0.0; 64]).unwrap();
+        let freeze = |scores: &[f64]| freeze(measured(0.1), &plugins, 0.01, &records(scores));
+        let low = freeze(&[0.0; 64]).unwrap();
         // No method can bound zeros below 1 - alpha^(1/64) = .0694.
         assert!(low.mean == 0.0 && (0.0694..0.087).contains(&low.gamma), "{low:?}");
         assert!((low.delta - low.gamma - 0.15).abs() < 1e-12 && low.gamma == low.upper);
         let some: Vec<f64> = (0..64).map(|i| f64::from(i % 4) / 20.0).collect();
-        let high = freeze(measured(0.1), &plugins, &params, &some).unwrap();
+        let high = freeze(&some).unwrap();
+        assert_eq!((low.n, high.n), (64, 64));
         assert!(high.mean > 0.07 && high.gamma > low.gamma && high.gamma > high.mean, "{high:?}");
         assert_ne!(low.digest, high.digest);
-        assert_eq!(freeze(measured(0.1), &plugins, &params, &some).unwrap(), high, "frozen is frozen");
-        let halt = freeze(measured(0.1), &plugins, &params, &[1.0; 64]).unwrap_err();
+        assert_eq!(freeze(&some).unwrap(), high, "frozen is frozen");
+        let halt = freeze(&[1.0; 64]).unwrap_err();
         assert!(halt.error.contains("an honest Q4_K_M"), "{}", halt.error);
     }
 
@@ -420,9 +441,10 @@ mod tests {
     fn the_clip_leaves_room_above_the_pilot() {
         for (mean, clip) in [(0.0, 0.1), (0.009, 0.1), (0.02, 0.25), (0.165, 2.5), (0.9, 10.0), (50.0, 10.0)]
         {
-            assert_eq!(clip_for(Some(mean)), clip, "{mean}");
+            assert_eq!(smallest_clip(Some(mean)), clip, "{mean}");
         }
-        assert_eq!(clip_for(None), 10.0);
+        assert_eq!(smallest_clip(None), 10.0);
+        assert_eq!(clip_for("tv", &[]), CLIP_NATS);
         assert_eq!(scorer_params("kl", 0.1), "", "the default is not spelt out");
         assert_eq!(scorer_params("kl", 2.5), r#"{"clip_nats":2.5}"#);
         assert_eq!(scorer_params("tv", 2.5), "");

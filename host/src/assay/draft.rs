@@ -81,6 +81,7 @@ impl Draft {
             lineage: None,
             relationship: None,
             band: None,
+            calibration: Vec::new(),
             probes: None,
             measurement: None,
             provenance: Provenance::default(),

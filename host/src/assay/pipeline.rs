@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::band::BandChoice;
+use super::bundle::BundleWriter;
 use super::closing;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
@@ -20,7 +21,9 @@ use super::runner::{Runner, WorkerRunner};
 use super::{band, hash_checks, probe};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
-use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
+use crate::domain::modes::{
+    DEFAULT_DECIDER, JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS,
+};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::{LoadSpec, adapter_for, default_threads, engine_for};
@@ -133,7 +136,11 @@ fn prepare(request: &AssayRequest, plugins: &Arc<PluginSet>) {
 fn takes_part(request: &AssayRequest, kind: PluginKind, id: &str) -> bool {
     match kind {
         PluginKind::Scorer => id == request.scorer,
-        PluginKind::Decider => id == request.decider || id == INTERVAL_DECIDER,
+        PluginKind::Decider => {
+            // The band's bound is the default decider's, whoever judges within it.
+            let bounds = request.band == BandChoice::Auto && id == DEFAULT_DECIDER;
+            id == request.decider || id == INTERVAL_DECIDER || bounds
+        }
         PluginKind::HashCheck => true,
         PluginKind::Report => false,
     }
@@ -409,6 +416,8 @@ impl Assay<'_> {
         }
         let scorer_params = self.draft.report.enhanced_diff.scorer_params.clone();
         let mut retried = false;
+        let bundle = self.context.bundle;
+        let mark = bundle.map(BundleWriter::mark);
         let (statistics, judge) = loop {
             [reference, candidate] = self.plan([reference, candidate])?;
             let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
@@ -429,6 +438,11 @@ impl Assay<'_> {
             let step = Some(()).filter(|()| !retried && self.ended_for_memory());
             let Some(step) = step.and_then(|()| give_up(&mut both, GIVE_UP)) else { return Err(halt) };
             retried = true;
+            // What the first attempt measured was measured with other settings.
+            self.draft.report.records.clear();
+            if let (Some(bundle), Some(mark)) = (bundle, mark) {
+                bundle.rewind(mark);
+            }
             self.draft.report.remarks.push(format!("tried again with {step}, because: {}", halt.error));
             self.draft.report.memory.given_up.push(step);
             [reference, candidate] = both;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bundle::BundleWriter;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::Statistics;
 use super::draft::Draft;
@@ -17,7 +18,7 @@ use super::judge::Judge;
 use super::report::Record;
 use super::request::{AssayContext, AssayRequest};
 use super::runner::Runner;
-use crate::challenge::{ChallengeSet, Probes, Prompt};
+use crate::challenge::{Challenge, ChallengeSet, Family, Probes, Prompt};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256, budget};
 
@@ -44,6 +45,38 @@ pub struct ProbeResult {
     pub nats: Option<f64>,
     pub notes: BTreeMap<String, f64>,
     pub failure: Option<String>,
+    /// SHA-256 over each side's trace as it was measured.
+    pub reference_trace: Option<Sha256>,
+    pub candidate_trace: Option<Sha256>,
+}
+
+impl ProbeResult {
+    fn of(record: &Record) -> Self {
+        Self {
+            index: record.challenge.index,
+            prompt: match &record.challenge.prompt {
+                Prompt::Text(text) => text.clone(),
+                Prompt::Tokens(_) => String::new(),
+            },
+            score: record.score,
+            nats: record.nats(),
+            notes: record.notes.clone(),
+            failure: record.failure.clone(),
+            reference_trace: record.reference_trace,
+            candidate_trace: record.candidate_trace,
+        }
+    }
+
+    /// What was known before it was scored.
+    pub fn unscored(&self) -> Record {
+        let prompt = Prompt::Text(self.prompt.clone());
+        let challenge = Challenge { index: self.index, family: Family::Probe, prompt };
+        Record {
+            reference_trace: self.reference_trace,
+            candidate_trace: self.candidate_trace,
+            ..Record::blank(&challenge, self.failure.clone())
+        }
+    }
 }
 
 /// The prompts of a file: a JSON array of strings, or one per line.
@@ -121,6 +154,7 @@ pub fn run<P>(
         candidate: judged.candidate,
         set: &set,
     };
+    let mark = context.bundle.map(BundleWriter::mark);
     let asked = Judge::watching(&context.plugins, params).map_err(Halt::from).and_then(|judge| {
         let scoring =
             Scoring { scorer_params: scorer_params.to_owned(), judge, max_failed_share: f64::INFINITY };
@@ -128,6 +162,9 @@ pub fn run<P>(
     });
     let records = std::mem::take(&mut part.report.records);
     draft.absorb(part, "probes");
+    if let (Some(bundle), Some(mark), true) = (context.bundle, mark, asked.is_err()) {
+        bundle.rewind(mark);
+    }
     match asked {
         Ok(_) => {
             draft.report.probes = Some(report(&set, &records, params.gamma));
@@ -141,21 +178,9 @@ pub fn run<P>(
     }
 }
 
-fn report(set: &ChallengeSet<Probes>, records: &[Record], gamma: f64) -> ProbeReport {
-    let results: Vec<ProbeResult> = records
-        .iter()
-        .map(|record| ProbeResult {
-            index: record.challenge.index,
-            prompt: match &record.challenge.prompt {
-                Prompt::Text(text) => text.clone(),
-                Prompt::Tokens(_) => String::new(),
-            },
-            score: record.score,
-            nats: record.nats(),
-            notes: record.notes.clone(),
-            failure: record.failure.clone(),
-        })
-        .collect();
+/// What the records say.
+pub fn report(set: &ChallengeSet<Probes>, records: &[Record], gamma: f64) -> ProbeReport {
+    let results: Vec<ProbeResult> = records.iter().map(ProbeResult::of).collect();
     let count = |which: &dyn Fn(&ProbeResult) -> bool| results.iter().filter(|r| which(r)).count() as u64;
     ProbeReport {
         commitment: set.commitment,

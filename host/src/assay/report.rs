@@ -63,6 +63,10 @@ pub struct Report {
     /// The band measured by `--band auto`; null when gamma and delta come from elsewhere.
     #[serde(default)]
     pub band: Option<Band>,
+    /// The challenges that the band was measured on, in order, the pilot's first. Their looks of
+    /// the decider are null: nothing was judged by them.
+    #[serde(default)]
+    pub calibration: Vec<Record>,
     /// The user's own prompts, apart from everything that the verdict follows from.
     #[serde(default)]
     pub probes: Option<ProbeReport>,
@@ -408,6 +412,13 @@ impl Record {
             log_e_different: None,
             decision: None,
         }
+    }
+
+    /// Takes back what a decider said of it; it counts if it has a score.
+    pub fn unjudge(&mut self) {
+        (self.n, self.counted, self.decision) = (None, self.score.is_some(), None);
+        (self.lower, self.upper) = (None, None);
+        (self.log_e_same, self.log_e_different) = (None, None);
     }
 
     /// The scorer's own mean in nats, from a note named `mean_..._nats`.

@@ -183,14 +183,14 @@ pub struct AssayContext<'a> {
 }
 
 impl AssayContext<'_> {
-    /// The same with another listener, for a part of the work that no bundle is made of.
+    /// The same with another listener.
     pub fn listened_by<'b>(&'b self, on_event: &'b dyn Fn(AssayEvent)) -> AssayContext<'b> {
         AssayContext {
             plugins: Arc::clone(&self.plugins),
             cache_dir: self.cache_dir.clone(),
             cancel: Arc::clone(&self.cancel),
             on_event,
-            bundle: None,
+            bundle: self.bundle,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The transcript: what a verdict follows from, as a list of leaves in one canonical form.
 //!
-//! Leaf 0 holds everything that was fixed before the first model was loaded, then comes one
-//! leaf per challenge that was asked, failed ones too, and the last leaf holds the revealed
-//! key, the statistics, what the truth table looked at, and the verdict. A leaf is canonical
+//! Leaf 0 holds everything that was fixed before the candidate was loaded, then comes one leaf
+//! per calibration challenge, per challenge that was asked and per prompt of the user's, failed
+//! ones too, and the last leaf holds the revealed key, what the prompts of the user's come to, the
+//! statistics, what the truth table looked at, and the verdict. A leaf is canonical
 //! JSON ([`super::canonical`]), so equal content is equal bytes. Deliberately absent: times,
 //! paths and the machine, so that the same key gives the same transcript wherever it runs.
 
@@ -19,8 +20,11 @@ use crate::domain::{Problem, Sha256};
 /// Internal: a record has no canonical form.
 pub fn leaves(report: &Report) -> Result<Vec<Vec<u8>>, Problem> {
     let mut leaves = vec![canonical_of(&header(report))?];
-    for record in &report.records {
+    for record in report.calibration.iter().chain(&report.records) {
         leaves.push(canonical_of(record)?);
+    }
+    for result in report.probes.iter().flat_map(|probes| &probes.results) {
+        leaves.push(canonical_of(result)?);
     }
     leaves.push(canonical_of(&closing(report))?);
     Ok(leaves)
@@ -98,8 +102,17 @@ fn header(report: &Report) -> serde_json::Value {
 
 /// What became of it.
 fn closing(report: &Report) -> serde_json::Value {
+    let probes = report.probes.as_ref().map(|probes| {
+        json!({
+            "commitment": probes.commitment,
+            "prompts": probes.prompts,
+            "failed": probes.failed,
+            "above_gamma": probes.above_gamma,
+        })
+    });
     json!({
         "leaf": "closing",
+        "probes": probes,
         "key_revealed": report.challenges.as_ref().and_then(|challenges| challenges.key_revealed.as_ref()),
         "enhanced_diff": report.enhanced_diff,
         "grounds": report.grounds,

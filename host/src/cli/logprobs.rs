@@ -93,8 +93,9 @@ struct NamedSequence {
     ids: Vec<u32>,
 }
 
-/// Reads token sequences; each needs at least two tokens so that there is one to predict.
-pub fn read_tokens(path: &Path) -> Result<Vec<Vec<u32>>, Problem> {
+/// Reads token sequences; each must have a token at position `from`, which is 1 or more, so that
+/// there is one to predict.
+pub fn read_tokens(path: &Path, from: u32) -> Result<Vec<Vec<u32>>, Problem> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| Problem::io("open", path, &error))?;
     file.take(budget::TOKEN_FILE_BYTES + 1)
@@ -119,23 +120,16 @@ pub fn read_tokens(path: &Path) -> Result<Vec<Vec<u32>>, Problem> {
     if sequences.is_empty() {
         return Err(bad("there are no sequences in it".to_owned()));
     }
-    match sequences.iter().position(|sequence| sequence.len() < 2) {
-        Some(index) => {
-            Err(bad(format!("sequence {index} has fewer than two tokens, so nothing can be predicted")))
-        }
+    match sequences.iter().position(|sequence| sequence.len() <= from as usize) {
+        Some(index) => Err(bad(format!(
+            "sequence {index} ends before position {from}, so nothing of it can be predicted"
+        ))),
         None => Ok(sequences),
     }
 }
 
 pub fn run(args: &Args) -> Result<u8, Problem> {
-    let sequences = read_tokens(&args.tokens)?;
-    if let Some(index) = sequences.iter().position(|sequence| sequence.len() <= args.from as usize) {
-        return Err(Problem::usage(format!(
-            "sequence {index} of {} ends before position {}",
-            args.tokens.display(),
-            args.from
-        )));
-    }
+    let sequences = read_tokens(&args.tokens, args.from)?;
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
     let adapter = match &args.adapter {
@@ -264,7 +258,7 @@ mod tests {
             ("[[1,2]", Err("t.json")),
         ] {
             std::fs::write(&path, text).unwrap();
-            match (read_tokens(&path), expected) {
+            match (read_tokens(&path, 1), expected) {
                 (Ok(got), Ok(want)) => assert_eq!(got, want),
                 (Err(problem), Err(part)) => assert!(problem.message.contains(part), "{}", problem.message),
                 (got, want) => panic!("{text}: {got:?} instead of {want:?}"),

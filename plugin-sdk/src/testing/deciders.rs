@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::streams::{Stream, allowed, rates};
+use super::streams::{Stream, allowed, rates, worst_nulls};
 use crate::run_decider::{begin, fold};
 use crate::{Decider, Decision, DecisionParams, Result, Step};
 
@@ -37,6 +37,9 @@ pub fn stop<D: Decider>(params: &DecisionParams, scores: &[f64]) -> Result<(Deci
     let decided = (1..).zip(&steps).find(|(_, step)| step.decision != Decision::Undecided);
     Ok(decided.map_or((Decision::Undecided, scores.len()), |(n, step)| (step.decision, n)))
 }
+
+/// What the audit mode demands.
+pub const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
 /// Eight scores that are exact in binary, for golden values.
 pub const SHORT: [f64; 8] = [0.0, 0.0625, 1.0, 0.25, 0.0, 0.5, 0.0, 0.031_25];
@@ -123,6 +126,17 @@ pub fn holds_its_error<D: Decider>(
         params.alpha
     ));
     (same, different)
+}
+
+/// [`holds_its_error`] on the worst streams with mean `null`.
+///
+/// # Panics
+/// It does not on one of them.
+#[track_caller]
+pub fn holds_its_error_at_worst<D: Decider>(params: &DecisionParams, null: f64, runs: u32, seed: u64) {
+    for stream in worst_nulls(null) {
+        holds_its_error::<D>(params, stream, runs, seed);
+    }
 }
 
 /// The published vectors that lie beside the checkout. Where they do not, this says so on

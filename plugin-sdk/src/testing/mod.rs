@@ -7,8 +7,8 @@ mod streams;
 mod traces;
 
 pub use deciders::{
-    SHORT, covers, grouping_changes_no_bit, holds_its_error, interval_is, published_cases, published_vectors,
-    steps, stop, varied,
+    AUDIT, SHORT, covers, grouping_changes_no_bit, holds_its_error, holds_its_error_at_worst, interval_is,
+    published_cases, published_vectors, steps, stop, varied,
 };
 pub use scorers::{loses_by_coarsening, note, refuses_what_does_not_fit, three_rows};
 pub use streams::{COVERED, Random, Rates, Stream, allowed, rates, worst_nulls};

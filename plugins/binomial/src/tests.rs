@@ -1,11 +1,9 @@
 use assayd_plugin_sdk::Decision;
 use assayd_plugin_sdk::testing::{
-    Stream, allowed, covers, grouping_changes_no_bit, interval_is, rates, stop, varied,
+    AUDIT, Stream, allowed, covers, grouping_changes_no_bit, interval_is, rates, stop, varied,
 };
 
 use super::*;
-
-const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
 /// Passes and fails that repeat no pattern soon.
 fn passes(n: u32) -> Vec<f64> {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use assayd_plugin_sdk::text::{self, at, bytes, show};
+use assayd_plugin_sdk::text::{self, at, bytes, markdown, show};
 use assayd_plugin_sdk::{Refusal, Rendered, export_report};
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,7 +53,7 @@ fn front_matter(report: &Value) -> String {
 }
 
 fn page(report: &Value) -> String {
-    let v = |path: &str| inline(&show(at(report, path)));
+    let v = |path: &str| markdown(&show(at(report, path)));
     let mut out = format!("# {}: {}\n\n", file_name(report, "model2"), v("final_decision"));
     let claim =
         if at(report, "enhanced_diff.decision").is_some() { "enhanced_diff.claim" } else { "because" };
@@ -71,7 +71,7 @@ fn page(report: &Value) -> String {
         ("Challenges that count", v("enhanced_diff.n_effective")),
         ("Scorer, decider", format!("{}, {}", v("enhanced_diff.scorer"), v("enhanced_diff.decider"))),
         ("Engine", format!("{} {}", v("engine.name"), v("engine.version"))),
-        ("Memory peak", inline(&bytes(at(report, "memory.peak_bytes")))),
+        ("Memory peak", markdown(&bytes(at(report, "memory.peak_bytes")))),
     ] {
         let _ = writeln!(out, "| {label} | {value} |");
     }
@@ -80,7 +80,8 @@ fn page(report: &Value) -> String {
     let judged = files.iter().filter(|file| at(file, "role").and_then(Value::as_str) == Some("candidate"));
     for file in judged {
         let (bytes, digest) = (show(at(file, "bytes")), show(at(file, "sha256")));
-        let _ = writeln!(out, "| {} | {} | {} |", file_name(file, "path"), inline(&bytes), inline(&digest));
+        let _ =
+            writeln!(out, "| {} | {} | {} |", file_name(file, "path"), markdown(&bytes), markdown(&digest));
     }
     out + "\n## What this does not say\n\n\
         The verdict is about the mean divergence over challenges drawn from a secret key. It does not exclude \
@@ -109,23 +110,7 @@ fn error_probability(report: &Value) -> String {
 /// The last part of a path; a card tells nothing of the folders of the machine that judged.
 fn file_name(value: &Value, path: &str) -> String {
     let whole = at(value, path).and_then(Value::as_str);
-    inline(whole.and_then(|path| path.rsplit(['/', '\\']).next()).unwrap_or(text::MISSING))
-}
-
-/// Safe in a heading, a quotation and a table cell.
-fn inline(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '|' | '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '!' => out.extend(['\\', c]),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
+    markdown(whole.and_then(|path| path.rsplit(['/', '\\']).next()).unwrap_or(text::MISSING))
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 use assayd_plugin_sdk::Decision;
 use assayd_plugin_sdk::testing::{
-    COVERED, SHORT, allowed, grouping_changes_no_bit, interval_is, published_cases, rates, steps, stop,
-    varied,
+    AUDIT, COVERED, SHORT, allowed, grouping_changes_no_bit, interval_is, published_cases, rates, steps,
+    stop, varied,
 };
 
 use super::*;
-
-const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
 /// Five times eight scores; the ends were computed by another program.
 #[test]

@@ -1,8 +1,8 @@
 use assayd_plugin_sdk::Decision;
 use assayd_plugin_sdk::run_decider::{begin, fold};
 use assayd_plugin_sdk::testing::{
-    COVERED, SHORT, Stream, allowed, covers, grouping_changes_no_bit, interval_is, published_cases, rates,
-    steps, stop, varied, worst_nulls,
+    AUDIT, COVERED, SHORT, Stream, covers, grouping_changes_no_bit, holds_its_error_at_worst, interval_is,
+    published_cases, rates, steps, stop, varied,
 };
 
 use super::*;
@@ -10,8 +10,6 @@ use super::*;
 fn params(alpha: f64, gamma: f64, delta: f64, n_max: u64) -> DecisionParams {
     DecisionParams { alpha, gamma, delta, n_max }
 }
-
-const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
 fn fed(params: &DecisionParams, scores: &[f64]) -> Hedged {
     let mut hedged = Hedged::start(params).unwrap();
@@ -197,11 +195,7 @@ fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
 
 #[test]
 fn false_verdicts_are_as_rare_as_claimed() {
-    let params = params(0.05, 0.1, 0.1, 150);
-    for stream in worst_nulls(0.1) {
-        let rates = rates::<Hedged>(&params, stream, 300, 12).unwrap();
-        assert!(rates.same.max(rates.different) <= allowed(params.alpha, 300), "{stream:?}: {rates:?}");
-    }
+    holds_its_error_at_worst::<Hedged>(&params(0.05, 0.1, 0.1, 150), 0.1, 300, 12);
 }
 
 /// The published vectors, where they lie beside the checkout.

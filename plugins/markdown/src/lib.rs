@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 
 use assayd_plugin_sdk::layout::{self, Body};
-use assayd_plugin_sdk::{Refusal, Rendered, export_report, text};
+use assayd_plugin_sdk::text::{self, markdown};
+use assayd_plugin_sdk::{Refusal, Rendered, export_report};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,14 +26,14 @@ pub fn render(report: &Value, _params: &Params) -> Result<Vec<Rendered>, Refusal
 export_report!("markdown", render);
 
 fn page(report: &Value) -> String {
-    let mut out = format!("# {}\n", cell(&text::show(text::at(report, "final_decision"))));
+    let mut out = format!("# {}\n", markdown(&text::show(text::at(report, "final_decision"))));
     for section in layout::sections(report).into_iter().chain([layout::scores(report)]) {
         let _ = write!(out, "\n## {}\n\n", section.title);
         match section.body {
             Body::Facts(rows) => {
                 out.push_str("| | |\n|---|---|\n");
                 for (label, value) in rows {
-                    let _ = writeln!(out, "| {} | {} |", cell(&label), cell(&value));
+                    let _ = writeln!(out, "| {} | {} |", markdown(&label), markdown(&value));
                 }
             }
             Body::Table { rows: None, .. } => {
@@ -42,26 +43,10 @@ fn page(report: &Value) -> String {
             Body::Table { head, rows: Some(rows) } => {
                 let _ = writeln!(out, "| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
                 for row in rows {
-                    let cells: Vec<String> = row.iter().map(|text| cell(text)).collect();
+                    let cells: Vec<String> = row.iter().map(|text| markdown(text)).collect();
                     let _ = writeln!(out, "| {} |", cells.join(" | "));
                 }
             }
-        }
-    }
-    out
-}
-
-/// Safe inside a table cell: no pipe, no line break, no markup of its own.
-fn cell(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '|' | '\\' | '`' | '*' | '_' | '[' | ']' => out.extend(['\\', c]),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
         }
     }
     out

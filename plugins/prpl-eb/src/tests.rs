@@ -1,12 +1,10 @@
 use assayd_plugin_sdk::Decision;
 use assayd_plugin_sdk::testing::{
-    COVERED, SHORT, allowed, covers, grouping_changes_no_bit, interval_is, published_cases, rates, steps,
-    stop, varied, worst_nulls,
+    AUDIT, COVERED, SHORT, covers, grouping_changes_no_bit, holds_its_error_at_worst, interval_is,
+    published_cases, steps, stop, varied,
 };
 
 use super::*;
-
-const AUDIT: DecisionParams = DecisionParams { alpha: 0.01, gamma: 0.05, delta: 0.2, n_max: 200 };
 
 /// Five times eight scores; the ends were computed by another program.
 #[test]
@@ -79,11 +77,8 @@ fn the_interval_holds_the_mean_at_every_time_in_10_000_runs() {
 
 #[test]
 fn false_verdicts_are_as_rare_as_claimed() {
-    let params = DecisionParams { alpha: 0.05, gamma: 0.1, delta: 0.1, n_max: 400 };
-    for stream in worst_nulls(0.1) {
-        let rates = rates::<PrplEb>(&params, stream, 1_000, 22).unwrap();
-        assert!(rates.same.max(rates.different) <= allowed(params.alpha, 1_000), "{stream:?}: {rates:?}");
-    }
+    let params = DecisionParams { alpha: 0.05, n_max: 400, ..AUDIT };
+    holds_its_error_at_worst::<PrplEb>(&params, 0.1, 1_000, 22);
 }
 
 /// The published vectors, where they lie beside the checkout.

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::container::{Entry, Fault, Mismatch, Scanned, Section};
+use crate::assay::band::{self, Band};
 use crate::assay::canonical::digest_of;
 use crate::assay::compare::{allowed_failures, score_record, take_down};
 use crate::assay::decision::{Agreement, Findings, Statistics, decide};
@@ -16,8 +17,9 @@ use crate::assay::draft::files_root;
 use crate::assay::evidence::{summary, trace_digest, trace_of};
 use crate::assay::judge::Judge;
 use crate::assay::report::{Record, Report, ReportPlugin, Role};
-use crate::assay::{closing, coverage};
+use crate::assay::{closing, coverage, probe};
 use crate::challenge::{ChallengeSet, Key, Prompt, TEMPLATE_VERSION};
+use crate::domain::modes::CLIP_NATS;
 use crate::domain::score::{DecisionParams, FinalDecision};
 use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256, budget};
@@ -62,13 +64,6 @@ pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault>
     if report.constants_digest != stated.constants_digest {
         let what = format!("the table of constants has the digest {}", report.constants_digest);
         return Err(at_leaf(inputs.leaves.first(), "\"constants_digest\"", &what).into());
-    }
-    if let Some(band) = &mut report.band {
-        // What was measured is attested; that the verdict was reached within it is not.
-        band.digest = band.frozen()?;
-        let diff = &mut report.enhanced_diff;
-        (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
-        diff.scorer_params = band.scorer_params(&diff.scorer);
     }
     for record in inputs.plugins.list() {
         let found = report.plugins.iter_mut().find(|p| p.kind == record.kind.as_str() && p.id == record.id);
@@ -138,9 +133,8 @@ fn compare(
     same_words: bool,
 ) -> Result<Statistics, Fault> {
     let stated = inputs.report;
-    let set = challenges(inputs, report)?;
     let diff = &stated.enhanced_diff;
-    let params = DecisionParams {
+    let mut params = DecisionParams {
         alpha: ((1.0 - diff.confidence) * 1e12).round() / 1e12,
         gamma: diff.gamma,
         delta: diff.delta,
@@ -151,18 +145,24 @@ fn compare(
     let round = constant("round").and_then(serde_json::Value::as_u64).filter(|&round| round > 0);
     let share = constant("max_failed_share").and_then(serde_json::Value::as_f64);
     let (Some(round), Some(share)) = (round, share) else {
-        return Err(Problem::input("its table of constants is not one that this assayd understands").into());
+        return Err(not_understood());
     };
-    demand(report)?;
     let list = inputs.plugins.list();
     let all: Vec<_> = list.iter().map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
     inputs.plugins.prepare(&all)?;
     let scorer = inputs.plugins.scorer(&diff.scorer)?;
+    let mut source = Source { order: Vec::new(), next: 0, seen: HashMap::new() };
+    source.order = inputs.bundle.section(Section::Evidence).cloned().collect();
+    let (key, set) = challenges(inputs, report)?;
+    calibrated(inputs, &mut source, &scorer, report, &key, &set)?;
+    demand(report);
+    let asked = &report.enhanced_diff;
+    (params.gamma, params.delta) = (asked.gamma, asked.delta);
+    let (scorer_params, clip_nats) = (asked.scorer_params.clone(), asked.clip_nats);
     let mut judge = Judge::start(inputs.plugins, &diff.decider, params)?;
 
     let total = stated.records.len() as u64;
-    let mut source = Source { order: Vec::new(), next: 0, seen: HashMap::new() };
-    source.order = inputs.bundle.section(Section::Evidence).cloned().collect();
+    let first = 1 + report.calibration.len();
     let mut prompts = HashSet::new();
     let mut tally = coverage::Tally::default();
     let (mut failed, mut at) = (0, 0);
@@ -172,20 +172,21 @@ fn compare(
         if report.records.len() < end {
             let what =
                 format!("the transcript ends within a round, after {} challenges", report.records.len());
-            return Err(in_record(inputs, report.records.len(), "", what).into());
+            return Err(in_leaf(inputs, first + report.records.len(), "", what).into());
         }
         let records = report.records.get_mut(at..end).unwrap_or_default();
         for (i, record) in (at..end).zip(records.iter_mut()) {
             let Some(challenge) = set.challenges.get(i) else { continue };
             // Every challenge in its order, none left out: whatever else is said is wrong.
             record.challenge = challenge.clone();
-            let evidence = again(inputs, &mut source, &scorer, &mut prompts, i, record)?;
+            let params = scorer_params.as_str();
+            let evidence = again(inputs, &mut source, (&scorer, params), &mut prompts, first + i, record)?;
             if let (Some(evidence), Some(score)) = (evidence, record.score) {
                 let (reference, candidate) = (&evidence.reference, &evidence.candidate);
                 tally.note(
                     reference,
                     score,
-                    coverage::left_out(&diff.scorer, diff.clip_nats, reference, candidate),
+                    coverage::left_out(&diff.scorer, clip_nats, reference, candidate),
                 );
             }
             (inputs.progress)(i as u64 + 1, total);
@@ -197,7 +198,7 @@ fn compare(
                 Some(step) => take_down(record, &step, judge.counted() as u64),
                 None => {
                     failed += 1;
-                    blank(record);
+                    record.unjudge();
                 }
             }
         }
@@ -205,8 +206,9 @@ fn compare(
     }
     if at < report.records.len() {
         let what = format!("the decision fell with challenge {}, and the transcript goes on", at - 1);
-        return Err(in_record(inputs, at, "", what).into());
+        return Err(in_leaf(inputs, first + at, "", what).into());
     }
+    probed(inputs, &mut source, (&scorer, &scorer_params), report)?;
     if let Some(entry) = source.order.get(source.next) {
         return Err(entry.whole("a trace that no record of the transcript names").into());
     }
@@ -238,13 +240,12 @@ fn compare(
     Ok(Statistics::Decided(judge.decision()))
 }
 
-/// What the scorer was given, and the scale of its scores: from the band that was measured, which
-/// is taken as stated, or from the table. Anything else would be another demand than the claim's.
-fn demand(report: &mut Report) -> Result<(), Fault> {
+/// What the scorer was given, and the scale of its scores: from the band that was measured, or
+/// from the table. Anything else would be another demand than the claim's.
+fn demand(report: &mut Report) {
     let diff = &mut report.enhanced_diff;
     match &mut report.band {
         Some(band) => {
-            band.digest = band.frozen()?;
             (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
             diff.scorer_params = band.scorer_params(&diff.scorer);
         }
@@ -254,11 +255,93 @@ fn demand(report: &mut Report) -> Result<(), Fault> {
             diff.scorer_params.clear();
         }
     }
+}
+
+/// The band once more, from the traces of its challenges: the pilot's choose the clip, the others
+/// gamma. Taken as stated is that those traces are an honest quantisation's.
+fn calibrated(
+    inputs: &mut Inputs<'_>,
+    source: &mut Source,
+    scorer: &Scorer,
+    report: &mut Report,
+    key: &Key,
+    judging: &ChallengeSet,
+) -> Result<(), Fault> {
+    let mut records = std::mem::take(&mut report.calibration);
+    let Some(stated) = report.band.take() else { return Ok(()) };
+    let constant = |name: &str| report.constants.get(name).and_then(serde_json::Value::as_u64);
+    // The band's width is its mode's: with a measured band none other can be asked for.
+    let modes = report.constants.get("modes").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let mut named =
+        modes.filter(|mode| mode.get("name").and_then(serde_json::Value::as_str) == Some(&report.mode));
+    let mode = named.next();
+    let of_mode = |name: &str| mode.and_then(|mode| mode.get(name)).and_then(serde_json::Value::as_f64);
+    let (Some(pilot), Some(rest), Some(gamma), Some(delta)) = (
+        constant("pilot_challenges"),
+        constant("calibration_challenges"),
+        of_mode("gamma"),
+        of_mode("delta"),
+    ) else {
+        return Err(not_understood());
+    };
+    let distinct = pilot.saturating_add(rest).min(budget::CHALLENGES);
+    let set = ChallengeSet::calibration(key, judging, distinct)
+        .map_err(|why| at_leaf(inputs.leaves.first(), "\"band\"", &why.to_string()))?;
+    if records.len() != set.challenges.len() {
+        let what = format!("a band measured on {distinct} challenges, and {} are there", records.len());
+        return Err(at_leaf(inputs.leaves.first(), "\"band\"", &what).into());
+    }
+    let id = inputs.report.enhanced_diff.scorer.as_str();
+    let (pilot_records, rest_records) = records.split_at_mut(usize::try_from(pilot).unwrap_or(usize::MAX));
+    let mut part = |records: &mut [Record], from: usize, clip: f64| -> Result<(), Fault> {
+        let (params, mut prompts) = (band::scorer_params(id, clip), HashSet::new());
+        for (at, record) in (from..).zip(records) {
+            let Some(challenge) = set.challenges.get(at) else { continue };
+            record.challenge = challenge.clone();
+            again(inputs, source, (scorer, &params), &mut prompts, 1 + at, record)?;
+            record.unjudge();
+        }
+        Ok(())
+    };
+    part(pilot_records, 0, CLIP_NATS)?;
+    let clip_nats = band::clip_for(id, pilot_records);
+    part(rest_records, pilot_records.len(), clip_nats)?;
+    let measured =
+        Band { commitment: set.commitment, distinct, pilot, clip_nats, width: delta - gamma, ..stated };
+    let alpha = ((1.0 - report.enhanced_diff.confidence) * 1e12).round() / 1e12;
+    let band = band::freeze(measured, inputs.plugins, alpha, rest_records)
+        .map_err(|halt| at_leaf(inputs.leaves.first(), "\"band\"", &halt.error))?;
+    (report.band, report.calibration) = (Some(band), records);
     Ok(())
 }
 
+/// The user's own prompts once more.
+fn probed(
+    inputs: &mut Inputs<'_>,
+    source: &mut Source,
+    scoring: (&Scorer, &str),
+    report: &mut Report,
+) -> Result<(), Fault> {
+    let Some(stated) = &report.probes else { return Ok(()) };
+    let texts: Vec<String> = stated.results.iter().map(|result| result.prompt.clone()).collect();
+    let set = ChallengeSet::probes(&texts);
+    let (mut records, mut prompts) = (Vec::new(), HashSet::new());
+    let first = 1 + report.calibration.len() + report.records.len();
+    for (at, (result, challenge)) in stated.results.iter().zip(&set.challenges).enumerate() {
+        let mut record = Record { challenge: challenge.clone(), ..result.unscored() };
+        again(inputs, source, scoring, &mut prompts, first + at, &mut record)?;
+        records.push(record);
+    }
+    report.probes = Some(probe::report(&set, &records, report.enhanced_diff.gamma));
+    Ok(())
+}
+
+fn not_understood() -> Fault {
+    Problem::input("its table of constants is not one that this assayd understands").into()
+}
+
 /// The challenges of the revealed key.
-fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, Fault> {
+fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<(Key, ChallengeSet), Fault> {
     let Some(stated) = &mut report.challenges else {
         return Err(
             at_leaf(inputs.leaves.first(), "\"challenges\"", "a comparison without challenges").into()
@@ -287,30 +370,25 @@ fn challenges(inputs: &Inputs<'_>, report: &mut Report) -> Result<ChallengeSet, 
     stated.commitment = set.commitment;
     stated.space_size = stated.plan.space();
     stated.key_revealed = Some(key.reveal());
-    if let Some(band) = &mut report.band {
-        let calibration = ChallengeSet::calibration(&key, &set, band.distinct.min(budget::CHALLENGES))
-            .map_err(|why| at_leaf(inputs.leaves.first(), "\"band\"", &why.to_string()))?;
-        band.commitment = calibration.commitment;
-    }
-    Ok(set)
+    Ok((key, set))
 }
 
-/// One record: its traces, its tokens, its score; what was scored, if it was.
+/// One record, of leaf `leaf`: its traces, its tokens, its score; what was scored, if it was.
 fn again(
     inputs: &mut Inputs<'_>,
     source: &mut Source,
-    scorer: &Scorer,
+    (scorer, params): (&Scorer, &str),
     prompts: &mut HashSet<Vec<u32>>,
-    i: usize,
+    leaf: usize,
     record: &mut Record,
 ) -> Result<Option<Evidence>, Fault> {
     (record.score, record.notes) = (None, Default::default());
     let Some(name) = record.reference_trace else {
         (record.tokens, record.scored_from) = (Vec::new(), 0);
         (record.reference_summary, record.candidate_summary, record.candidate_trace) = (None, None, None);
-        return must_have_failed(inputs, i, record);
+        return must_have_failed(inputs, leaf, record);
     };
-    let (reference, _) = source.trace(inputs, i, &name)?;
+    let (reference, _) = source.trace(inputs, leaf, &name)?;
     record.tokens.clone_from(&reference.tokens);
     record.scored_from = reference.scored_from;
     record.reference_summary = Some(summary(&reference));
@@ -318,41 +396,37 @@ fn again(
     if let Prompt::Tokens(ids) = &record.challenge.prompt
         && (prompt.is_empty() || !ids.starts_with(&prompt))
     {
-        return Err(in_record(inputs, i, "\"tokens\"", "the tokens are not those of the challenge").into());
+        return Err(in_leaf(inputs, leaf, "\"tokens\"", "the tokens are not those of the challenge").into());
     }
     if !prompts.insert(prompt) {
-        return Err(in_record(inputs, i, "\"tokens\"", "an earlier challenge has the same prompt").into());
+        return Err(in_leaf(inputs, leaf, "\"tokens\"", "an earlier challenge has the same prompt").into());
     }
     let Some(name) = record.candidate_trace else {
         record.candidate_summary = None;
-        return must_have_failed(inputs, i, record);
+        return must_have_failed(inputs, leaf, record);
     };
-    let (candidate, entry) = source.trace(inputs, i, &name)?;
+    let (candidate, entry) = source.trace(inputs, leaf, &name)?;
     record.candidate_summary = Some(summary(&candidate));
     let asked = |trace: &Trace| (trace.scored_from, trace.vocab);
     if reference.tokens != candidate.tokens || asked(&reference) != asked(&candidate) {
-        let what = format!("the candidate's trace of challenge {i} is of other tokens than the reference's");
+        let what = format!(
+            "the candidate's trace of challenge {} is of other tokens than the reference's",
+            record.challenge.index
+        );
         return Err(entry.whole(what).into());
     }
     record.failure = None;
     let evidence = Evidence { challenge: record.challenge.index.to_string(), reference, candidate };
-    let params = &inputs.report.enhanced_diff.scorer_params;
     score_record(record, scorer, params, &evidence).map_err(Problem::from)?;
     Ok(Some(evidence))
 }
 
 /// Without both traces there is a reason and no number.
-fn must_have_failed(inputs: &Inputs<'_>, i: usize, record: &Record) -> Result<Option<Evidence>, Fault> {
+fn must_have_failed(inputs: &Inputs<'_>, leaf: usize, record: &Record) -> Result<Option<Evidence>, Fault> {
     if record.failure.is_some() {
         return Ok(None);
     }
-    Err(in_record(inputs, i, "\"failure\"", "neither both traces nor a reason why not").into())
-}
-
-fn blank(record: &mut Record) {
-    (record.n, record.counted, record.decision) = (None, false, None);
-    (record.lower, record.upper) = (None, None);
-    (record.log_e_same, record.log_e_different) = (None, None);
+    Err(in_leaf(inputs, leaf, "\"failure\"", "neither both traces nor a reason why not").into())
 }
 
 /// Takes the stated value where ours is it but for rounding: exp and ln are not the same to the
@@ -376,7 +450,7 @@ impl Source {
     fn trace(
         &mut self,
         inputs: &mut Inputs<'_>,
-        i: usize,
+        leaf: usize,
         name: &Sha256,
     ) -> Result<(Arc<Trace>, Entry), Fault> {
         if let Some(entry) = self.seen.get(name) {
@@ -385,12 +459,12 @@ impl Source {
         }
         let Some(entry) = self.order.get(self.next).cloned() else {
             let what = format!("the trace {name} is not in the bundle");
-            return Err(in_record(inputs, i, &name.to_string(), what).into());
+            return Err(in_leaf(inputs, leaf, &name.to_string(), what).into());
         };
         let bytes = inputs.bundle.body(&entry)?;
         let found = trace_digest(&bytes);
         if found != *name {
-            let what = format!("this is the trace {found}; challenge {i} names {name}");
+            let what = format!("this is the trace {found}; leaf {leaf} of the transcript names {name}");
             return Err(entry.whole(what).into());
         }
         self.next += 1;
@@ -403,9 +477,9 @@ fn decoded(bytes: &[u8], entry: &Entry) -> Result<Arc<Trace>, Fault> {
     trace_of(bytes).map(Arc::new).ok_or_else(|| entry.whole("this is no trace").into())
 }
 
-/// A place in the leaf of record `i`: where `needle` stands, or its beginning.
-fn in_record(inputs: &Inputs<'_>, i: usize, needle: &str, what: impl AsRef<str>) -> Mismatch {
-    at_leaf(inputs.leaves.get(i + 1), needle, what.as_ref())
+/// A place in a leaf: where `needle` stands, or its beginning.
+fn in_leaf(inputs: &Inputs<'_>, leaf: usize, needle: &str, what: impl AsRef<str>) -> Mismatch {
+    at_leaf(inputs.leaves.get(leaf), needle, what.as_ref())
 }
 
 /// A place in a leaf of the transcript.

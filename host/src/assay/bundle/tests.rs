@@ -5,7 +5,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::container::*;
+use super::write::BundleWriter;
+use crate::assay::AssayRequest;
+use crate::assay::draft::Draft;
 use crate::digest::SigningKey;
+use crate::domain::Sha256;
+use crate::domain::modes::MODES;
+use crate::plugin::PluginSet;
 
 const BODIES: [(Section, &[u8]); 6] = [
     (Section::Evidence, b"first"),
@@ -50,6 +56,29 @@ fn what_is_written_is_read() {
         assert_eq!(found, expected);
         assert_eq!(scanned.check_signature().unwrap(), signer.map(SigningKey::public));
     }
+}
+
+/// An attempt that counts for nothing leaves no trace behind, and what it shared with the next
+/// attempt is kept for that.
+#[test]
+fn what_is_rewound_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bundle");
+    let writer = BundleWriter::create(&path, 1 << 20).unwrap();
+    let put = |name: u8, body: &[u8]| writer.trace(&Sha256([name; 32]), body);
+    put(1, b"calibration");
+    let mark = writer.mark();
+    put(2, b"first attempt");
+    put(3, b"both");
+    writer.rewind(mark);
+    put(3, b"both");
+    put(1, b"calibration");
+    let report = Draft::new(&AssayRequest::new(Path::new("x"), None), &MODES[1].params).report;
+    writer.finish(&report, &PluginSet::builtin().unwrap(), None).unwrap();
+    let mut scanned = read(&path).unwrap();
+    let traces: Vec<_> = scanned.section(Section::Evidence).cloned().collect();
+    let bodies: Vec<_> = traces.iter().map(|entry| scanned.body(entry).unwrap()).collect();
+    assert_eq!(bodies, [&b"calibration"[..], b"both"]);
 }
 
 /// Every bit pattern of every byte, and every length of the file.

@@ -1,7 +1,7 @@
 //! Writing a bundle: traces as they come, the rest when the report is done, and the name last.
 
-use std::collections::HashSet;
-use std::io::Write as _;
+use std::collections::HashMap;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -33,7 +33,8 @@ pub struct BundleWriter {
 struct State {
     file: NewFile,
     digests: Vec<Sha256>,
-    traces: HashSet<Sha256>,
+    /// The record of each trace.
+    traces: HashMap<Sha256, usize>,
     bytes: u64,
     /// The first thing that went wrong; from then on nothing is written.
     failed: Option<Problem>,
@@ -50,7 +51,7 @@ impl BundleWriter {
         let state = State {
             file,
             digests: Vec::new(),
-            traces: HashSet::new(),
+            traces: HashMap::new(),
             bytes: MAGIC.len() as u64,
             failed: None,
         };
@@ -61,8 +62,24 @@ impl BundleWriter {
     /// an assay does not stop for it.
     pub fn trace(&self, digest: &Sha256, bytes: &[u8]) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.failed.is_none() && state.traces.insert(*digest) {
+        if state.failed.is_none() && !state.traces.contains_key(digest) {
+            let record = state.digests.len();
+            state.traces.insert(*digest, record);
             state.failed = state.put(Section::Evidence, bytes, self.limit).err();
+        }
+    }
+
+    /// Where it is now, to come back to.
+    pub fn mark(&self) -> Mark {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Mark { bytes: state.bytes, records: state.digests.len() }
+    }
+
+    /// Forgets the traces that came after `mark`: of an attempt that counts for nothing.
+    pub fn rewind(&self, mark: Mark) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.failed.is_none() {
+            state.failed = state.rewind(mark).err();
         }
     }
 
@@ -102,7 +119,24 @@ impl BundleWriter {
     }
 }
 
+/// A place in a bundle that is being written.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    bytes: u64,
+    records: usize,
+}
+
 impl State {
+    fn rewind(&mut self, mark: Mark) -> Result<(), Problem> {
+        self.traces.retain(|_, record| *record < mark.records);
+        self.digests.truncate(mark.records);
+        self.bytes = mark.bytes;
+        let path = self.file.path().to_owned();
+        let file = self.file.file();
+        let cut = file.set_len(mark.bytes).and_then(|()| file.seek(SeekFrom::End(0)));
+        cut.map(|_| ()).map_err(|error| Problem::io("write the bundle", &path, &error))
+    }
+
     fn put(&mut self, section: Section, body: &[u8], limit: u64) -> Result<(), Problem> {
         // Section, length and digest around the body.
         self.bytes = self.bytes.saturating_add(body.len() as u64 + 37);
