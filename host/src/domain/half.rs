@@ -37,7 +37,6 @@ pub fn bf16_to_f32(bits: u16) -> f32 {
 }
 
 /// The bfloat16 pattern nearest to a value.
-#[expect(clippy::cast_possible_truncation, reason = "16 of 32 bits are shifted out")]
 #[inline]
 pub fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
