@@ -8,6 +8,8 @@
     reason = "a test that cannot go on must stop, and says what it left out"
 )]
 
+mod random;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use assayd::engine::{EngineKind, LoadSpec};
 use assayd::model::gguf::read_strict;
 use assayd::model::{InspectOptions, inspect};
 use assayd::worker::{Ending, Worker, WorkerLimits};
+use random::Random;
 
 /// Damaged headers in every run, and in the long one.
 const CASES: u64 = 150;
@@ -141,23 +144,6 @@ fn on_whole_models() {
     }
     assert!(tally.agreed.get(&(true, Loaded::Yes)).is_some_and(|&count| count >= 5), "{:?}", tally.agreed);
     tally.close("whole models");
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap()
-    }
 }
 
 const NASTY: [u64; 12] =

@@ -45,6 +45,13 @@ fn write(path: &Path, tensors: &[(&str, GgmlType, Vec<u64>, Vec<u8>)]) {
     write_file(path, &[("general.architecture", "llama".into())], &list).unwrap();
 }
 
+/// A tensor of a file as it stands there.
+fn stored<'a>(tensor: &'a gguf::Tensor, bytes: &'a [u8]) -> TensorData<'a> {
+    let start = usize::try_from(tensor.offset).unwrap();
+    let data = &bytes[start..start + usize::try_from(tensor.bytes).unwrap()];
+    TensorData { name: &tensor.name, kind: tensor.kind, shape: &tensor.shape, data }
+}
+
 #[test]
 fn the_document_has_what_is_promised() {
     let folder = tempfile::tempdir().unwrap();
@@ -177,20 +184,7 @@ fn tokenizers_are_tried_on_texts() {
             _ => (key, value.clone()),
         })
         .collect();
-    let tensors: Vec<TensorData<'_>> = header
-        .tensors
-        .iter()
-        .map(|tensor| {
-            let start = usize::try_from(tensor.offset).unwrap();
-            let end = start + usize::try_from(tensor.bytes).unwrap();
-            TensorData {
-                name: &tensor.name,
-                kind: tensor.kind,
-                shape: &tensor.shape,
-                data: &bytes[start..end],
-            }
-        })
-        .collect();
+    let tensors: Vec<TensorData<'_>> = header.tensors.iter().map(|tensor| stored(tensor, &bytes)).collect();
     write_file(&candidate, &metadata, &tensors).unwrap();
     let tried = |candidate: &Path| -> serde_json::Value {
         let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
@@ -236,19 +230,7 @@ fn a_part_of_another_model_is_named() {
             0 => header.tensors.iter().take(half).collect(),
             _ => header.tensors.iter().skip(half).collect(),
         };
-        let data: Vec<TensorData<'_>> = tensors
-            .iter()
-            .map(|tensor| {
-                let start = usize::try_from(tensor.offset).unwrap();
-                let end = start + usize::try_from(tensor.bytes).unwrap();
-                TensorData {
-                    name: &tensor.name,
-                    kind: tensor.kind,
-                    shape: &tensor.shape,
-                    data: &bytes[start..end],
-                }
-            })
-            .collect();
+        let data: Vec<TensorData<'_>> = tensors.iter().map(|tensor| stored(tensor, bytes)).collect();
         let mut metadata: Vec<(&str, gguf::Value)> = match number {
             0 => header.metadata.iter().map(|(key, value)| (key, value.clone())).collect(),
             _ => Vec::new(),
@@ -283,8 +265,7 @@ fn a_light_fine_tune_stays_visible_behind_quantisation() {
                 .tensors
                 .iter()
                 .map(|tensor| {
-                    let start = usize::try_from(tensor.offset).unwrap();
-                    let data = &bytes[start..start + usize::try_from(tensor.bytes).unwrap()];
+                    let data = stored(tensor, &bytes).data;
                     let values: Vec<f32> =
                         data.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw)).collect();
                     let matrix = tensor.shape.len() > 1 && tensor.shape[0] % 32 == 0;

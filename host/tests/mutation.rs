@@ -9,6 +9,8 @@
     reason = "a test that cannot go on must stop"
 )]
 
+mod random;
+
 use std::time::{Duration, Instant};
 
 use assayd::model::consistency::{self, Model};
@@ -18,6 +20,7 @@ use assayd::model::gguf::write::{TensorData, write};
 use assayd::model::gguf::{Array, GgmlType, ReadError, Value, read, read_strict};
 use assayd::model::sniff::Content;
 use assayd::model::{canonical, folder, likeness, pickle, safetensors, template};
+use random::Random;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const CASES: u32 = 120_000;
@@ -51,23 +54,6 @@ const NASTY: [u64; 22] = [
     u64::MAX - 31,
     u64::MAX,
 ];
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap()
-    }
-}
 
 /// A small file with every kind of value and several tensor types.
 fn seed() -> Vec<u8> {

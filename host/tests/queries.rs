@@ -7,21 +7,20 @@
     reason = "a measurement that prints, and stops where it cannot go on"
 )]
 
+mod random;
+
 use assayd::assay::judge::{Fold, stopping_step};
 use assayd::domain::modes::{MODES, fewest_for_same, grid5_same_at};
 use assayd::domain::score::{Decision, DecisionParams};
 use assayd::plugin::{Decider, PluginSet};
+use random::Random;
 
-/// Steele, Lea and Flood's SplitMix64.
-struct Random(u64);
+/// Streams of scores.
+struct Scores(Random);
 
-impl Random {
+impl Scores {
     fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        self.0.below(1 << 53) as f64 / (1_u64 << 53) as f64
     }
 
     /// Beta(k, n + 1 - k): the k-th smallest of n.
@@ -59,7 +58,7 @@ const RUNS: u64 = 400;
 fn simulate(decider: &Decider, params: &DecisionParams, truth: Truth, wanted: Decision) -> (f64, f64) {
     let (mut right, mut challenges) = (0_u64, 0_u64);
     for run in 0..RUNS {
-        let mut random = Random(run << 32 ^ 77);
+        let mut random = Scores(Random(run << 32 ^ 77));
         let mut fold = Fold::start(decider.clone(), params).unwrap();
         let mut seen = 0;
         let stop = loop {

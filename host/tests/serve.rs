@@ -289,6 +289,83 @@ fn a_judged_assay_keeps_its_bundle_within_the_space_there_is() {
     assert_eq!(daemon.stop(), 0);
 }
 
+#[test]
+fn candidates_are_held_to_what_the_configuration_a_sidecar_and_a_request_pin() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
+    let digest = |name: &str| assayd::digest::sha256(&fs::read(examples.join(name)).unwrap()).to_string();
+    let (good, bad) = (digest("reference-q8_0.gguf"), digest("finetuned.gguf"));
+    let dir = house(&format!(
+        "mode = \"quick\"\nmeasure = false\n[hash_checks.allow-list]\ndigests = [\"{good}\"]\n\
+         [[rule]]\nmatch = \"ruled*.gguf\"\nreference = \"trusted.gguf\"\n"
+    ));
+    let models = dir.path().join("models");
+    fs::copy(examples.join("reference.gguf"), dir.path().join("trusted.gguf")).unwrap();
+    let daemon = start(dir.path());
+    let address = daemon.address;
+    for (name, root) in [("sided.gguf", "11".repeat(32)), ("wrong.gguf", "00".to_owned())] {
+        let pin =
+            format!("reference = \"../trusted.gguf\"\n[hash_checks.root-pin]\nweights_root = \"{root}\"\n");
+        fs::write(models.join(format!("{name}.assay.toml")), pin).unwrap();
+        fs::copy(examples.join("reference-q8_0.gguf"), models.join(name)).unwrap();
+    }
+    fs::copy(examples.join("reference-q8_0.gguf"), models.join("ruled.gguf")).unwrap();
+    fs::copy(examples.join("finetuned.gguf"), models.join("ruled-bad.gguf")).unwrap();
+    let done = |count: usize| {
+        wait("the reports", || {
+            let list = get(address, "/api/assays").json()["assays"].as_array().unwrap().clone();
+            (list.len() == count && list.iter().all(|assay| assay["state"] == "done")).then_some(list)
+        })
+    };
+    let judged: std::collections::BTreeMap<String, (String, Value)> = done(3)
+        .iter()
+        .map(|assay| {
+            let name = assay["candidate"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            let report = get(address, assay["report"].as_str().unwrap()).json();
+            (name, (assay["decision"].as_str().unwrap().to_owned(), report))
+        })
+        .collect();
+    let of = |name: &str| {
+        let (decision, report) = &judged[name];
+        let results = report["security"]["hash_checks"].as_array().unwrap();
+        let list: Vec<(&str, &str)> = results
+            .iter()
+            .map(|result| (result["plugin"].as_str().unwrap(), result["outcome"].as_str().unwrap()))
+            .collect();
+        (decision.as_str(), list)
+    };
+    assert_eq!(of("ruled.gguf"), ("SAME", vec![("allow-list", "Passed")]));
+    assert_eq!(of("ruled-bad.gguf"), ("ERROR", vec![("allow-list", "Failed")]));
+    assert_eq!(of("sided.gguf"), ("ERROR", vec![("allow-list", "Passed"), ("root-pin", "Failed")]));
+    let note = wait("a note", || {
+        let note = artifact(address, "wrong.gguf")?["note"].as_str()?.to_owned();
+        note.contains("root-pin").then_some(note)
+    });
+    assert!(note.contains("64 hexadecimal digits"), "{note}");
+
+    let ask = |checks: Value| {
+        let body = json!({"candidate": "ruled.gguf", "reference": "ruled.gguf", "hash_checks": checks});
+        post(address, "/api/assays", &body)
+    };
+    for (checks, why) in [
+        (json!({"allow-list": {"digests": [bad]}}), "already says"),
+        (json!({"nothing": {}}), "nothing"),
+        (json!({"root-pin": {"root": "x"}}), "unknown field"),
+        (json!({"root-pin": 3}), "not a table"),
+    ] {
+        let answer = ask(checks);
+        assert_eq!(answer.status, 400, "{answer:?}");
+        assert!(answer.body.contains(why), "{answer:?}");
+    }
+    assert_eq!(ask(json!({"root-pin": {"file_root": "22".repeat(32)}})).status, 202);
+    let list = done(4);
+    assert_eq!(list.iter().filter(|assay| assay["decision"] == "ERROR").count(), 3);
+    assert_eq!(daemon.stop(), 0);
+
+    fs::write(dir.path().join("odd.toml"), "[hash_checks.allow-list]\nallowed = []\n").unwrap();
+    let (code, text) = fails(dir.path(), &["serve", "--config", "odd.toml", "--listen", "127.0.0.1:0"]);
+    assert!(code == 2 && text.contains("allow-list") && text.contains("allowed"), "{code}: {text}");
+}
+
 /// Head and body of an answer that is not text.
 fn raw(address: SocketAddr, target: &str) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -453,6 +453,45 @@ fn planted_libraries_are_found() {
     }
 }
 
+/// The libraries that the rooms in the fuzz workspace name, asked for as the host asks for them:
+/// nothing that builds every day would notice that a fuzzer no longer does.
+#[test]
+fn the_fuzz_workspace_has_the_libraries_of_its_rooms() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_default();
+    let table = |path: &str| read(path).parse::<toml::Table>().unwrap_or_default();
+    let (host, fuzz, all) = (table("host/Cargo.toml"), table("host/fuzz/Cargo.toml"), table("Cargo.toml"));
+    let taken = |path: &str| {
+        [
+            "domain/",
+            "digest/",
+            "model/",
+            "governor/cgroup.rs",
+            "governor/memory.rs",
+            "assay/bundle/container.rs",
+        ]
+        .iter()
+        .any(|place| path.strip_prefix("host/src/").is_some_and(|path| path.starts_with(place)))
+    };
+    let words = files().into_iter().filter(|path| taken(path)).flat_map(|path| paths(&read(&path)));
+    let named: BTreeSet<String> =
+        words.filter_map(|(_, path)| path.split_once("::").map(|(first, _)| first.to_owned())).collect();
+    let mut found = 0;
+    for (library, wanted) in host.get("dependencies").and_then(toml::Value::as_table).into_iter().flatten() {
+        if !named.contains(&library.replace('-', "_")) {
+            continue;
+        }
+        let mut wanted = wanted.clone();
+        if wanted.get("workspace").is_some() {
+            let shared = all.get("workspace").and_then(|workspace| workspace.get("dependencies"));
+            wanted = shared.and_then(|shared| shared.get(library)).cloned().unwrap_or(wanted);
+        }
+        let asked = fuzz.get("dependencies").and_then(|asked| asked.get(library));
+        assert_eq!(asked, Some(&wanted), "{library} in host/fuzz/Cargo.toml");
+        found += 1;
+    }
+    assert!(found > 10, "{named:?}");
+}
+
 #[test]
 fn planted_words_are_found() {
     let block = concat!("un", "safe { f() }");

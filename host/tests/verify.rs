@@ -21,6 +21,85 @@ fn scores(report: &Value) -> Vec<f64> {
 }
 
 #[test]
+fn a_candidate_is_held_to_what_the_user_pins() {
+    let place = Place::new();
+    let (candidate, reference) = (example("reference-q8_0.gguf"), example("reference.gguf"));
+    let bytes = std::fs::read(&candidate).unwrap();
+    let digest = assayd::digest::sha256(&bytes).to_string();
+    let allowed = serde_json::json!({"digests": [digest]}).to_string();
+    std::fs::write(place.path("allowed.json"), &allowed).unwrap();
+    let root = |path: &Path| {
+        let output = place.run(&["inspect", "--full", "--json", path.to_str().unwrap()]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        found.pointer("/0/weights_root").and_then(Value::as_str).unwrap().to_owned()
+    };
+    let pin = |root: &str| format!(r#"root-pin={{"weights_root":"{root}"}}"#);
+    let (own, others) = (pin(&root(&candidate)), pin(&root(&reference)));
+    let held = |checks: &[&str]| {
+        let mut more = vec!["--key", KEY, "--mode", "quick"];
+        checks.iter().for_each(|check| more.extend(["--hash-check", check]));
+        let (code, report) = place.verify(&candidate, &reference, &more);
+        let results = report.pointer("/security/hash_checks").unwrap().as_array().unwrap();
+        let text = |result: &Value, key: &str| result.get(key).unwrap().as_str().unwrap().to_owned();
+        let outcomes: Vec<(String, String)> =
+            results.iter().map(|result| (text(result, "plugin"), text(result, "outcome"))).collect();
+        assert!(
+            results.iter().all(|result| text(result, "artifact") == "reference-q8_0.gguf"),
+            "{results:?}"
+        );
+        (code, outcomes, report)
+    };
+    let outcomes = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        list.iter().map(|(id, outcome)| ((*id).to_owned(), (*outcome).to_owned())).collect()
+    };
+    let (code, got, report) = held(&["allow-list=@allowed.json", &own]);
+    assert_eq!((code, got), (0, outcomes(&[("allow-list", "Passed"), ("root-pin", "Passed")])));
+    let params = report.pointer("/security/hash_checks/0/params_sha256").unwrap().as_str().unwrap();
+    assert_eq!(params, assayd::digest::sha256(allowed.as_bytes()).to_string());
+
+    // What is not the pinned one is not run at all: the truth table says ERROR.
+    let mut stream = assayd::digest::TlshStream::default();
+    stream.update(&std::fs::read(&reference).unwrap());
+    let near = format!(r#"tlsh-similarity={{"digest":"{}"}}"#, stream.finish().unwrap());
+    for (check, outcome, why) in [
+        (others.as_str(), "Failed", "weights_root is pinned to"),
+        (r#"allow-list={"digests":[]}"#, "Failed", "is not on the list"),
+        (near.as_str(), "Failed", "distance"),
+        ("root-pin={}", "Fault", "nothing to judge"),
+    ] {
+        let (code, got, report) = held(&[check]);
+        assert_eq!((code, report["final_decision"].as_str()), (4, Some("ERROR")), "{check}");
+        assert_eq!(got, outcomes(&[(check.split('=').next().unwrap(), outcome)]), "{check}");
+        assert!(report["error"].as_str().unwrap().contains("hash check"), "{}", report["error"]);
+        let said = report.pointer("/security/hash_checks/0/said").unwrap().to_string();
+        assert!(said.contains(why), "{said}");
+        assert!(report["workers"].as_array().unwrap().is_empty(), "nothing was run");
+    }
+
+    let (candidate, reference) = (candidate.to_str().unwrap(), reference.to_str().unwrap());
+    for (check, why) in [
+        ("no-such-check={}", "no-such-check"),
+        (r#"allow-list={"allowed":[]}"#, "unknown field `allowed`"),
+        (r#"allow-list={"digests":["abc"]}"#, "is no SHA-256"),
+        (r#"root-pin={"weights_root":"00"}"#, "64 hexadecimal digits"),
+        (r#"tlsh-similarity={"digest":"TNULL"}"#, "not a TLSH digest"),
+        ("allow-list=[1]", "not a table"),
+        ("allow-list={", "not JSON"),
+        ("allow-list", "ID=JSON"),
+        ("allow-list=@nowhere.json", "nowhere.json"),
+    ] {
+        let (code, text) =
+            place.refused(&["verify", candidate, "--reference", reference, "--json", "--hash-check", check]);
+        assert_eq!(code, 2, "{check}: {text}");
+        assert!(text.contains(why), "{check}: {text}");
+    }
+    let twice = ["--hash-check", "root-pin={}", "--hash-check", "root-pin={}"];
+    let (code, text) =
+        place.refused(&[&["verify", candidate, "--reference", reference][..], &twice].concat());
+    assert!(code == 2 && text.contains("named twice"), "{text}");
+}
+
+#[test]
 fn the_example_models_get_the_verdicts_they_deserve() {
     let place = Place::new();
     for (name, verdict, code) in [

@@ -15,3 +15,7 @@ pub mod governor {
 }
 #[path = "../../src/model/mod.rs"]
 pub mod model;
+
+/// The container of bundles, without what is in it.
+#[path = "../../src/assay/bundle/container.rs"]
+pub mod bundle;

@@ -1,9 +1,10 @@
 //! What HTTP may ask of the daemon, and what the daemon shows of the moment.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -59,6 +60,9 @@ pub struct NewAssay {
     pub gamma: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delta: Option<f64>,
+    /// Parameters of hash checks, by plugin id: what the candidate is held to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hash_checks: BTreeMap<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
     /// Challenge key in hexadecimal; a fresh random one if not given.

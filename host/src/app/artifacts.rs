@@ -230,8 +230,9 @@ impl Supervisor {
     async fn queue_for(&mut self, artifact: &Artifact, chosen: Option<&Chosen>) -> Result<bool, Problem> {
         let mode = chosen.and_then(|chosen| chosen.mode).unwrap_or(self.config.mode);
         let reference = chosen.map(|chosen| chosen.reference.as_path());
-        // Other bytes on either side, another reference or another mode: another assay.
-        let key = match reference {
+        let hash_checks = chosen.map(|chosen| chosen.hash_checks.clone()).unwrap_or_default();
+        // Other bytes on either side, another reference, mode or hash check: another assay.
+        let mut key = match reference {
             None => format!("{:?} measured", artifact.stamps),
             Some(reference) => {
                 let meta = std::fs::metadata(reference)
@@ -241,10 +242,13 @@ impl Supervisor {
                 format!("{:?} {shown} {bytes} {modified:?} {}", artifact.stamps, mode.as_str())
             }
         };
+        for (id, params) in self.config.hash_checks.iter().chain(&hash_checks) {
+            key.push_str(&format!(" {id} {params}"));
+        }
         if artifact.assayed_for.as_ref() == Some(&key) {
             return Ok(false);
         }
-        let assay = self.automatic(&artifact.path, reference, mode, artifact.id)?;
+        let assay = self.automatic(&artifact.path, reference, mode, hash_checks, artifact.id)?;
         let note = chosen.map_or_else(
             || NO_REFERENCE.to_owned(),
             |chosen| format!("compared with {}, as {} says", chosen.reference.display(), chosen.by),

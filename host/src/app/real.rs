@@ -21,11 +21,15 @@ impl Parts {
     /// Model reading, assays and plugins as they are built in.
     ///
     /// # Errors
-    /// The plugin folder cannot be read, or a thread cannot be started.
+    /// The plugin folder cannot be read, a thread cannot be started, or a hash check does not
+    /// understand what the configuration gives it.
     pub fn real(config: &Config) -> Result<Self, Problem> {
         let plugins = Arc::new(PluginSet::with_folder(config.plugins.as_deref())?);
         for skipped in plugins.skipped() {
             tracing::warn!(path = %skipped.path.display(), why = skipped.why, "a plugin file is not used");
+        }
+        for given in std::iter::once(&config.hash_checks).chain(config.rules.hash_checks()) {
+            assay::check_hash_checks(&plugins, given)?;
         }
         let (listed, rendering, checking) = (plugins.clone(), plugins.clone(), plugins.clone());
         let cache = config.state.join("traces");

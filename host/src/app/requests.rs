@@ -1,5 +1,6 @@
 //! What HTTP asks for: whether it may be, and doing it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -53,6 +54,7 @@ impl Supervisor {
             return Err(Problem::machine(why).hint("try again when some of them are done"));
         }
         let request = NewAssay {
+            hash_checks: held_to(&self.config.hash_checks, request.hash_checks)?,
             candidate: text(&candidate)?,
             reference: reference.as_deref().map(text).transpose()?,
             mode: request.mode.or(Some(self.config.mode)),
@@ -87,9 +89,10 @@ impl Supervisor {
         candidate: &Path,
         reference: Option<&Path>,
         mode: ModeName,
+        hash_checks: BTreeMap<String, Value>,
         artifact: Uuid,
     ) -> Result<Assay, Problem> {
-        let request = NewAssay { mode: Some(mode), ..NewAssay::default() };
+        let request = NewAssay { mode: Some(mode), hash_checks, ..NewAssay::default() };
         self.new_assay(request, candidate.to_owned(), reference.map(Path::to_owned), Some(artifact))
     }
 
@@ -159,6 +162,18 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// What the configuration holds every candidate to, and what is added for this one.
+fn held_to(
+    always: &BTreeMap<String, Value>,
+    own: BTreeMap<String, Value>,
+) -> Result<BTreeMap<String, Value>, Problem> {
+    if let Some(id) = own.keys().find(|id| always.contains_key(*id)) {
+        let why = format!("the configuration already says what the hash check {id} holds every candidate to");
+        return Err(Problem::usage(why).hint("leave it out, or take it out of the configuration"));
+    }
+    Ok(always.iter().map(|(id, params)| (id.clone(), params.clone())).chain(own).collect())
 }
 
 fn text(path: &Path) -> Result<String, Problem> {

@@ -135,7 +135,7 @@ pub fn decide(findings: &Findings) -> Final {
     } else if findings.hash_checks == HashChecks::Fault {
         (Error, "a hash check failed to run; that is never a pass")
     } else if findings.hash_checks == HashChecks::Failed {
-        (Error, "a file does not have the digest that its manifest promises")
+        (Error, "a hash check failed: a file is not what its manifest, a pin or a list says")
     } else if findings.statistics == Statistics::PluginFault {
         (Error, "a plugin failed; that is never a pass")
     } else if findings.statistics == Statistics::NotRun {

@@ -1,65 +1,129 @@
 //! Runs every hash check over every artifact and takes the outcomes together: one failure
 //! fails, one fault is a fault, and nothing to check against is never a pass.
+//!
+//! Parameters that the user gives are about the candidate: its pinned root, the digests that
+//! are allowed. A check that was given some and has nothing to say is a fault, too: somebody
+//! relies on it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use super::decision::HashChecks;
 use super::draft::name_of;
-use super::report::FuzzyHash;
-use crate::digest::{Sha256Stream, TlshStream, tlsh_distance, tlsh_similarity};
+use super::report::{FuzzyHash, HashCheckReport};
+use crate::digest::{Sha256Stream, TlshStream, sha256 as sha256_of, tlsh_distance, tlsh_similarity};
 use crate::domain::inspection::Inspection;
 use crate::domain::{Problem, budget};
 use crate::model::source::{ReadAt as _, SourceFile};
 use crate::model::{InspectOptions, fuzzy as model_fuzzy, inspect, manifest};
 use crate::plugin::{DigestRequest, HashTarget, Outcome, PluginKind, PluginSet, TargetFile, TargetManifest};
 
-/// The joint outcome, with notes for the report.
-pub fn run<'a>(
-    plugins: &PluginSet,
-    artifacts: impl Iterator<Item = &'a Inspection>,
-) -> (HashChecks, Vec<String>) {
-    let mut joint = HashChecks::NotApplicable;
-    let mut notes = Vec::new();
-    let ids: Vec<String> =
-        plugins.list().into_iter().filter(|r| r.kind == PluginKind::HashCheck).map(|r| r.id).collect();
-    for artifact in artifacts {
-        let target = target_of(artifact);
-        for id in &ids {
-            let outcome = check(plugins, id, artifact, &target, &mut notes);
-            joint = worse(joint, outcome);
+/// Parameters by plugin id.
+type Given = BTreeMap<String, serde_json::Value>;
+
+/// Are these parameters of hash checks that there are, and does each understand its own?
+///
+/// # Errors
+/// Usage: there is no such hash check, or what it says of its parameters.
+pub fn check(plugins: &PluginSet, given: &Given) -> Result<(), Problem> {
+    for (id, params) in given {
+        plugins.record(PluginKind::HashCheck, id)?;
+        if !params.is_object() {
+            let example = r#"for example {"weights_root": "..."} for root-pin"#;
+            return Err(Problem::usage(format!("the parameters of the hash check {id} are not a table"))
+                .hint(example));
         }
+        let text = params.to_string();
+        if text.len() > budget::HASH_PARAMS_BYTES {
+            let most = budget::HASH_PARAMS_BYTES;
+            return Err(Problem::usage(format!("the parameters of {id} are longer than {most} bytes")));
+        }
+        let wrong = |why: &dyn std::fmt::Display| Problem::usage(format!("hash check {id}: {why}"));
+        plugins.hash_check(id)?.check_params(&text).map_err(|fault| match fault.hint() {
+            Some(hint) => wrong(&fault).hint(hint),
+            None => wrong(&fault),
+        })?;
     }
-    (joint, notes)
+    Ok(())
 }
 
-fn check(
+/// What came of all hash checks, with notes for people.
+#[derive(Debug)]
+pub struct Checked {
+    pub joint: HashChecks,
+    /// Checks that had something to say, or were given parameters.
+    pub results: Vec<HashCheckReport>,
+    pub notes: Vec<String>,
+}
+
+/// Runs every check over the candidate, with the parameters that are `given`, and over the
+/// reference without any.
+pub fn run(
+    plugins: &PluginSet,
+    reference: Option<&Inspection>,
+    candidate: &Inspection,
+    given: &Given,
+) -> Checked {
+    let mut all = Checked { joint: HashChecks::NotApplicable, results: Vec::new(), notes: Vec::new() };
+    let ids: Vec<String> =
+        plugins.list().into_iter().filter(|r| r.kind == PluginKind::HashCheck).map(|r| r.id).collect();
+    let nothing = Given::new();
+    for (artifact, given) in
+        reference.map(|reference| (reference, &nothing)).into_iter().chain([(candidate, given)])
+    {
+        let target = target_of(artifact);
+        for id in &ids {
+            let params = given.get(id).map(ToString::to_string);
+            let (outcome, said) = judged(plugins, id, artifact, &target, params.as_deref());
+            all.joint = worse(all.joint, outcome);
+            if params.is_none() && said.is_empty() && outcome == HashChecks::NotApplicable {
+                continue;
+            }
+            all.notes.extend(said.iter().map(|said| format!("hash check {id} of {}: {said}", target.name)));
+            if params.is_some() && outcome == HashChecks::Passed {
+                all.notes.push(format!("hash check {id} of {}: passed", target.name));
+            }
+            all.results.push(HashCheckReport {
+                plugin: id.clone(),
+                artifact: target.name.clone(),
+                params_sha256: params.map(|params| sha256_of(params.as_bytes())),
+                outcome,
+                said,
+            });
+        }
+    }
+    all
+}
+
+/// The outcome of one check of one artifact, and what it says.
+fn judged(
     plugins: &PluginSet,
     id: &str,
     artifact: &Inspection,
     target: &HashTarget,
-    notes: &mut Vec<String>,
-) -> HashChecks {
+    params: Option<&str>,
+) -> (HashChecks, Vec<String>) {
+    let mut digests = |request: &DigestRequest| digest(target, Some(artifact), request);
     let checked = plugins
         .hash_check(id)
-        .and_then(|check| Ok(check.run(target, "", &mut |request| digest(target, Some(artifact), request))?));
-    match checked {
-        Err(problem) => {
-            notes.push(format!("hash check {id} of {}: {problem}", target.name));
+        .and_then(|check| Ok(check.run(target, params.unwrap_or_default(), &mut digests)?));
+    let checked = match checked {
+        Ok(checked) => checked,
+        Err(problem) => return (HashChecks::Fault, vec![problem.to_string()]),
+    };
+    let mut said: Vec<String> = checked.findings.into_iter().map(|found| found.finding.message).collect();
+    let outcome = match checked.outcome {
+        Outcome::Passed => HashChecks::Passed,
+        Outcome::Failed => HashChecks::Failed,
+        Outcome::NotApplicable if params.is_some() => {
+            said.push("it was given parameters, and they give it nothing to judge".to_owned());
             HashChecks::Fault
         }
-        Ok(checked) => {
-            notes.extend(
-                checked.findings.iter().map(|found| format!("hash check {id}: {}", found.finding.message)),
-            );
-            match checked.outcome {
-                Outcome::Passed => HashChecks::Passed,
-                Outcome::Failed => HashChecks::Failed,
-                Outcome::NotApplicable => HashChecks::NotApplicable,
-            }
-        }
-    }
+        Outcome::NotApplicable => HashChecks::NotApplicable,
+    };
+    (outcome, said)
 }
 
 /// The outcome that weighs more.

@@ -38,7 +38,7 @@ pub mod transcript;
 pub use canonical::constants_digest;
 pub use draft::{artifact_root, name_of};
 pub use events::{AssayEvent, Stage};
-pub use hash_checks::digest;
+pub use hash_checks::{check as check_hash_checks, digest};
 pub use pipeline::run;
 pub use report::Report;
 pub use request::{AssayContext, AssayRequest, KeyText};

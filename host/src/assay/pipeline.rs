@@ -312,11 +312,12 @@ impl Assay<'_> {
     fn hash_checks(&mut self, reference: Option<&Inspection>, candidate: &Inspection) -> HashChecks {
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::HashChecks });
         let started = Instant::now();
-        let (outcome, notes) =
-            hash_checks::run(&self.context.plugins, reference.into_iter().chain([candidate]));
-        self.draft.report.remarks.extend(notes);
+        let checked =
+            hash_checks::run(&self.context.plugins, reference, candidate, &self.request.hash_checks);
+        self.draft.report.remarks.extend(checked.notes);
+        self.draft.report.security.hash_checks = checked.results;
         self.draft.add_time("hash_check_seconds", started);
-        outcome
+        checked.joint
     }
 
     /// Says how the weights relate, tensor by tensor. Advisory: it never changes the verdict,

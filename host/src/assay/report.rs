@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::band::Band;
-use super::decision::Findings;
+use super::decision::{Findings, HashChecks};
 use super::hidden::Outlier;
 use super::probe::ProbeReport;
 use super::relationship::Relationship;
@@ -178,6 +178,22 @@ pub struct Security {
     pub config_hash: HashPair,
     pub fuzzy_hash: FuzzyHash,
     pub tokenizer: Tokenizer,
+    /// Hash checks that had something to say or were given parameters, the reference's first.
+    #[serde(default)]
+    pub hash_checks: Vec<HashCheckReport>,
+}
+
+/// What one hash check came to for one artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HashCheckReport {
+    pub plugin: String,
+    pub artifact: String,
+    /// SHA-256 over the parameters that it was given, as compact JSON with sorted keys; null
+    /// without any.
+    pub params_sha256: Option<Sha256>,
+    pub outcome: HashChecks,
+    /// Its findings in words.
+    pub said: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

@@ -1,14 +1,17 @@
 //! What is asked of an assay, and what it is allowed to touch.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::band::BandChoice;
 use super::bundle::BundleWriter;
 use super::events::AssayEvent;
+use super::hash_checks;
 use super::probe;
 use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
@@ -69,6 +72,9 @@ pub struct AssayRequest {
     /// The user's own prompts, asked after the verdict and reported apart.
     #[serde(default)]
     pub probes: Vec<String>,
+    /// Parameters of hash checks, by plugin id: what the candidate is held to.
+    #[serde(default)]
+    pub hash_checks: BTreeMap<String, Value>,
     /// Threads of a worker; if not given, what the engine finds best for the reference.
     #[serde(default)]
     pub threads: Option<u32>,
@@ -118,6 +124,7 @@ impl AssayRequest {
             delta: None,
             band: BandChoice::default(),
             probes: Vec::new(),
+            hash_checks: BTreeMap::new(),
             threads: None,
             max_memory_bytes: None,
             min_free_bytes: None,
@@ -160,6 +167,7 @@ impl AssayRequest {
             .hint("leave out --gamma, --delta and --strict-band, or leave out --band auto"));
         }
         probe::check(&self.probes)?;
+        hash_checks::check(plugins, &self.hash_checks)?;
         self.challenge_key()?;
         if self.threads == Some(0) {
             return Err(Problem::usage("threads must be at least 1"));

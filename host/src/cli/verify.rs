@@ -1,9 +1,12 @@
 //! `assayd verify`: the whole assay of a candidate against a reference, without a daemon.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use serde_json::Value;
 
 use super::keys::SigningArgs;
 use super::screen;
@@ -31,6 +34,7 @@ use crate::store::atomic;
   assayd verify new.gguf --reference trusted.gguf --gamma 0.1 --delta 0.1 --n-max 400
   assayd verify model-Q4_K_M.gguf --reference model-f16.gguf --band auto     is it an honest Q4_K_M?
   assayd verify new.gguf --reference trusted.gguf --probe my-prompts.txt
+  assayd verify new.gguf --reference trusted.gguf --hash-check allow-list=@allowed.json   {\"digests\": [\"<sha256>\", ...]}
 
 SAME claims that the mean clipped divergence is below delta, DIFFERENT that it is above gamma, each wrong with
 probability at most 1 - confidence; `assayd modes` prints what the modes demand.
@@ -78,6 +82,9 @@ pub struct Args {
     /// Your own prompts, asked and reported apart from the verdict: a JSON array, or one per line
     #[arg(long, value_name = "FILE")]
     pub probe: Option<PathBuf>,
+    /// Hold the candidate to a digest, root or list of your own: parameters of a hash check as JSON
+    #[arg(long, value_name = "ID=JSON|ID=@FILE")]
+    pub hash_check: Vec<String>,
     /// Most memory of a worker, such as 8GiB; one that takes more is ended
     #[arg(long, value_name = "SIZE")]
     pub max_memory: Option<ByteSize>,
@@ -191,6 +198,7 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         delta: args.delta,
         band: args.band,
         probes: args.probe.as_deref().map(probes).transpose()?.unwrap_or_default(),
+        hash_checks: hash_checks(&args.hash_check)?,
         threads: args.threads,
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
@@ -216,6 +224,30 @@ fn probes(path: &Path) -> Result<Vec<String>, Problem> {
         return Err(Problem::usage(format!("{name} has more than {} bytes", budget::PROBE_FILE_BYTES)));
     }
     probe::parse(&text, &name).map_err(|problem| Problem { kind: ProblemKind::Usage, ..problem })
+}
+
+/// Parameters by plugin id.
+fn hash_checks(arguments: &[String]) -> Result<BTreeMap<String, Value>, Problem> {
+    let mut all = BTreeMap::new();
+    for argument in arguments {
+        let bad = |why: &str| {
+            Problem::usage(format!("--hash-check {argument}: {why}"))
+                .hint(r#"for example --hash-check 'root-pin={"weights_root": "<64 digits>"}'"#)
+        };
+        let (id, text) = argument.split_once('=').ok_or_else(|| bad("not ID=JSON or ID=@FILE"))?;
+        let text = match text.strip_prefix('@') {
+            // One byte more than allowed, so that a longer one is seen to be.
+            Some(path) => {
+                read_text(Path::new(path), "read the parameters", budget::HASH_PARAMS_BYTES as u64 + 1)?
+            }
+            None => text.to_owned(),
+        };
+        let params = serde_json::from_str(&text).map_err(|error| bad(&format!("not JSON: {error}")))?;
+        if all.insert(id.to_owned(), params).is_some() {
+            return Err(bad("this hash check is named twice"));
+        }
+    }
+    Ok(all)
 }
 
 /// At most so many bytes of a file that an argument names; what is wrong with it is usage.

@@ -214,6 +214,9 @@ pub const REPORT_LIMITS: PluginLimits = PluginLimits {
 pub const SETTINGS_BYTES: u64 = 256 << 10;
 /// Rules of a configuration.
 pub const CONFIG_RULES: usize = 1_000;
+
+/// Longest parameters of a hash check, as JSON: an allow-list of some ten thousand digests.
+pub const HASH_PARAMS_BYTES: usize = 1 << 20;
 /// Watched folders of a configuration.
 pub const WATCHED_FOLDERS: usize = 64;
 /// Bytes of an API key file.

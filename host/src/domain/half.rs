@@ -1,51 +1,52 @@
 //! The two 16-bit float formats, bit by bit (IEEE 754 binary16, and bfloat16), rounded to
 //! nearest with ties to even as ggml, numpy and PyTorch do.
 
-/// The value of a binary16 pattern.
+/// The value of a binary16 pattern. Without branches, so that many are converted at once.
+#[inline]
 pub fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
-    let exponent = u32::from(bits >> 10 & 0x1f);
-    let mantissa = u32::from(bits & 0x3ff);
-    match exponent {
-        // 2^-24 is the unit of subnormal numbers; the product is exact.
-        0 => f32::from_bits((mantissa as f32 * f32::from_bits(0x3380_0000)).to_bits() | sign),
-        31 => f32::from_bits(sign | 0x7f80_0000 | mantissa << 13),
-        _ => f32::from_bits(sign | (exponent + 112) << 23 | mantissa << 13),
-    }
+    let magnitude = u32::from(bits & 0x7fff);
+    // 2^-24 is the unit of subnormal numbers; the product is exact.
+    let subnormal = (magnitude.cast_signed() as f32 * f32::from_bits(0x3380_0000)).to_bits();
+    let normal = (magnitude << 13) + (112 << 23);
+    let finite = if magnitude < 0x400 { subnormal } else { normal };
+    let all = if magnitude < 0x7c00 { finite } else { 0x7f80_0000 | magnitude << 13 };
+    f32::from_bits(sign | all)
 }
 
-/// The binary16 pattern nearest to a value.
-#[expect(clippy::cast_possible_truncation, reason = "every branch leaves 15 bits or fewer")]
+/// The binary16 pattern nearest to a value. Without branches, so that many are converted at once.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "every choice leaves 15 bits or fewer")]
 pub fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16 & 0x8000) as u16;
     let magnitude = bits & 0x7fff_ffff;
-    sign | match magnitude {
-        0x7f80_0001.. => 0x7e00,
-        // From 65,520 on the nearest is infinity.
-        0x477f_f000.. => 0x7c00,
-        // Beside one half the spacing of f32 is that of subnormal binary16.
-        ..0x3880_0000 => (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits()) as u16,
-        _ => ((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13).wrapping_sub(112 << 10) as u16,
-    }
+    // Beside one half the spacing of f32 is that of subnormal binary16.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let normal = ((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13).wrapping_sub(112 << 10);
+    let finite = if magnitude < 0x3880_0000 { subnormal } else { normal };
+    // From 65,520 on the nearest is infinity.
+    let number = if magnitude < 0x477f_f000 { finite } else { 0x7c00 };
+    sign | if magnitude > 0x7f80_0000 { 0x7e00 } else { number as u16 }
 }
 
 /// The value of a bfloat16 pattern.
+#[inline]
 pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
 /// The bfloat16 pattern nearest to a value.
-#[expect(clippy::cast_possible_truncation, reason = "16 of 32 bits are shifted out")]
+#[inline]
 pub fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
-    if value.is_nan() {
-        return (bits >> 16) as u16 | 64;
-    }
-    ((u64::from(bits) + 0x7fff + u64::from(bits >> 16 & 1)) >> 16) as u16
+    // Only what is not a number comes near the largest pattern.
+    let number = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    if value.is_nan() { (bits >> 16) as u16 | 64 } else { number }
 }
 
 /// Half the distance between the binary16 numbers around `value`.
+#[inline]
 pub fn f16_half_step(value: f32) -> f32 {
     // The exponent alone, times 2^-11; subnormal numbers are 2^-24 apart.
     let power = f32::from_bits(value.to_bits() & 0x7f80_0000);
@@ -53,6 +54,7 @@ pub fn f16_half_step(value: f32) -> f32 {
 }
 
 /// Half the distance between the bfloat16 numbers around `value`.
+#[inline]
 pub fn bf16_half_step(value: f32) -> f32 {
     f32::from_bits(value.to_bits() & 0x7f80_0000) * f32::from_bits(0x3b80_0000)
 }

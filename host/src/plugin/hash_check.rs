@@ -7,7 +7,7 @@ use wasmtime::component::Resource;
 use super::artifact::{HashTarget, Model};
 use super::bindings::exports::assay::plugin::hash_check as wit;
 use super::engine::{Exports, Usage};
-use super::fault::{FaultClass, PluginFault};
+use super::fault::{FaultClass, PluginFault, RefusalKind};
 use super::scorer::{refused, wrong_kind};
 use super::set::Ready;
 use crate::domain::Problem;
@@ -79,6 +79,20 @@ impl HashCheck {
             digests.push(digest(request).map_err(failed)?);
         }
         self.judge(&target, params, digests)
+    }
+
+    /// Asks about parameters alone, by a plan for an artifact without files.
+    ///
+    /// # Errors
+    /// They are invalid, or the plugin fails. What else it says is about the missing files.
+    pub fn check_params(&self, params: &str) -> Result<(), PluginFault> {
+        match self.plan(&Arc::default(), params) {
+            Err(fault) => match &fault.class {
+                FaultClass::Refused { kind, .. } if *kind != RefusalKind::InvalidParams => Ok(()),
+                _ => Err(fault),
+            },
+            Ok(_) => Ok(()),
+        }
     }
 
     fn plan(&self, target: &Arc<HashTarget>, params: &str) -> Result<Vec<DigestRequest>, PluginFault> {

@@ -66,6 +66,12 @@ impl HashCheck for TlshSimilarity {
         if params.digest.is_none() {
             return Ok(Vec::new());
         }
+        if params.digest.as_deref().is_some_and(|digest| parse(digest).is_none()) {
+            return Err(Refusal::InvalidParams("digest is not a TLSH digest (T1...)".into()));
+        }
+        if model.files.is_empty() {
+            return Err(Refusal::Unsupported("the artifact has no files".into()));
+        }
         let file = file(model, params)?;
         let bytes = model.files.get(file).map_or(0, |file| file.bytes);
         Ok(vec![DigestRequest { file, algorithm: "tlsh".into(), ranges: sample(bytes) }])

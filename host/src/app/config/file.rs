@@ -1,10 +1,12 @@
 //! The shape of the configuration file and of a sidecar, exactly as written.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::domain::modes::ModeName;
 use crate::domain::size::ByteSize;
@@ -61,6 +63,10 @@ pub struct ConfigFile {
     pub plugins: Option<PathBuf>,
     /// File that holds the API key, one line of at least 16 characters.
     pub api_key_file: Option<PathBuf>,
+    /// What hash checks hold every candidate to: their parameters, by plugin id. Rules, sidecars
+    /// and requests may add checks that are not named here, and change none that are.
+    #[serde(default)]
+    pub hash_checks: BTreeMap<String, Value>,
     /// Which reference an artifact is compared with; the first rule that matches counts.
     #[serde(default, rename = "rule")]
     pub rules: Vec<RuleEntry>,
@@ -80,6 +86,9 @@ pub struct RuleEntry {
     /// Mode for these artifacts, instead of the general one.
     #[schemars(with = "Option<ModeText>")]
     pub mode: Option<ModeName>,
+    /// What further hash checks hold these artifacts to.
+    #[serde(default)]
+    pub hash_checks: BTreeMap<String, Value>,
 }
 
 /// `NAME.assay.toml` beside an artifact `NAME`.
@@ -90,6 +99,9 @@ pub struct Sidecar {
     pub reference: PathBuf,
     #[schemars(with = "Option<ModeText>")]
     pub mode: Option<ModeName>,
+    /// What further hash checks hold this artifact to.
+    #[serde(default)]
+    pub hash_checks: BTreeMap<String, Value>,
 }
 
 /// Mode names, for the schema.

@@ -10,6 +10,7 @@ mod resolve;
 mod rules;
 mod text;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub use file::{ConfigFile, RuleEntry, Sidecar, schema};
 pub use resolve::{Overrides, load};
 pub use rules::{Chosen, Rules};
 pub use text::parse;
+
+use serde_json::Value;
 
 use crate::domain::modes::ModeName;
 use crate::domain::size::ByteSize;
@@ -47,6 +50,8 @@ pub struct Config {
     pub bundles: u64,
     pub plugins: Option<PathBuf>,
     pub api_key: Option<ApiKey>,
+    /// What hash checks hold every candidate to: their parameters, by plugin id.
+    pub hash_checks: BTreeMap<String, Value>,
     pub rules: Rules,
 }
 

@@ -88,6 +88,7 @@ pub fn load(overrides: &Overrides, env: Env<'_>) -> Result<Config, Problem> {
         bundles: file.bundles.map_or(budget::KEPT_BUNDLE_BYTES, |size| size.0),
         plugins,
         api_key,
+        hash_checks: file.hash_checks,
         rules: Rules::new(file.rules, &base),
     })
 }

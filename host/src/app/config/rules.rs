@@ -1,8 +1,10 @@
 //! Which reference an artifact is compared with.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use globset::{Glob, GlobMatcher};
+use serde_json::Value;
 
 use super::file::{RuleEntry, Sidecar};
 use super::text;
@@ -21,6 +23,7 @@ struct Rule {
     matcher: GlobMatcher,
     reference: PathBuf,
     mode: Option<ModeName>,
+    hash_checks: BTreeMap<String, Value>,
 }
 
 /// What a rule or a sidecar chose, and which of them it was.
@@ -28,6 +31,8 @@ struct Rule {
 pub struct Chosen {
     pub reference: PathBuf,
     pub mode: Option<ModeName>,
+    /// Parameters of hash checks, by plugin id.
+    pub hash_checks: BTreeMap<String, Value>,
     pub by: String,
 }
 
@@ -39,6 +44,7 @@ impl Rules {
             glob: entry.pattern.0,
             reference: base.join(entry.reference),
             mode: entry.mode,
+            hash_checks: entry.hash_checks,
         };
         Self { rules: entries.into_iter().map(rule).collect() }
     }
@@ -53,6 +59,11 @@ impl Rules {
 
     pub fn references(&self) -> impl Iterator<Item = &Path> {
         self.rules.iter().map(|rule| rule.reference.as_path())
+    }
+
+    /// What the rules hold artifacts to.
+    pub fn hash_checks(&self) -> impl Iterator<Item = &BTreeMap<String, Value>> {
+        self.rules.iter().map(|rule| &rule.hash_checks)
     }
 
     /// The sidecar if there is one, else the first rule that matches, else none.
@@ -71,12 +82,14 @@ impl Rules {
             return Ok(Some(Chosen {
                 reference: base.join(sidecar.reference),
                 mode: sidecar.mode,
+                hash_checks: sidecar.hash_checks,
                 by: format!("the sidecar {}", path.display()),
             }));
         }
         Ok(self.rules.iter().find(|rule| rule.matches(artifact, folders)).map(|rule| Chosen {
             reference: rule.reference.clone(),
             mode: rule.mode,
+            hash_checks: rule.hash_checks.clone(),
             by: format!("the rule `{}`", rule.glob.glob()),
         }))
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::moved::{self, Moves};
 use super::permute::Order;
 use super::side::{Entry, Side};
-use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, tables};
+use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, grids, tables};
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
 use crate::model::source::ReadAt as _;
@@ -49,7 +49,7 @@ pub(super) fn judge(
     let own = |pair: &&Pair| pair.relation != TensorRelation::Permuted && !moves.contains_key(&pair.name);
     let worst = pairs
         .iter()
-        .filter(|pair| pair.seen.excess > 0.0 && own(pair))
+        .filter(|pair| pair.seen.tally.excess > 0.0 && own(pair))
         .max_by(|a, b| relative(a).total_cmp(&relative(b)));
     let measured = pairs.iter().filter(own);
     Ok(Lineage {
@@ -57,7 +57,7 @@ pub(super) fn judge(
         reasons,
         tensors_compared: pairs.len() as u64,
         tensors_identical: pairs.iter().filter(equal).count() as u64,
-        max_excess_error: measured.map(|pair| pair.seen.excess).reduce(f64::max),
+        max_excess_error: measured.map(|pair| f64::from(pair.seen.tally.excess)).reduce(f64::max),
         worst_tensor: worst.map(|pair| pair.name.clone()),
         tensors,
     })
@@ -82,17 +82,17 @@ fn renamed_only(tensors: &[TensorLineage]) -> bool {
 }
 
 fn relative(pair: &Pair) -> f64 {
-    pair.seen.excess / pair.seen.scale().max(f64::MIN_POSITIVE)
+    f64::from(pair.seen.tally.excess) / pair.seen.scale().max(f64::MIN_POSITIVE)
 }
 
 fn describe(pair: &Pair) -> TensorLineage {
     use TensorRelation::{Identical, Permuted, SameValues, Unknown};
-    let seen = &pair.seen;
+    let (seen, tally) = (&pair.seen, &pair.seen.tally);
     // Exactly rounded tensors were not measured weight by weight: their error is not known.
     let (error, allowed) = match pair.relation {
         Identical | SameValues => (Some(0.0), Some(0.0)),
         Permuted | Unknown => (None, None),
-        _ if seen.max_error > 0.0 => (Some(seen.max_error), Some(seen.allowed)),
+        _ if tally.max_error > 0.0 => (Some(tally.max_error.into()), Some(tally.allowed.into())),
         _ => (None, None),
     };
     TensorLineage {
@@ -102,9 +102,9 @@ fn describe(pair: &Pair) -> TensorLineage {
         max_abs_error: error,
         allowed_error: allowed,
         relation: pair.relation,
-        excess_error: (!matches!(pair.relation, Permuted | Unknown)).then_some(seen.excess),
-        excess_steps: (seen.excess_steps > 0.0).then_some(seen.excess_steps),
-        weights_beyond: if pair.relation == Permuted { 0 } else { seen.beyond },
+        excess_error: (!matches!(pair.relation, Permuted | Unknown)).then_some(tally.excess.into()),
+        excess_steps: (tally.excess_steps > 0.0).then_some(tally.excess_steps.into()),
+        weights_beyond: if pair.relation == Permuted { 0 } else { tally.beyond },
         correlation: seen.correlation(),
         exact_blocks: seen.exact_share(),
         moved_from: None,
@@ -264,10 +264,10 @@ fn decide(
             .iter()
             .flat_map(side)
             .filter_map(|entry| entry?.kind)
-            .filter(|kind| !decode::is_known(*kind))
+            .filter(|kind| !decode::is_known(*kind) || grids::is_known(*kind))
             .collect();
         reasons.extend(
-            opaque.iter().map(|kind| format!("{} cannot be decoded: {}", kind.name(), tables::reason(*kind))),
+            opaque.iter().map(|kind| format!("{} cannot be judged: {}", kind.name(), tables::reason(*kind))),
         );
         return Ok((Relation::Unknown, reasons));
     }
@@ -305,17 +305,21 @@ fn renamed_whole(reference: &Side, pairs: &[Pair], moves: &Moves) -> bool {
 /// That an adapter was merged, where differences are of low rank.
 fn adapter(tensors: &[TensorLineage]) -> Option<String> {
     let differing = tensors.iter().filter(|tensor| tensor.relation == TensorRelation::Differs);
-    let low: Vec<(&str, u64)> =
-        differing.filter_map(|tensor| Some((tensor.name.as_str(), tensor.rank?))).collect();
-    let most = low.iter().map(|(_, rank)| *rank).max()?;
+    let low: Vec<(&str, u64, Option<&str>)> = differing
+        .filter_map(|tensor| Some((tensor.name.as_str(), tensor.rank?, tensor.candidate_type.as_deref())))
+        .collect();
+    let most = low.iter().map(|(_, rank, _)| *rank).max()?;
     let parts: BTreeSet<&str> = low
         .iter()
-        .map(|(name, _)| name.strip_suffix(".weight").unwrap_or(name))
+        .map(|(name, ..)| name.strip_suffix(".weight").unwrap_or(name))
         .map(|name| name.rsplit('.').next().unwrap_or(name))
         .collect();
     let list = names(&parts.into_iter().collect::<Vec<_>>());
+    let floats = ["F32", "F16", "BF16", "F64"];
+    let rounded = low.iter().any(|(_, _, kind)| kind.is_none_or(|kind| !floats.contains(&kind)));
+    let seen = if rounded { " as far as rounding lets it be seen" } else { "" };
     Some(format!(
-        "{} of them differ by a matrix of rank {most} or less, as a merged low-rank adapter (LoRA) does: {list}",
+        "{} of them differ by a matrix of rank {most} or less{seen}, as a merged low-rank adapter (LoRA) does: {list}",
         low.len()
     ))
 }

@@ -4,10 +4,10 @@
 //! Looks at a sample of rows and columns, whose rank is that of the whole (unless all of the
 //! change lies outside of it, which claims nothing). Singular values come from the Gram matrix
 //! of the sample; those above what rounding alone would give are counted. Cost per matrix: at
-//! most 192 rows read and some ten million operations. Shown for float candidates; behind block
-//! types the rounding may hide the rank, and then nothing is claimed.
+//! most 192 rows read and some ten million operations. Rounding hides what is smaller than
+//! itself: behind block types the rank is that of what stands out, which may be less than all.
 
-use super::decode::{Weight, decode, is_known};
+use super::decode::{Weight, Weights, decode, is_known};
 use super::side::{Entry, Side};
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
@@ -36,11 +36,12 @@ pub(super) fn rank(sides: (&Side, &Side), entries: (&Entry, &Entry)) -> Result<O
         return Ok(None);
     }
     let (height, width) = (rows.min(SAMPLE), columns.min(SAMPLE));
-    let mut sample = Sample { height, width, differences: Vec::new(), noise: 0.0 };
+    let mut sample =
+        Sample { height, width, differences: Vec::new(), rows: vec![0.0; height], columns: vec![0.0; width] };
     let mut ours = Row::default();
     let mut theirs = Row::default();
-    for place in 0..height {
-        let row = place * rows / height;
+    for line in 0..height {
+        let row = line * rows / height;
         ours.read(sides.0, candidate, kind, row, columns)?;
         theirs.read(sides.1, reference, from, row, columns)?;
         for place in 0..width {
@@ -49,8 +50,11 @@ pub(super) fn rank(sides: (&Side, &Side), entries: (&Entry, &Entry)) -> Result<O
                 return Ok(None);
             };
             sample.differences.push(f64::from(a.value) - f64::from(b.value));
-            sample.noise += rounding(a, kind)
-                + if kind == from && from == GgmlType::F32 { 0.0 } else { rounding(b, from) };
+            let noise = rounding(&a, kind)
+                + if kind == from && from == GgmlType::F32 { 0.0 } else { rounding(&b, from) };
+            if let (Some(row), Some(column)) = (sample.rows.get_mut(line), sample.columns.get_mut(place)) {
+                (*row, *column) = (*row + noise, *column + noise);
+            }
         }
     }
     Ok(sample.rank())
@@ -72,7 +76,7 @@ fn rounding(weight: &Weight, kind: GgmlType) -> f64 {
 #[derive(Default)]
 struct Row {
     bytes: Vec<u8>,
-    weights: Vec<Weight>,
+    weights: Weights,
 }
 
 impl Row {
@@ -88,7 +92,6 @@ impl Row {
         let length = kind.bytes(columns as u64).ok_or_else(internal)?;
         self.bytes.resize(usize::try_from(length).map_err(|_| internal())?, 0);
         side.read(entry, row as u64 * length, &mut self.bytes)?;
-        self.weights.clear();
         decode(kind, &self.bytes, &mut self.weights);
         Ok(())
     }
@@ -99,8 +102,9 @@ struct Sample {
     height: usize,
     width: usize,
     differences: Vec<f64>,
-    /// Sum of the variances of the rounding errors.
-    noise: f64,
+    /// Sums of the variances of the rounding errors, of every row and of every column.
+    rows: Vec<f64>,
+    columns: Vec<f64>,
 }
 
 impl Sample {
@@ -108,21 +112,22 @@ impl Sample {
         let power: f64 = self.differences.iter().map(|x| x * x).sum();
         let fourth: f64 = self.differences.iter().map(|x| x.powi(4)).sum();
         let count = self.differences.len() as f64;
+        let noise: f64 = self.rows.iter().sum();
         if !(power.is_finite() && fourth > 0.0) || power * power / fourth < LEAST_SPREAD * count {
             return None;
         }
         let mut gram = Gram::of(self);
         let values = gram.eigenvalues()?;
-        // The largest singular value of a matrix of independent errors (Marchenko and Pastur).
-        let variance = self.noise / count;
-        let edge = SLACK * variance * ((self.height as f64).sqrt() + (self.width as f64).sqrt()).powi(2);
+        // The largest singular value of a matrix of independent errors of any sizes (Bandeira and
+        // van Handel, 2016); of one size, that of Marchenko and Pastur.
+        let largest = |sums: &[f64]| sums.iter().copied().fold(0.0, f64::max).sqrt();
+        let edge = SLACK * (largest(&self.rows) + largest(&self.columns)).powi(2);
         // What is left of exact zeros by this arithmetic.
         let edge = edge.max(power * 1e-13);
         let rank = values.iter().filter(|&&value| value > edge).count();
         let rest: f64 = values.iter().filter(|&&value| value <= edge).sum();
-        let low = rank >= 1
-            && rank * 4 <= 3 * self.height.min(self.width)
-            && rest <= SLACK * self.noise + power * 1e-11;
+        let low =
+            rank >= 1 && rank * 4 <= 3 * self.height.min(self.width) && rest <= SLACK * noise + power * 1e-11;
         low.then_some(rank as u64)
     }
 }
@@ -261,6 +266,12 @@ mod tests {
         }
     }
 
+    /// A sample whose rounding errors all have one variance.
+    fn sample(height: usize, width: usize, differences: Vec<f64>, variance: f64) -> Sample {
+        let sums = |count: usize, of: usize| vec![variance * of as f64; count];
+        Sample { height, width, differences, rows: sums(height, width), columns: sums(width, height) }
+    }
+
     #[test]
     fn eigenvalues_are_those_of_the_matrix() {
         // Second differences: 2 - 2 cos(k pi / (n + 1)).
@@ -282,7 +293,7 @@ mod tests {
         let mut next = bell(3);
         let lines: Vec<f64> = (0..40 * 25).map(|_| next()).collect();
         let power: f64 = lines.iter().map(|x| x * x).sum();
-        let sample = Sample { height: 40, width: 25, differences: lines, noise: 0.0 };
+        let sample = sample(40, 25, lines, 0.0);
         let sum: f64 = Gram::of(&sample).eigenvalues().unwrap().iter().sum();
         assert!((sum - power).abs() < 1e-9 * power);
     }
@@ -309,15 +320,37 @@ mod tests {
                 (0..rank).map(|k| b[row * rank + k] * a[k * width + column]).sum::<f64>() + noise * errors[i]
             };
             let differences: Vec<f64> = (0..height * width).map(cell).collect();
-            let sample =
-                Sample { height, width, differences, noise: noise * noise * 1.0 * (height * width) as f64 };
+            let sample = sample(height, width, differences, noise * noise);
             assert_eq!(sample.rank(), expected, "rank {rank}, noise {noise}");
         }
         // One weight alone is no adapter, and neither is a change everywhere.
         let mut differences = vec![0.0; 10_000];
         differences[55] = 1.0;
-        assert_eq!(Sample { height: 100, width: 100, differences, noise: 0.0 }.rank(), None);
+        assert_eq!(sample(100, 100, differences, 0.0).rank(), None);
         let differences: Vec<f64> = (0..10_000).map(|_| next()).collect();
-        assert_eq!(Sample { height: 100, width: 100, differences, noise: 0.0 }.rank(), None);
+        assert_eq!(sample(100, 100, differences, 0.0).rank(), None);
+    }
+
+    /// Three rows are rounded thirty times as coarsely as the others: that is no adapter, and
+    /// does not hide one that stands out.
+    #[test]
+    fn rounding_of_several_sizes_is_no_rank() {
+        let mut next = bell(11);
+        let (height, width) = (120, 150);
+        let coarse = |row: usize| if row % 40 == 7 { 30.0 } else { 1.0 };
+        let noisy = |rank: usize, next: &mut dyn FnMut() -> f64| {
+            let mut thin = |count: usize| -> Vec<f64> { (0..count).map(|_| next()).collect() };
+            let (b, a, errors) = (thin(height * rank), thin(rank * width), thin(height * width));
+            let cell = |i: usize| {
+                let (row, column) = (i / width, i % width);
+                let change = (0..rank).map(|k| b[row * rank + k] * a[k * width + column]).sum::<f64>();
+                60.0 * change + coarse(row) * errors[i]
+            };
+            let rows: Vec<f64> = (0..height).map(|row| coarse(row).powi(2) * width as f64).collect();
+            let columns = vec![(0..height).map(|row| coarse(row).powi(2)).sum(); width];
+            Sample { height, width, differences: (0..height * width).map(cell).collect(), rows, columns }
+        };
+        assert_eq!(noisy(0, &mut next).rank(), None);
+        assert_eq!(noisy(4, &mut next).rank(), Some(4));
     }
 }

@@ -6,9 +6,11 @@
 //! that cannot be decoded makes the answer `unknown`, never a pass.
 //!
 //! Deliberately absent: the searches that the K and IQ4 types use for their scales (they are
-//! held to the rounding under the scales they store), and IQ types of fewer bits.
+//! held to the rounding under the scales they store), and those for the points that IQ types of
+//! fewer bits choose: of these only what is unrelated is told.
 
 mod decode;
+mod grids;
 mod judge;
 mod kquants;
 mod lowrank;
@@ -19,7 +21,9 @@ mod rescale;
 mod side;
 mod tables;
 mod tensor;
+mod weigh;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -29,15 +33,21 @@ use serde::{Deserialize, Serialize};
 use super::gguf::GgmlType;
 use crate::domain::Problem;
 use crate::domain::half;
+use decode::Weights;
 use permute::Order;
 use side::{Entry, Side};
 use tensor::{Buffers, Seen};
 
+/// The cosine of two matrices that have nothing in common is nearer to 0 than this.
+const FOREIGN: f64 = 0.1;
+/// Bytes of the candidate between two signs of progress.
+const TOLD_BYTES: u64 = 4 << 20;
+
 /// Whole blocks as numbers; `None` for a type that cannot be decoded.
 pub(super) fn decoded(kind: GgmlType, bytes: &[u8]) -> Option<Vec<f32>> {
-    let mut weights = Vec::new();
-    decode::is_known(kind).then(|| decode::decode(kind, bytes, &mut weights))?;
-    Some(weights.iter().map(|weight| weight.value).collect())
+    let mut values = Vec::new();
+    decode::is_known(kind).then(|| decode::values(kind, bytes, &mut values, &mut Weights::default()))?;
+    Some(values)
 }
 
 /// How the candidate came about, as far as the weights tell.
@@ -115,7 +125,8 @@ pub struct TensorLineage {
     pub exact_blocks: Option<f64>,
     /// The name under which the reference has these weights, if it is another.
     pub moved_from: Option<String>,
-    /// Rank of the difference, if it is low: an adapter was merged.
+    /// Rank of the difference as far as it stands out of the rounding, if it is low: an adapter
+    /// was merged.
     pub rank: Option<u64>,
 }
 
@@ -217,9 +228,16 @@ fn all_pairs(
                 while !stop.load(Ordering::Relaxed) {
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = common.get(place) else { return };
-                    // The receiver lives until every sender is gone.
-                    let told = |bytes| drop(sender.send(News::Bytes(bytes)));
+                    // The receiver lives until every sender is gone. It is woken now and then only.
+                    let untold = Cell::new(0);
+                    let told = |bytes| {
+                        untold.set(untold.get() + bytes);
+                        if untold.get() >= TOLD_BYTES {
+                            drop(sender.send(News::Bytes(untold.take())));
+                        }
+                    };
                     let pair = one_pair(sides, item, &mut buffers, &told);
+                    let _ = sender.send(News::Bytes(untold.get()));
                     let _ = sender.send(News::Done(place, Box::new(pair)));
                 }
             });
@@ -267,7 +285,8 @@ fn one_pair(
     }
     let matrix = ours.shape.len() > 1;
     // What has nothing in common differs by a matrix of full rank.
-    let near = relation == TensorRelation::Differs && seen.related() == seen.elements;
+    let near =
+        relation == TensorRelation::Differs && seen.correlation().is_some_and(|cosine| cosine > FOREIGN);
     let rank = if near { lowrank::rank(sides, (ours, theirs))? } else { None };
     Ok(Pair { name: name.to_owned(), relation, seen, matrix, order, rank, types: (ours.dtype, theirs.dtype) })
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::decode::{decode, is_known};
+use super::decode::{self, Weights, is_known};
 use super::side::{Entry, Side};
 use super::tensor::{self, Buffers};
 use super::{Pair, TensorRelation};
@@ -85,14 +85,13 @@ fn sample(side: &Side, entry: &Entry) -> Result<Option<Vec<f32>>, Problem> {
     };
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     let mut out = Vec::new();
-    let mut weights = Vec::new();
+    let (mut weights, mut scratch) = (Vec::new(), Weights::default());
     for place in 0..ROWS.min(rows) {
         // Of a vector, whose row may be moved within itself, the whole is read.
         side.read(entry, place * rows / ROWS.min(rows) * length, &mut bytes)?;
-        weights.clear();
-        decode(kind, &bytes, &mut weights);
+        decode::values(kind, &bytes, &mut weights, &mut scratch);
         let step = (weights.len() / ROW_WEIGHTS).max(1);
-        out.extend(weights.iter().step_by(step).map(|weight| weight.value));
+        out.extend(weights.iter().step_by(step));
     }
     Ok(Some(out))
 }

@@ -60,12 +60,13 @@ pub(super) fn block(kind: GgmlType, weights: &[f32; BLOCK], how: Arithmetic, out
 }
 
 /// How many of the first blocks of `bytes` are exactly what the plain arithmetic makes of
-/// `weights`, 32 for each block. Only Q4_0 and Q8_0 are looked at: a fast path for these.
-pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8]) -> usize {
+/// `weights`, 32 for each block, and how many of those are all zeros. Only Q4_0 and Q8_0 are
+/// looked at: a fast path for these.
+pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8]) -> (usize, usize) {
     match kind {
         GgmlType::Q4_0 => plain_q4_0(weights, bytes.as_chunks().0),
         GgmlType::Q8_0 => plain_q8_0(weights, bytes.as_chunks().0),
-        _ => 0,
+        _ => (0, 0),
     }
 }
 
@@ -83,15 +84,16 @@ fn extent(weights: &[f32; BLOCK]) -> (f32, f32) {
     (least, greatest.into_iter().fold(f32::MIN, |a, b| if b > a { b } else { a }))
 }
 
-#[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
-fn plain_q8_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 34]]) -> usize {
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn plain_q8_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 34]]) -> (usize, usize) {
+    let mut zeros = 0;
     for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
-        let Some((stored, codes)) = block.split_first_chunk::<2>() else { return place };
+        let Some((stored, codes)) = block.split_first_chunk::<2>() else { return (place, zeros) };
         let (least, greatest) = extent(weights);
         let magnitude = if greatest > -least { greatest } else { -least };
         let scale = magnitude / 127.0;
         if f32_to_f16(scale).to_le_bytes() != *stored {
-            return place;
+            return (place, zeros);
         }
         let by = inverse(scale);
         let mut equal = true;
@@ -102,25 +104,27 @@ fn plain_q8_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 34]]) -> usize {
             equal &= rounded == f32::from(code.cast_signed());
         }
         if !equal {
-            return place;
+            return (place, zeros);
         }
+        zeros += usize::from(least == 0.0 && greatest == 0.0);
     }
-    weights.len().min(blocks.len())
+    (weights.len().min(blocks.len()), zeros)
 }
 
-#[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
-fn plain_q4_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 18]]) -> usize {
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn plain_q4_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 18]]) -> (usize, usize) {
+    let mut zeros = 0;
     for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
-        let Some((stored, codes)) = block.split_first_chunk::<2>() else { return place };
+        let Some((stored, codes)) = block.split_first_chunk::<2>() else { return (place, zeros) };
         let (least, greatest) = extent(weights);
         // Of two extremes of one size the first counts; that is rare enough for the other way.
-        if greatest == -least {
-            return place;
+        if greatest == -least && greatest != 0.0 {
+            return (place, zeros);
         }
         let extreme = if greatest > -least { greatest } else { least };
         let scale = extreme / -8.0;
         if f32_to_f16(scale).to_le_bytes() != *stored {
-            return place;
+            return (place, zeros);
         }
         let by = inverse(scale);
         let mut equal = true;
@@ -134,10 +138,11 @@ fn plain_q4_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 18]]) -> usize {
             equal &= code_of(b) == f32::from(code >> 4);
         }
         if !equal {
-            return place;
+            return (place, zeros);
         }
+        zeros += usize::from(least == 0.0 && greatest == 0.0);
     }
-    weights.len().min(blocks.len())
+    (weights.len().min(blocks.len()), zeros)
 }
 
 #[inline(always)]
@@ -243,15 +248,16 @@ mod tests {
                 }
                 let mut bytes = Vec::new();
                 block(kind, &weights, Arithmetic::Plain, &mut bytes);
-                let fast = plain_blocks(kind, &[weights], &bytes);
+                let (fast, zeros) = plain_blocks(kind, &[weights], &bytes);
+                assert_eq!(zeros, usize::from(fast == 1 && weights == [0.0; BLOCK]));
                 whole += fast;
                 let (least, greatest) = extent(&weights);
                 if round % 11 > 3 && greatest != -least {
                     assert_eq!(fast, 1, "{kind:?} {weights:?}");
                 }
                 let place = 2 + (round as usize) % (bytes.len() - 2);
-                bytes[place] ^= 1;
-                assert_eq!(plain_blocks(kind, &[weights], &bytes), 0, "{kind:?} {weights:?}");
+                bytes[place] ^= 1 << (round % 8);
+                assert_eq!(plain_blocks(kind, &[weights], &bytes).0, 0, "{kind:?} {weights:?}");
             }
             assert!(whole > 12_000, "{whole}");
         }

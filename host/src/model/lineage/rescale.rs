@@ -4,7 +4,7 @@
 //! one that fits the codes best. Such codes are still a rounding of the weights, and of no
 //! other weights: that is what is asked here.
 
-use super::decode::Weight;
+use super::decode::Weights;
 use super::half::f16_to_f32;
 use super::quantize::BLOCK;
 use crate::model::gguf::GgmlType;
@@ -16,7 +16,7 @@ const SLACK: f32 = 1e-4;
 
 /// Is there a scale near the stored one (and, for types with one, a minimum) under which the
 /// reference rounds to exactly the codes of this block?
-pub(super) fn explained(kind: GgmlType, bytes: &[u8], weights: &[Weight], reference: &[f32; BLOCK]) -> bool {
+pub(super) fn explained(kind: GgmlType, bytes: &[u8], weights: &Weights, reference: &[f32; BLOCK]) -> bool {
     match kind {
         GgmlType::Q4_0 => by_scale(8.0, weights, reference),
         GgmlType::Q5_0 => by_scale(16.0, weights, reference),
@@ -26,13 +26,13 @@ pub(super) fn explained(kind: GgmlType, bytes: &[u8], weights: &[Weight], refere
     }
 }
 
-fn by_scale(half: f32, weights: &[Weight], reference: &[f32; BLOCK]) -> bool {
+fn by_scale(half: f32, weights: &Weights, reference: &[f32; BLOCK]) -> bool {
+    if weights.steps.contains(&0.0) {
+        return false;
+    }
     // Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.
     let (mut least, mut most) = (1.0 - SCALE_SEARCH, 1.0 + SCALE_SEARCH);
     for (weight, &x) in weights.iter().zip(reference) {
-        if weight.step == 0.0 {
-            return false;
-        }
         // Both in steps of the stored scale, whose sign cancels.
         let (code, x) = (weight.value / weight.step, x / weight.step);
         let outermost = code.abs() >= half - 1.0 - 0.25;
@@ -53,10 +53,10 @@ fn by_scale(half: f32, weights: &[Weight], reference: &[f32; BLOCK]) -> bool {
 /// Every code q of a weight x bounds the minimum u for an inverse scale t, both in steps:
 /// q - 0.5 <= x t - u <= q + 0.5, the outermost codes on one side only. The room that is left
 /// for u is concave in t, so that its largest value is found by narrowing.
-fn by_range(most: f32, bytes: &[u8], weights: &[Weight], reference: &[f32; BLOCK]) -> bool {
+fn by_range(most: f32, bytes: &[u8], weights: &Weights, reference: &[f32; BLOCK]) -> bool {
     let Some([a, b]) = bytes.get(2..4) else { return false };
     let least = f16_to_f32(u16::from_le_bytes([*a, *b]));
-    if weights.iter().any(|weight| weight.step == 0.0) {
+    if weights.steps.contains(&0.0) {
         return false;
     }
     let room = |t: f32| {

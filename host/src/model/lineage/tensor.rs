@@ -4,20 +4,28 @@
 //! gives, needs no further look; the rest is decoded and compared weight by weight.
 
 use super::TensorRelation;
-use super::decode::{Weight, decode, is_known};
+use multiversion::multiversion;
+
+use super::decode::{self, Weights, decode, is_known};
 use super::half::{f32_to_bf16, f32_to_f16};
 use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, plain_blocks};
 use super::rescale::explained;
 use super::side::{Entry, Side};
+use super::weigh::Tally;
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
 
-/// Weights compared at a time: whole blocks of every type, and as many as stay in a processor's second cache.
+/// Weights read at a time: whole blocks of every type, and as many as stay in a processor's
+/// second cache.
 const CHUNK_WEIGHTS: u64 = 1 << 16;
+/// Weights compared at a time: as many as stay, decoded, in its first.
+const TILE_WEIGHTS: u64 = 1 << 10;
 /// A reference quantiser reproduces (nearly) every block, one that searches for scales
 /// hardly any. A share in between is neither: some blocks come from other weights.
 const FEW_BLOCKS: f64 = 0.1;
 const NEARLY_ALL_BLOCKS: f64 = 0.999;
+/// Weights whose cosine is less have nothing to do with each other. Even one bit keeps 0.8.
+const ALIKE: f64 = 0.5;
 /// Fewer blocks than this have no meaningful share.
 const ENOUGH_BLOCKS: u64 = 64;
 
@@ -29,51 +37,36 @@ pub(super) struct Seen {
     bytes_differ: bool,
     /// Some value differs.
     values_differ: bool,
-    /// Chunks that differ, and those where the reference is a rounding of the candidate.
+    /// Tiles that differ, and those where the reference is a rounding of the candidate.
     differing: u64,
     finer: u64,
     /// Blocks of a type with a reference algorithm, all-zero ones left out.
     blocks: u64,
     exact_blocks: u64,
-    /// Weights that were compared one by one, and those about which nothing can be said.
-    compared: u64,
-    unchecked: u64,
+    /// Weights that were compared one by one.
+    pub tally: Tally,
     /// Those of them whose codes are a rounding under another scale than the stored one.
     rescaled: u64,
-    /// Weights further off than their allowance.
-    pub beyond: u64,
-    /// Weights further off even if the reference was rounded, too, from something finer.
-    beyond_both: u64,
     /// The reference is of a type that rounds, and another than the candidate's.
     reference_rounds: bool,
-    pub max_error: f64,
-    /// The allowance where the error is largest.
-    pub allowed: f64,
-    /// How far beyond the allowance.
-    pub excess: f64,
-    /// The same in quantisation steps, where there are any.
-    pub excess_steps: f64,
-    reference_power: f64,
-    candidate_power: f64,
-    product: f64,
 }
 
 impl Seen {
     /// Cosine of the angle between the weights that are not exactly equal or rounded.
     pub fn correlation(&self) -> Option<f64> {
-        let power = self.reference_power * self.candidate_power;
-        (power > 0.0).then(|| self.product / power.sqrt())
+        let power = self.tally.reference_power * self.tally.candidate_power;
+        (power > 0.0).then(|| self.tally.product / power.sqrt())
     }
 
     /// Root mean square of the reference's weights that were compared one by one.
     pub fn scale(&self) -> f64 {
-        (self.reference_power / (self.compared.max(1) as f64)).sqrt()
+        (self.tally.reference_power / (self.tally.compared.max(1) as f64)).sqrt()
     }
 
     /// How many of the weights have something to do with the reference's.
     pub fn related(&self) -> u64 {
-        let alike = self.correlation().is_some_and(|correlation| correlation >= 0.5);
-        if alike { self.elements } else { self.elements.saturating_sub(self.compared) }
+        let alike = self.correlation().is_some_and(|correlation| correlation >= ALIKE);
+        if alike { self.elements } else { self.elements.saturating_sub(self.tally.compared) }
     }
 
     /// Share of blocks that the reference algorithm reproduces.
@@ -91,11 +84,11 @@ impl Seen {
         if self.differing > 0 && self.finer == self.differing {
             return TensorRelation::Finer;
         }
-        if self.beyond > 0 {
-            let both = self.reference_rounds && self.beyond_both == 0;
+        if self.tally.beyond > 0 {
+            let both = self.reference_rounds && self.tally.beyond_both == 0;
             return if both { TensorRelation::CommonOrigin } else { TensorRelation::Differs };
         }
-        if self.compared == 0 {
+        if self.tally.compared == 0 {
             return if has_reference(candidate) {
                 TensorRelation::Requantized
             } else {
@@ -109,43 +102,30 @@ impl Seen {
             let both = self.reference_rounds;
             return if both { TensorRelation::CommonOrigin } else { TensorRelation::Differs };
         }
-        if (self.unchecked - self.rescaled) * 2 > self.elements {
-            return TensorRelation::Unknown;
+        if (self.tally.unchecked - self.rescaled) * 2 > self.elements {
+            let foreign = self.correlation().is_some_and(|correlation| correlation < ALIKE);
+            return if foreign { TensorRelation::Differs } else { TensorRelation::Unknown };
         }
         TensorRelation::WithinRounding
     }
 
-    /// `room` is how far the reference itself may be from what it was rounded from.
-    fn weigh(&mut self, candidate: &Weight, reference: f32, room: f32) {
-        let (value, expected) = (f64::from(candidate.value), f64::from(reference));
-        self.compared += 1;
-        let error = expected - value;
-        if !error.is_finite() {
-            let same = candidate.value.to_bits() == reference.to_bits();
-            self.beyond += u64::from(!same);
-            self.beyond_both += u64::from(!same);
-            return;
+    /// Weighs weights against those of the reference from the place `start` on. How far these
+    /// may be off themselves counts, and is looked for, only where a weight is beyond.
+    fn weigh(&mut self, weights: &Weights, start: usize, reference: &mut Reference<'_>) {
+        let Some(values) = reference.values.get(start..start + weights.values.len()) else { return };
+        let before = self.tally;
+        self.tally.weigh(weights, values, &[]);
+        if self.reference_rounds && self.tally.beyond > before.beyond {
+            self.tally = before;
+            self.tally.weigh(weights, values, reference.rooms(start));
         }
-        self.reference_power += expected * expected;
-        self.candidate_power += value * value;
-        self.product += value * expected;
-        let allowed = f64::from(if error >= 0.0 { candidate.above } else { candidate.below });
-        if allowed.is_infinite() {
-            self.unchecked += 1;
-            return;
-        }
-        let error = error.abs();
-        if error > self.max_error {
-            (self.max_error, self.allowed) = (error, allowed);
-        }
-        let excess = error - allowed;
-        if excess > 0.0 {
-            self.beyond += 1;
-            self.beyond_both += u64::from(excess > f64::from(room));
-            self.excess = self.excess.max(excess);
-            if candidate.step > 0.0 {
-                self.excess_steps = self.excess_steps.max(excess / f64::from(candidate.step));
-            }
+    }
+
+    /// Blocks of which every byte is equal.
+    fn equal(&mut self, kind: GgmlType, weights: u64) {
+        if has_reference(kind) {
+            self.blocks += weights / BLOCK as u64;
+            self.exact_blocks += weights / BLOCK as u64;
         }
     }
 }
@@ -155,11 +135,39 @@ impl Seen {
 pub(super) struct Buffers {
     candidate: Vec<u8>,
     reference: Vec<u8>,
+    work: Work,
+}
+
+/// Those for one tile.
+#[derive(Debug, Default)]
+struct Work {
     values: Vec<f32>,
     other: Vec<f32>,
     rooms: Vec<f32>,
     encoded: Vec<u8>,
-    weights: Vec<Weight>,
+    weights: Weights,
+    scratch: Weights,
+}
+
+/// A tile of the reference.
+struct Reference<'a> {
+    kind: GgmlType,
+    bytes: &'a [u8],
+    values: &'a [f32],
+    /// Empty until somebody asks.
+    rooms: &'a mut Vec<f32>,
+    scratch: &'a mut Weights,
+}
+
+impl Reference<'_> {
+    /// How far the values from the place `start` on may be from what they were rounded from.
+    fn rooms(&mut self, start: usize) -> &[f32] {
+        if self.rooms.is_empty() {
+            decode(self.kind, self.bytes, self.scratch);
+            self.rooms.extend(self.scratch.iter().map(|weight| weight.below.max(weight.above)));
+        }
+        self.rooms.get(start..).unwrap_or_default()
+    }
 }
 
 /// Compares tensors of equal shape. `progress` gets bytes of the candidate newly done.
@@ -190,15 +198,19 @@ pub(super) fn compare(
         let length = fill(sides.0, candidate, kind, done, count, &mut buffers.candidate)?;
         fill(sides.1, reference, from, done, count, &mut buffers.reference)?;
         done += count;
-        if !same_type || buffers.candidate != buffers.reference {
-            if !is_known(kind) || !is_known(from) {
-                return Ok((TensorRelation::Unknown, seen));
+        if same_type && buffers.candidate == buffers.reference {
+            seen.equal(kind, count);
+        } else if is_known(kind) && is_known(from) {
+            let Buffers { candidate, reference, work } = &mut *buffers;
+            for (ours, theirs) in tiles(kind, candidate).zip(tiles(from, reference)) {
+                if same_type && ours == theirs {
+                    seen.equal(kind, TILE_WEIGHTS);
+                } else {
+                    tile((kind, ours), (from, theirs), work, &mut seen);
+                }
             }
-            chunk(kind, from, buffers, &mut seen);
-        } else if has_reference(kind) {
-            let blocks = count / BLOCK as u64;
-            seen.blocks += blocks;
-            seen.exact_blocks += blocks;
+        } else {
+            return Ok((TensorRelation::Unknown, seen));
         }
         progress(length);
     }
@@ -252,38 +264,44 @@ fn bytes_only(
     Ok((if seen.bytes_differ { TensorRelation::Differs } else { TensorRelation::Identical }, seen))
 }
 
-/// A chunk whose bytes or types differ.
-fn chunk(kind: GgmlType, from: GgmlType, buffers: &mut Buffers, seen: &mut Seen) {
+fn tiles(kind: GgmlType, bytes: &[u8]) -> std::slice::Chunks<'_, u8> {
+    // Every block is a part of a tile.
+    let length = kind.bytes(TILE_WEIGHTS).and_then(|length| usize::try_from(length).ok());
+    bytes.chunks(length.unwrap_or(1).max(1))
+}
+
+/// A tile whose bytes or types differ: type and bytes of the candidate, and of the reference.
+fn tile(
+    (kind, candidate): (GgmlType, &[u8]),
+    (from, reference): (GgmlType, &[u8]),
+    work: &mut Work,
+    seen: &mut Seen,
+) {
     seen.bytes_differ = true;
-    let Buffers { candidate, reference, values, other, rooms, encoded, weights } = buffers;
-    decoded(from, reference, values, weights);
+    let Work { values, other, rooms, encoded, weights, scratch } = work;
+    decode::values(from, reference, values, scratch);
     rooms.clear();
-    if seen.reference_rounds {
-        rooms.extend(weights.iter().map(|weight| weight.below.max(weight.above)));
-    }
-    let beyond = seen.beyond;
-    let compared = seen.compared;
+    let before = seen.tally;
     if has_reference(kind) {
         seen.values_differ = true;
-        blocks(kind, candidate, (values, rooms), encoded, weights, seen);
-    } else if encode_floats(kind, values, encoded) && encoded == candidate {
+        let mut reference = Reference { kind: from, bytes: reference, values, rooms, scratch };
+        blocks(kind, candidate, &mut reference, encoded, weights, seen);
+    } else if rounds_to(kind, values, candidate) {
         let lossless =
             matches!((kind, from), (GgmlType::F64, _) | (GgmlType::F32, GgmlType::F16 | GgmlType::BF16));
         if !lossless {
-            decoded(kind, candidate, other, weights);
+            decode::values(kind, candidate, other, scratch);
             seen.values_differ |= values != other;
         }
     } else {
         seen.values_differ = true;
-        weights.clear();
         decode(kind, candidate, weights);
-        let pairs = values.iter().zip(rooms.iter().chain(std::iter::repeat(&0.0)));
-        weights.iter().zip(pairs).for_each(|(weight, (&value, &room))| seen.weigh(weight, value, room));
+        seen.weigh(weights, 0, &mut Reference { kind: from, bytes: reference, values, rooms, scratch });
     }
-    if seen.compared > compared {
+    if seen.tally.compared > before.compared {
         seen.differing += 1;
-        if seen.beyond > beyond && coarser(from, kind) {
-            decoded(kind, candidate, other, weights);
+        if seen.tally.beyond > before.beyond && coarser(from, kind) {
+            decode::values(kind, candidate, other, scratch);
             seen.finer += u64::from(is_rounding(from, other, reference, encoded));
         }
     }
@@ -297,7 +315,7 @@ fn coarser(a: GgmlType, b: GgmlType) -> bool {
 /// Is `bytes` what rounding `values` to `kind` gives?
 fn is_rounding(kind: GgmlType, values: &[f32], bytes: &[u8], encoded: &mut Vec<u8>) -> bool {
     if !has_reference(kind) {
-        return encode_floats(kind, values, encoded) && encoded == bytes;
+        return rounds_to(kind, values, bytes);
     }
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
     let (groups, _) = values.as_chunks::<BLOCK>();
@@ -305,41 +323,39 @@ fn is_rounding(kind: GgmlType, values: &[f32], bytes: &[u8], encoded: &mut Vec<u
 }
 
 fn reproduced(kind: GgmlType, values: &[f32; BLOCK], bytes: &[u8], encoded: &mut Vec<u8>) -> bool {
-    ARITHMETICS.iter().any(|&how| {
+    for how in ARITHMETICS {
         encoded.clear();
         block(kind, values, how, encoded);
-        encoded == bytes
-    })
+        // The scale comes first, and is the same in every arithmetic.
+        if encoded == bytes || encoded.first_chunk::<2>() != bytes.first_chunk() {
+            return encoded == bytes;
+        }
+    }
+    false
 }
 
 /// Blocks of a type with a reference algorithm: reproduce them, and look at the others.
 fn blocks(
     kind: GgmlType,
     bytes: &[u8],
-    (values, rooms): (&[f32], &[f32]),
+    reference: &mut Reference<'_>,
     encoded: &mut Vec<u8>,
-    weights: &mut Vec<Weight>,
+    weights: &mut Weights,
     seen: &mut Seen,
 ) {
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
-    let (mut groups, _) = values.as_chunks::<BLOCK>();
-    let (mut bytes, mut rooms) = (bytes, rooms);
-    while !groups.is_empty() {
-        let plain = plain_blocks(kind, groups, bytes);
-        let zeros = groups.iter().take(plain).filter(|group| group.iter().all(|&value| value == 0.0)).count();
+    let (groups, _) = reference.values.as_chunks::<BLOCK>();
+    let mut at = 0;
+    while let (Some(rest), Some(own)) = (groups.get(at..), bytes.get(at * size..)) {
+        let (plain, zeros) = plain_blocks(kind, rest, own);
         seen.blocks += (plain - zeros) as u64;
         seen.exact_blocks += (plain - zeros) as u64;
-        groups = groups.get(plain..).unwrap_or_default();
-        bytes = bytes.get(plain * size..).unwrap_or_default();
-        rooms = rooms.get(plain * BLOCK..).unwrap_or_default();
         // One that is not plain, and on from there.
-        let (Some((group, others)), Some((own, after))) =
-            (groups.split_first(), bytes.split_at_checked(size))
-        else {
+        let (Some(group), Some(own)) = (rest.get(plain), own.get(plain * size..(plain + 1) * size)) else {
             return;
         };
-        let (own_rooms, further) = rooms.split_at_checked(BLOCK).unwrap_or_default();
-        (groups, bytes, rooms) = (others, after, further);
+        let place = at + plain;
+        at = place + 1;
         let exact = reproduced(kind, group, own, encoded);
         if exact && group.iter().all(|&value| value == 0.0) {
             continue;
@@ -348,40 +364,32 @@ fn blocks(
         if exact {
             seen.exact_blocks += 1;
         } else {
-            weights.clear();
             decode(kind, own, weights);
             if explained(kind, own, weights, group) {
-                weights.iter_mut().for_each(|weight| {
-                    (weight.below, weight.above) = (f32::INFINITY, f32::INFINITY);
-                });
+                weights.open();
                 seen.rescaled += BLOCK as u64;
             }
-            let pairs = group.iter().zip(own_rooms.iter().chain(std::iter::repeat(&0.0)));
-            weights.iter().zip(pairs).for_each(|(weight, (&value, &room))| seen.weigh(weight, value, room));
+            seen.weigh(weights, place * BLOCK, reference);
         }
     }
 }
 
-fn decoded(kind: GgmlType, bytes: &[u8], values: &mut Vec<f32>, weights: &mut Vec<Weight>) {
-    values.clear();
-    if kind == GgmlType::F32 {
-        values.extend(bytes.as_chunks().0.iter().map(|raw| f32::from_le_bytes(*raw)));
-    } else {
-        weights.clear();
-        decode(kind, bytes, weights);
-        values.extend(weights.iter().map(|weight| weight.value));
-    }
-}
-
-/// Encodes values as a float type; false if it is none.
-fn encode_floats(kind: GgmlType, values: &[f32], out: &mut Vec<u8>) -> bool {
-    out.clear();
+/// Is `bytes` what rounding `values` to this float type gives? False if it is none.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn rounds_to(kind: GgmlType, values: &[f32], bytes: &[u8]) -> bool {
+    let halves = values.iter().zip(bytes.as_chunks().0);
     match kind {
-        GgmlType::F32 => out.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        GgmlType::F64 => out.extend(values.iter().flat_map(|&value| f64::from(value).to_le_bytes())),
-        GgmlType::F16 => out.extend(values.iter().flat_map(|&value| f32_to_f16(value).to_le_bytes())),
-        GgmlType::BF16 => out.extend(values.iter().flat_map(|&value| f32_to_bf16(value).to_le_bytes())),
-        _ => return false,
+        GgmlType::F32 => values.iter().zip(bytes.as_chunks().0).all(|(x, raw)| x.to_le_bytes() == *raw),
+        GgmlType::F64 => {
+            values.iter().zip(bytes.as_chunks().0).all(|(&x, raw)| f64::from(x).to_le_bytes() == *raw)
+        }
+        // Without a way out in between, so that many are done at once.
+        GgmlType::F16 => {
+            halves.fold(0, |odd, (&x, raw)| odd | (f32_to_f16(x) ^ u16::from_le_bytes(*raw))) == 0
+        }
+        GgmlType::BF16 => {
+            halves.fold(0, |odd, (&x, raw)| odd | (f32_to_bf16(x) ^ u16::from_le_bytes(*raw))) == 0
+        }
+        _ => false,
     }
-    true
 }

@@ -253,13 +253,26 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     let folder = Folder::new();
     let base = model(7);
     let reference = folder.write("base.gguf", &base, GgmlType::F32);
-    let opaque = folder.write_with("iq.gguf", &base, |t, values| match t {
+    let opaque = folder.write_with("fp.gguf", &base, |t, values| match t {
         3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
-        _ => (GgmlType::IQ2_XXS, vec![1; 66 * ROWS]),
+        _ => (GgmlType::NVFP4, vec![1; 36 * 4 * ROWS]),
     });
     let unknown = relate(&opaque, &reference);
     assert_eq!(unknown.relation, Relation::Unknown);
-    assert!(unknown.reasons.iter().any(|reason| reason.contains("IQ2_XXS cannot be decoded")), "{unknown:?}");
+    assert!(unknown.reasons.iter().any(|reason| reason.contains("NVFP4 cannot be judged")), "{unknown:?}");
+    // Codes of a grid: what is unrelated is told, and nothing else.
+    let grid = folder.write_with("iq.gguf", &base, |t, values| match t {
+        3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
+        _ => (GgmlType::IQ2_XXS, vec![0x11; 66 * ROWS]),
+    });
+    assert_eq!(relate(&grid, &reference).relation, Relation::Unrelated);
+    let mut near = Vec::new();
+    decode::values(GgmlType::IQ2_XXS, &[0x11; 66 * ROWS], &mut near, &mut Weights::default());
+    let near = changed(&base, |t, i, x| if t == 3 { x } else { near[i] });
+    let near = folder.write("near.gguf", &near, GgmlType::F32);
+    let lineage = relate(&grid, &near);
+    assert_eq!(lineage.relation, Relation::Unknown, "equal values are no evidence of rounding");
+    assert!(lineage.reasons.iter().any(|reason| reason.contains("IQ2_XXS cannot be judged")), "{lineage:?}");
     // All steps are zero: everything is open, and nothing is shown.
     let empty = folder.write_with("k.gguf", &base, |t, values| match t {
         3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
@@ -294,7 +307,14 @@ fn a_merged_adapter_is_told_by_its_rank() {
     let folder = Folder::new();
     let base = model(9);
     let reference = folder.write("base.gguf", &base, GgmlType::F32);
-    for (rank, kind, size) in [(4, GgmlType::F32, 0.5), (8, GgmlType::F32, 0.5), (4, GgmlType::F16, 5.0)] {
+    for (rank, kind, size) in [
+        (4, GgmlType::F32, 0.5),
+        (8, GgmlType::F32, 0.5),
+        (4, GgmlType::F16, 5.0),
+        (4, GgmlType::Q8_0, 0.5),
+        (4, GgmlType::Q8_0, 20.0),
+        (4, GgmlType::Q4_0, 5.0),
+    ] {
         let lineage =
             relate(&folder.write("merged.gguf", &with_adapter(&base, rank, size), kind), &reference);
         assert_eq!(lineage.relation, Relation::Derived);

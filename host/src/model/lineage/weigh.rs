@@ -1,0 +1,263 @@
+//! Weights against what they should have been rounded from.
+//!
+//! Sixteen at a time, without a branch, so that compilers make vector code of it: this is what a
+//! comparison spends its time with. A single error is that of two numbers in single precision,
+//! some 10^-7 of itself, far below the slack of every allowance; sums are in single precision
+//! over some hundred weights, and in double over all.
+
+use multiversion::multiversion;
+
+use super::decode::Weights;
+
+const LANES: usize = 16;
+
+/// What was found of weights that were compared one by one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Tally {
+    pub compared: u64,
+    /// Those about which nothing can be said.
+    pub unchecked: u64,
+    /// Weights further off than their allowance.
+    pub beyond: u64,
+    /// Weights further off even if the reference was rounded, too, from something finer.
+    pub beyond_both: u64,
+    pub max_error: f32,
+    /// The allowance where the error is largest.
+    pub allowed: f32,
+    /// How far beyond the allowance.
+    pub excess: f32,
+    /// The same in quantisation steps, where there are any.
+    pub excess_steps: f32,
+    pub reference_power: f64,
+    pub candidate_power: f64,
+    pub product: f64,
+}
+
+impl Tally {
+    /// Weighs the candidate's `weights` against the reference's `values`. `rooms` is how far
+    /// those may be from what they were rounded from themselves; empty if they were not.
+    pub fn weigh(&mut self, weights: &Weights, values: &[f32], rooms: &[f32]) {
+        let start =
+            Lanes { max_error: [self.max_error; LANES], allowed: [self.allowed; LANES], ..Lanes::default() };
+        let lanes = lanes(start, weights, values, rooms);
+        self.compared += values.len() as u64;
+        let sum = |counts: [u32; LANES]| counts.iter().map(|&count| u64::from(count)).sum::<u64>();
+        self.unchecked += sum(lanes.unchecked);
+        self.beyond += sum(lanes.beyond);
+        self.beyond_both += sum(lanes.beyond_both);
+        for (&error, &allowed) in lanes.max_error.iter().zip(&lanes.allowed) {
+            if error > self.max_error {
+                (self.max_error, self.allowed) = (error, allowed);
+            }
+        }
+        self.excess = lanes.excess.into_iter().fold(self.excess, f32::max);
+        self.excess_steps = lanes.excess_steps.into_iter().fold(self.excess_steps, f32::max);
+        let sum = |list: [f32; LANES]| list.iter().map(|&x| f64::from(x)).sum::<f64>();
+        let mut sums = [lanes.reference_power, lanes.candidate_power, lanes.product].map(sum);
+        if !sums.iter().take(2).all(|power| (1e-24..1e30).contains(power)) {
+            sums = exact_sums(weights, values);
+        }
+        self.reference_power += sums[0];
+        self.candidate_power += sums[1];
+        self.product += sums[2];
+    }
+}
+
+/// Powers of reference and candidate, and their product, of weights of unusual sizes.
+fn exact_sums(weights: &Weights, values: &[f32]) -> [f64; 3] {
+    let pairs = weights.values.iter().zip(values).filter(|(a, b)| (**a - **b).is_finite());
+    pairs.fold([0.0; 3], |[reference, candidate, product], (&x, &y)| {
+        let (x, y) = (f64::from(x), f64::from(y));
+        [reference + y * y, candidate + x * x, product + x * y]
+    })
+}
+
+/// A [`Tally`] of every sixteenth weight each.
+#[derive(Default)]
+struct Lanes {
+    unchecked: [u32; LANES],
+    beyond: [u32; LANES],
+    beyond_both: [u32; LANES],
+    max_error: [f32; LANES],
+    allowed: [f32; LANES],
+    excess: [f32; LANES],
+    excess_steps: [f32; LANES],
+    reference_power: [f32; LANES],
+    candidate_power: [f32; LANES],
+    product: [f32; LANES],
+}
+
+impl Lanes {
+    /// Adds sixteen weights. What is seldom, a weight beyond its allowance or the largest error
+    /// so far, is left to [`Self::add_unusual`].
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
+    fn add(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
+        let mut unusual = false;
+        for i in 0..LANES {
+            let (value, expected) = (own[i], values[i]);
+            let error = expected - value;
+            let finite = error.abs() < f32::INFINITY;
+            let (low, high) =
+                ((error < 0.0) & (below[i] == f32::INFINITY), (error >= 0.0) & (above[i] == f32::INFINITY));
+            let open = low | high;
+            self.unchecked[i] += u32::from(open & finite);
+            // An allowance that is not a number allows nothing.
+            let inside = (-error <= below[i]) & (error <= above[i]);
+            unusual |= !inside | !finite | (!open & (error.abs() > self.max_error[i]));
+            let (x, y) = if finite { (value, expected) } else { (0.0, 0.0) };
+            self.candidate_power[i] += x * x;
+            self.reference_power[i] += y * y;
+            self.product[i] += x * y;
+        }
+        if unusual {
+            self.add_unusual([own, below, above, steps, values, rooms]);
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
+    fn add_unusual(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
+        for i in 0..LANES {
+            let (value, expected) = (own[i], values[i]);
+            let error = expected - value;
+            let size = error.abs();
+            let finite = size < f32::INFINITY;
+            // What is not a number is right only if it is the same.
+            let odd = !finite & (value.to_bits() != expected.to_bits());
+            let allowed = if error < 0.0 { below[i] } else { above[i] };
+            let counts = finite & (allowed != f32::INFINITY);
+            let excess = size - allowed;
+            // An allowance that is not a number allows nothing.
+            let over = counts & ((excess > 0.0) | excess.is_nan());
+            let larger = counts & (size > self.max_error[i]);
+            self.max_error[i] = if larger { size } else { self.max_error[i] };
+            self.allowed[i] = if larger { allowed } else { self.allowed[i] };
+            self.beyond[i] += u32::from(over | odd);
+            self.beyond_both[i] += u32::from((over & ((excess > rooms[i]) | excess.is_nan())) | odd);
+            self.excess[i] = if over & (excess > self.excess[i]) { excess } else { self.excess[i] };
+            let in_steps = excess / steps[i];
+            let farther = over & (steps[i] > 0.0) & (in_steps > self.excess_steps[i]);
+            self.excess_steps[i] = if farther { in_steps } else { self.excess_steps[i] };
+        }
+    }
+}
+
+/// Fewer weights than there are lanes, and zeros.
+#[inline(always)]
+fn whole(rest: &[f32]) -> [f32; LANES] {
+    let mut all = [0.0; LANES];
+    all.iter_mut().zip(rest).for_each(|(x, &value)| *x = value);
+    all
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn lanes(mut lanes: Lanes, weights: &Weights, values: &[f32], rooms: &[f32]) -> Lanes {
+    let all = [&weights.values, &weights.below, &weights.above, &weights.steps, values, rooms];
+    let all = all.map(<[f32]>::as_chunks::<LANES>);
+    let [own, below, above, steps, values, rooms] = all.map(|(whole, _)| whole);
+    let mut rooms = rooms.iter();
+    for ((((own, below), above), steps), values) in own.iter().zip(below).zip(above).zip(steps).zip(values) {
+        lanes.add([own, below, above, steps, values, rooms.next().unwrap_or(&[0.0; LANES])]);
+    }
+    // Nothing against nothing is no error.
+    lanes.add(all.map(|(_, rest)| whole(rest)).each_ref());
+    lanes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One weight after the other, in double precision, as the words above say.
+    fn slowly(weights: &Weights, values: &[f32], rooms: &[f32]) -> Tally {
+        let mut tally = Tally { compared: values.len() as u64, ..Tally::default() };
+        for (place, (weight, &expected)) in weights.iter().zip(values).enumerate() {
+            let error = f64::from(expected) - f64::from(weight.value);
+            if !error.is_finite() {
+                let odd = u64::from(weight.value.to_bits() != expected.to_bits());
+                (tally.beyond, tally.beyond_both) = (tally.beyond + odd, tally.beyond_both + odd);
+                continue;
+            }
+            tally.reference_power += f64::from(expected).powi(2);
+            tally.candidate_power += f64::from(weight.value).powi(2);
+            tally.product += f64::from(expected) * f64::from(weight.value);
+            let allowed = if error < 0.0 { weight.below } else { weight.above };
+            if allowed.is_infinite() {
+                tally.unchecked += 1;
+                continue;
+            }
+            let excess = error.abs() - f64::from(allowed);
+            if error.abs() as f32 > tally.max_error {
+                (tally.max_error, tally.allowed) = (error.abs() as f32, allowed);
+            }
+            if excess > 0.0 {
+                tally.beyond += 1;
+                tally.beyond_both += u64::from(excess > f64::from(rooms.get(place).copied().unwrap_or(0.0)));
+                tally.excess = tally.excess.max(excess as f32);
+                let steps = excess / f64::from(weight.step);
+                tally.excess_steps =
+                    tally.excess_steps.max(if weight.step > 0.0 { steps as f32 } else { 0.0 });
+            }
+        }
+        tally
+    }
+
+    #[test]
+    fn many_at_once_are_as_one_by_one() {
+        let mut state = 5u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0];
+        for round in 0..400usize {
+            // Lengths with and without a rest; sizes whose squares are no longer numbers.
+            let count = round % 70;
+            let size = [1.0, 1e-3, 1e-22, 1e25][round % 4];
+            let mut weights = Weights::default();
+            let (mut values, mut rooms) = (Vec::new(), Vec::new());
+            for _ in 0..count {
+                let mut value = next() * size;
+                let mut expected = value + next() * size * 0.1;
+                if next() > 0.95 {
+                    value = odd[count % 5];
+                    expected = if next() > 0.0 { value } else { expected };
+                }
+                let open = next() > 0.8;
+                let room = |by: f32| if open { f32::INFINITY } else { by.abs() * size * 0.15 };
+                weights.values.push(value);
+                weights.below.push(room(next()));
+                weights.above.push(room(next()));
+                weights.steps.push(if next() > 0.0 { size * 0.1 } else { 0.0 });
+                values.push(expected);
+                rooms.push(next().abs() * size * 0.05);
+            }
+            let rooms = if round % 3 == 0 { Vec::new() } else { rooms };
+            let expected = slowly(&weights, &values, &rooms);
+            let mut tally = Tally::default();
+            tally.weigh(&weights, &values, &rooms);
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * (a.abs() + b.abs());
+            let counts = |t: &Tally| (t.compared, t.unchecked, t.beyond, t.beyond_both);
+            assert_eq!(counts(&tally), counts(&expected), "round {round}");
+            for (own, true_one) in [
+                (tally.max_error.into(), expected.max_error.into()),
+                (tally.allowed.into(), expected.allowed.into()),
+                (tally.reference_power, expected.reference_power),
+                (tally.candidate_power, expected.candidate_power),
+            ] {
+                assert!(near(own, true_one), "round {round}: {own} {true_one}");
+            }
+            let power = (expected.reference_power * expected.candidate_power).sqrt();
+            assert!((tally.product - expected.product).abs() <= 1e-5 * power, "round {round}");
+            for (own, true_one) in
+                [(tally.excess, expected.excess), (tally.excess_steps, expected.excess_steps)]
+            {
+                assert!(
+                    (own - true_one).abs() <= 1e-3 * true_one.max(size * 0.01),
+                    "round {round}: {own} {true_one}"
+                );
+            }
+        }
+    }
+}
