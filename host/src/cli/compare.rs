@@ -55,14 +55,7 @@ pub struct Args {
 /// # Errors
 /// Usage: bad tokens, or too many. Anything else: the models could not be compared.
 pub fn run(args: &Args) -> Result<u8, Problem> {
-    let sequences = read_tokens(&args.tokens)?;
-    if let Some(index) = sequences.iter().position(|sequence| sequence.len() <= args.from as usize) {
-        return Err(Problem::usage(format!(
-            "sequence {index} of {} ends before position {}",
-            args.tokens.display(),
-            args.from
-        )));
-    }
+    let sequences = read_tokens(&args.tokens, args.from)?;
     let temp = args.temp.clone().unwrap_or_else(cache_folder);
     let request = Request {
         candidate: &args.candidate,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::screen::{self, Bar};
 use crate::domain::{Problem, budget};
-use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem};
+use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem, remote};
 use crate::model::{self, InspectOptions};
 use crate::worker::{Worker, WorkerLimits};
 
@@ -22,7 +22,7 @@ Examples:
 FILE holds a JSON array of arrays of token ids. They are taken as they are: no BOS is added.
 The key-value cache is F32 unless --kv-type says otherwise; F16 alone moves results by up to 0.04.")]
 pub struct Args {
-    /// GGUF file, any part of a split set, or a safetensors folder
+    /// GGUF file, any part of a split set, a safetensors folder, or an endpoint (http://HOST:PORT/v1#MODEL)
     model: PathBuf,
     /// JSON array of arrays of token ids
     #[arg(long, value_name = "FILE")]
@@ -93,8 +93,9 @@ struct NamedSequence {
     ids: Vec<u32>,
 }
 
-/// Reads token sequences; each needs at least two tokens so that there is one to predict.
-pub fn read_tokens(path: &Path) -> Result<Vec<Vec<u32>>, Problem> {
+/// Reads token sequences; each needs at least two tokens, so that there is one to predict, and
+/// one at position `from`.
+pub fn read_tokens(path: &Path, from: u32) -> Result<Vec<Vec<u32>>, Problem> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| Problem::io("open", path, &error))?;
     file.take(budget::TOKEN_FILE_BYTES + 1)
@@ -123,18 +124,26 @@ pub fn read_tokens(path: &Path) -> Result<Vec<Vec<u32>>, Problem> {
         Some(index) => {
             Err(bad(format!("sequence {index} has fewer than two tokens, so nothing can be predicted")))
         }
-        None => Ok(sequences),
+        None => match sequences.iter().position(|sequence| sequence.len() <= from as usize) {
+            Some(index) => Err(Problem::usage(format!(
+                "sequence {index} of {} ends before position {from}",
+                path.display()
+            ))),
+            None => Ok(sequences),
+        },
     }
 }
 
-pub fn run(args: &Args) -> Result<u8, Problem> {
-    let sequences = read_tokens(&args.tokens)?;
-    if let Some(index) = sequences.iter().position(|sequence| sequence.len() <= args.from as usize) {
-        return Err(Problem::usage(format!(
-            "sequence {index} of {} ends before position {}",
-            args.tokens.display(),
-            args.from
-        )));
+/// What is loaded, and how: files, or a model behind an endpoint.
+fn spec(args: &Args, context: u32) -> Result<LoadSpec, Problem> {
+    if remote::is_url(&args.model) {
+        if args.adapter.is_some() || args.kv_type != KvType::default() {
+            return Err(Problem::usage(
+                "--adapter and --kv-type are for files, and the model is an endpoint",
+            ));
+        }
+        let endpoint = remote::Endpoint::find(&args.model, &|name| std::env::var(name).ok())?;
+        return Ok(LoadSpec::remote(endpoint, context));
     }
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
@@ -144,18 +153,21 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         }
         None => Vec::new(),
     };
-    let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
-    let spec = LoadSpec {
-        engine,
-        paths,
-        context: u32::try_from(longest).unwrap_or(u32::MAX),
-        parallel: args.parallel.min(u32::try_from(sequences.len()).unwrap_or(u32::MAX)),
-        threads: args.threads.unwrap_or_else(|| engine::default_threads(&inspection)),
+    let threads = args.threads.unwrap_or_else(|| engine::default_threads(&inspection));
+    Ok(LoadSpec {
         kv_type: args.kv_type,
         extra_buffers: !args.portable,
-        gpu_layers: 0,
         adapter,
-    };
+        ..LoadSpec::judged(engine, paths, context, threads)
+    })
+}
+
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    let sequences = read_tokens(&args.tokens, args.from)?;
+    let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let context = u32::try_from(longest).unwrap_or(u32::MAX);
+    let parallel = args.parallel.min(u32::try_from(sequences.len()).unwrap_or(u32::MAX));
+    let spec = LoadSpec { parallel, ..spec(args, context)? };
     let bar = Bar::new("loading");
     let mut worker = Worker::start(&spec, &WorkerLimits::default(), &mut |progress| {
         bar.set(f64::from(progress.fraction))
@@ -264,7 +276,7 @@ mod tests {
             ("[[1,2]", Err("t.json")),
         ] {
             std::fs::write(&path, text).unwrap();
-            match (read_tokens(&path), expected) {
+            match (read_tokens(&path, 1), expected) {
                 (Ok(got), Ok(want)) => assert_eq!(got, want),
                 (Err(problem), Err(part)) => assert!(problem.message.contains(part), "{}", problem.message),
                 (got, want) => panic!("{text}: {got:?} instead of {want:?}"),
