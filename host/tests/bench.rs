@@ -24,6 +24,7 @@ fn scripted(folder: &Path, faults: &str) -> Bench {
         threads: None,
         kv_type: KvType::F32,
         gpu_layers: 0,
+        cpu_experts: 0,
         limits: WorkerLimits {
             program: Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd"))),
             ..WorkerLimits::default()

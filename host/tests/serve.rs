@@ -6,8 +6,12 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "serve/completions.rs"]
+mod completions;
 #[path = "../src/api/testing.rs"]
 mod http;
+#[path = "serve/remote.rs"]
+mod remote;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

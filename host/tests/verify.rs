@@ -88,14 +88,16 @@ fn a_candidate_is_held_to_what_the_user_pins() {
         ("allow-list", "ID=JSON"),
         ("allow-list=@nowhere.json", "nowhere.json"),
     ] {
-        let (code, text) =
-            place.refused(&["verify", candidate, "--reference", reference, "--json", "--hash-check", check]);
+        let (code, text) = refused(
+            &place,
+            &["verify", candidate, "--reference", reference, "--json", "--hash-check", check],
+        );
         assert_eq!(code, 2, "{check}: {text}");
         assert!(text.contains(why), "{check}: {text}");
     }
     let twice = ["--hash-check", "root-pin={}", "--hash-check", "root-pin={}"];
     let (code, text) =
-        place.refused(&[&["verify", candidate, "--reference", reference][..], &twice].concat());
+        refused(&place, &[&["verify", candidate, "--reference", reference][..], &twice].concat());
     assert!(code == 2 && text.contains("named twice"), "{text}");
 }
 

@@ -74,6 +74,12 @@ pub struct NewAssay {
     pub min_free_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
+    /// A LoRA adapter that is put over the candidate; named like it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// Keep whole distributions whatever the vocabulary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
     /// How careful to be with the memory estimate: `off`, `relaxed`, `balanced` or `strict`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guardrail: Option<Guardrail>,

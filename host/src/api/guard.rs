@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::reply::{ApiError, shape};
-use super::{Api, events, health};
+use super::{Api, completions, events, health};
 use crate::domain::budget;
 
 /// Nothing may be loaded, framed or sent by an answer unless its handler says so.
@@ -25,7 +25,7 @@ pub async fn guard(State(api): State<Api>, request: Request, next: Next) -> Resp
     let mut response = match allowed {
         Err(refused) => refused.into_response(),
         Ok(()) if path == events::PATH => next.run(request).await,
-        Ok(()) => match tokio::time::timeout(budget::HTTP_ANSWER, next.run(request)).await {
+        Ok(()) => match tokio::time::timeout(patience(&path), next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "the answer took too long").into_response(),
         },
@@ -45,6 +45,12 @@ pub async fn guard(State(api): State<Api>, request: Request, next: Next) -> Resp
         add(header::WWW_AUTHENTICATE, "Basic realm=\"assayd\", charset=\"UTF-8\"");
     }
     response
+}
+
+/// Time for an answer to be made; a model may have to be loaded first.
+fn patience(path: &str) -> std::time::Duration {
+    let works = [completions::PATH, "/tokenize", "/detokenize", "/tokenizer_info"];
+    if works.contains(&path) { budget::HTTP_COMPLETION } else { budget::HTTP_ANSWER }
 }
 
 /// On loopback, only loopback names may be in `Host`: a page on the net can make its own

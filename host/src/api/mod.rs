@@ -10,6 +10,7 @@
 mod artifacts;
 mod assays;
 mod bundle;
+mod completions;
 mod control;
 mod docs;
 mod events;
@@ -23,6 +24,8 @@ mod page;
 mod plugins;
 mod reply;
 mod serve;
+mod tokens;
+mod work;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,14 +35,17 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use bundle::bundle_path;
 pub use control::{Command, Live, NewAssay, Progress, Refusal, Reply};
 pub use metrics::Metrics;
+pub use models::Served;
 pub use plugins::{ListPlugins, Render, Rendered};
+pub use reply::ApiError;
 pub use serve::{Listener, listen};
+pub use work::{Order, Orders, Task, Told, busy, told};
 
 use crate::store::Reader;
 
@@ -66,6 +72,8 @@ pub struct Api {
     pub stopping: watch::Receiver<bool>,
     /// Places for event streams.
     pub streams: Arc<Semaphore>,
+    /// To the thread that holds the served model.
+    pub orders: Orders,
 }
 
 impl std::fmt::Debug for Api {
@@ -94,6 +102,10 @@ pub fn router(api: Api) -> Router {
         .route("/api/governor", get(governor::now))
         .route("/api/plugins", get(plugins::list))
         .route("/v1/models", get(models::list))
+        .route("/v1/completions", post(completions::create))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/tokenizer_info", get(tokens::info))
         .fallback(reply::not_found)
         .method_not_allowed_fallback(reply::wrong_method)
         .layer(middleware::from_fn_with_state(api.clone(), guard::guard))

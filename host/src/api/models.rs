@@ -12,24 +12,36 @@ use super::reply::ApiError;
 use crate::domain::inspection::Status;
 use crate::store::{Artifact, ArtifactState};
 
+/// A model that can be asked for.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// What clients call it.
+    pub id: String,
+    pub artifact: Artifact,
+}
+
 pub async fn list(State(api): State<Api>, _: Params<Nothing>) -> Result<Json<Value>, ApiError> {
-    let artifacts = api.reader.artifacts().await?;
+    let list: Vec<Value> = served(&api.reader.artifacts().await?).iter().map(shown).collect();
+    Ok(Json(json!({"object": "list", "data": list})))
+}
+
+/// All of them with their names: file names without ending.
+pub fn served(artifacts: &[Artifact]) -> Vec<Served> {
     let usable = artifacts.iter().filter(|artifact| {
         let status = artifact.inspection.as_ref().map(|inspection| inspection.status);
         artifact.state == ArtifactState::Inspected && matches!(status, Some(Status::Accept | Status::Warn))
     });
     let mut taken: HashMap<String, u32> = HashMap::new();
-    let list: Vec<Value> = usable
+    usable
         .map(|artifact| {
             let stem = stem(artifact);
             let seen = taken.entry(stem.clone()).or_default();
             *seen += 1;
             // The same name in two folders: the later ones are told apart by their number.
             let id = if *seen == 1 { stem } else { format!("{stem}@{seen}") };
-            shown(id, artifact)
+            Served { id, artifact: artifact.clone() }
         })
-        .collect();
-    Ok(Json(json!({"object": "list", "data": list})))
+        .collect()
 }
 
 fn stem(artifact: &Artifact) -> String {
@@ -37,7 +49,7 @@ fn stem(artifact: &Artifact) -> String {
     stem.to_string_lossy().into_owned()
 }
 
-fn shown(id: String, artifact: &Artifact) -> Value {
+fn shown(Served { id, artifact }: &Served) -> Value {
     let inspection = artifact.inspection.as_ref();
     json!({
         "id": id,

@@ -16,11 +16,13 @@ pub struct ApiError {
     pub hint: Option<String>,
     /// The parameter that is to blame.
     pub param: Option<String>,
+    /// Seconds after which it may go better.
+    pub retry_after: Option<u32>,
 }
 
 impl ApiError {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), hint: None, param: None }
+        Self { status, detail: detail.into(), hint: None, param: None, retry_after: None }
     }
 
     pub fn bad(param: Option<&str>, detail: impl Into<String>) -> Self {
@@ -35,6 +37,11 @@ impl ApiError {
     #[must_use]
     pub fn hint(self, hint: &str) -> Self {
         Self { hint: Some(hint.to_owned()), ..self }
+    }
+
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     /// The body for a client of `path`, with its media type.
@@ -56,6 +63,7 @@ impl ApiError {
             StatusCode::UNAUTHORIZED => ("authentication_error", Some("invalid_api_key")),
             StatusCode::FORBIDDEN => ("permission_error", None),
             StatusCode::NOT_FOUND => ("invalid_request_error", Some("not_found")),
+            StatusCode::TOO_MANY_REQUESTS => ("rate_limit_error", Some("queue_full")),
             status if status.is_client_error() => ("invalid_request_error", None),
             _ => ("server_error", None),
         };
@@ -85,6 +93,9 @@ pub fn shape(mut response: Response, path: &str) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.remove(header::CONTENT_LENGTH);
+    if let Some(seconds) = error.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     *response.body_mut() = body.into();
     response
 }
@@ -100,7 +111,7 @@ impl From<Problem> for ApiError {
             ProblemKind::Plugin => StatusCode::BAD_GATEWAY,
             ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, detail: problem.message, hint: problem.hint, param: None }
+        Self { hint: problem.hint, ..Self::new(status, problem.message) }
     }
 }
 

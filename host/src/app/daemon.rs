@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::config::Config;
 use super::inspector::Inspector;
 use super::parts::Parts;
+use super::serving;
 use super::supervisor::{News, Supervisor};
+use super::turn::Turn;
 use crate::api::{self, Api, Live, Metrics};
 use crate::domain::{Problem, budget};
 use crate::store::Store;
@@ -132,6 +134,7 @@ async fn daemon(
     let (news, heard) = mpsc::channel(NEWS);
     let (commands, asked) = mpsc::channel(budget::COMMANDS);
     let writable = Arc::new(AtomicBool::new(true));
+    let turn = Arc::new(Turn::default());
     let api = Api {
         reader: store.reader.clone(),
         commands,
@@ -147,6 +150,7 @@ async fn daemon(
         writable: writable.clone(),
         stopping: stopping.clone(),
         streams: Arc::new(Semaphore::new(budget::HTTP_EVENT_STREAMS)),
+        orders: serving::start(&config, Arc::clone(&turn))?,
     };
     let inspector = Inspector::start(parts.inspect.clone(), api.live.clone(), news.clone())?;
     let ready_now = Ready {
@@ -159,7 +163,7 @@ async fn daemon(
     let options =
         WatchOptions { folders: config.models.clone(), settle: config.settle, rescan: config.rescan };
     let discover = parts.discover.clone();
-    let mut supervisor = Supervisor::new(config, parts, store, &api, inspector, news.clone());
+    let mut supervisor = Supervisor::new(config, parts, store, &api, inspector, news.clone(), turn);
     let (artifacts, unfinished) = supervisor.resume().await?;
     let watcher = Watcher::start(
         options,

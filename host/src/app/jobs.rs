@@ -80,7 +80,7 @@ impl Supervisor {
     fn start(&self, job: &Job, request: Value) -> Result<(), Problem> {
         let run = self.parts.assay.clone();
         let news = self.news.clone();
-        let cancel = job.cancel.clone();
+        let (cancel, turn) = (job.cancel.clone(), Arc::clone(&self.turn));
         let id = job.assay.id;
         let thread = std::thread::Builder::new().name("assay".to_owned()).spawn(move || {
             let last = std::cell::RefCell::new(None::<(String, Instant)>);
@@ -95,6 +95,8 @@ impl Supervisor {
                     let _ = news.try_send(News::Progress(id, progress));
                 }
             };
+            // Cancelled while it waited: the assay sees that by itself.
+            let _turn = turn.take(&cancel);
             let work = std::panic::AssertUnwindSafe(|| run(id, &request, cancel, &tell));
             let result = std::panic::catch_unwind(work)
                 .unwrap_or_else(|_| Err(Problem::internal("the assay broke off")));

@@ -35,6 +35,13 @@ impl Supervisor {
             Some(reference) => Some(self.resolve(reference, "reference")?.0),
             None => None,
         };
+        let request = match &request.adapter {
+            Some(adapter) => {
+                let adapter = Some(text(&self.resolve(adapter, "adapter")?.0)?);
+                NewAssay { adapter, ..request }
+            }
+            None => request,
+        };
         let assay = self.new_assay(request, candidate, reference, artifact)?;
         self.write(&[Change::Assay(&assay, None)]).await?;
         self.queue.push_back(assay.clone());

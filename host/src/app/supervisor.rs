@@ -13,6 +13,7 @@ use super::inspector::{Inspected, Inspector};
 use super::jobs::Job;
 use super::keys::SharedKey;
 use super::parts::{Ended, Parts};
+use super::turn::Turn;
 use crate::api::{Api, Command, Live, Metrics, Progress};
 use crate::domain::{Problem, budget};
 use crate::store::{Artifact, Assay, Change, Reader, StateLock, Store, StoreError, Writer};
@@ -42,6 +43,7 @@ pub struct Supervisor {
     writable: Arc<AtomicBool>,
     pub(super) inspector: Inspector,
     pub(super) news: mpsc::Sender<News>,
+    pub(super) turn: Arc<Turn>,
     /// Everything on record, by path.
     pub(super) artifacts: BTreeMap<PathBuf, Artifact>,
     /// Sidecars seen beside artifacts.
@@ -67,6 +69,7 @@ impl Supervisor {
         api: &Api,
         inspector: Inspector,
         news: mpsc::Sender<News>,
+        turn: Arc<Turn>,
     ) -> Self {
         Self {
             any_path: config.listen.ip().is_loopback(),
@@ -80,6 +83,7 @@ impl Supervisor {
             writable: api.writable.clone(),
             inspector,
             news,
+            turn,
             artifacts: BTreeMap::new(),
             sidecars: BTreeMap::new(),
             undecided: BTreeSet::new(),

@@ -146,7 +146,7 @@ fn size_of_answer(answer: &Answer) -> usize {
         Answer::Failed(reason) => reason.len(),
         Answer::Trace(trace) => {
             let floats = match &trace.distribution {
-                Distribution::Summary => 0,
+                Distribution::Summary | Distribution::Tokens => 0,
                 Distribution::Full { logits } => logits.len(),
                 Distribution::Half { bytes } => bytes.len().div_ceil(4),
                 Distribution::Coarse { ids, logits, bucket_logits, bucket_least, .. } => {

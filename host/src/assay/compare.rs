@@ -27,7 +27,8 @@ use crate::domain::Sha256;
 use crate::domain::modes::{self, ROUND, SCORED_POSITIONS};
 use crate::domain::score::{DecisionParams, Step};
 use crate::domain::trace::{Distribution, Trace};
-use crate::engine::{Detail, LoadSpec, ScoreItem};
+use crate::engine::remote::UNKNOWN_VOCAB;
+use crate::engine::{Detail, EngineKind, LoadSpec, ScoreItem};
 use crate::plugin::{Evidence, FaultClass, PluginFault, RefusalKind, Scorer};
 use crate::worker::{Progress, WorkerEnd};
 
@@ -191,6 +192,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
         }
         if let Some(reference) = self.cache.info()
             && reference.vocab != info.vocab
+            && info.vocab != UNKNOWN_VOCAB
         {
             self.end(Role::Candidate, session)?;
             return Err(Halt {
@@ -202,16 +204,19 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             });
         }
         self.draft.report.engine = Some(info.engine);
-        if self.across && rounds.start == 0 {
-            self.check_token_ids(session.as_mut(), rounds.start)?;
-        }
         self.stage(Stage::Candidate);
         let started = Instant::now();
         for round in rounds {
             if self.judge.is_done() {
                 break;
             }
-            if let Err(halt) = self.round(session.as_mut(), round) {
+            // A file's tokenizer is known to be the reference's; an endpoint's is only seen.
+            let unseen = self.pair.candidate.engine == EngineKind::Remote;
+            let checked = match self.across && (round == 0 || unseen) {
+                true => self.check_token_ids(session.as_mut(), round),
+                false => Ok(()),
+            };
+            if let Err(halt) = checked.and_then(|()| self.round(session.as_mut(), round)) {
                 self.draft.add_time("candidate_seconds", started);
                 return Err(halt);
             }
@@ -288,7 +293,10 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             (record.reference_trace, record.reference_summary) = self.keep(reference);
             match trace {
                 Err(reason) => record.failure = Some(format!("candidate: {reason}")),
-                Ok(candidate) => {
+                Ok(mut candidate) => {
+                    if candidate.vocab == UNKNOWN_VOCAB {
+                        candidate.vocab = reference.vocab;
+                    }
                     (record.candidate_trace, record.candidate_summary) = self.keep(&candidate);
                     let evidence = Evidence {
                         challenge: challenge.index.to_string(),
@@ -409,7 +417,7 @@ fn item_of(answer: &Answer) -> Option<ScoreItem> {
     let detail = match &trace.distribution {
         Distribution::Coarse { ids, .. } => Detail::Given { ids: ids.clone() },
         Distribution::Half { .. } => Detail::Exact,
-        Distribution::Full { .. } | Distribution::Summary => Detail::Own,
+        Distribution::Full { .. } | Distribution::Summary | Distribution::Tokens => Detail::Own,
     };
     Some(ScoreItem { tokens: trace.tokens.clone(), scored_from: trace.scored_from, detail })
 }

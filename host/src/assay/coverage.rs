@@ -38,7 +38,7 @@ impl Tally {
         self.kind = Some(match &reference.distribution {
             Distribution::Coarse { .. } => CoverageKind::Coarse,
             Distribution::Half { .. } => CoverageKind::Half,
-            Distribution::Full { .. } | Distribution::Summary => CoverageKind::Full,
+            Distribution::Full { .. } | Distribution::Summary | Distribution::Tokens => CoverageKind::Full,
         });
         rows(reference).for_each(|row| self.rest.push(row.buckets().map(f64::exp).sum()));
         let lower_bound = coarse && left_out != Some(0.0);

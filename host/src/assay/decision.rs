@@ -44,6 +44,9 @@ pub enum Agreement {
     AbsentInBoth,
     /// At least one could not be determined.
     Unknown,
+    /// The candidate is an endpoint, which shows no tokenizer and no digests: it made the
+    /// reference's tokens of every prompt that it was asked.
+    Observed,
 }
 
 impl Agreement {
@@ -62,7 +65,7 @@ impl Agreement {
         match self {
             Self::Match => Some(true),
             Self::Mismatch => Some(false),
-            Self::AbsentInBoth | Self::Unknown => None,
+            Self::AbsentInBoth | Self::Unknown | Self::Observed => None,
         }
     }
 }
@@ -87,7 +90,7 @@ pub struct Findings {
     pub reference_structure: Option<Status>,
     pub candidate_structure: Status,
     pub hash_checks: HashChecks,
-    /// Both artifacts' digests are known.
+    /// Both artifacts' digests are known; an endpoint has none, see [`Agreement::Observed`].
     pub provenance_complete: bool,
     pub tokenizer: Agreement,
     pub config: Agreement,
@@ -161,6 +164,10 @@ pub fn decide(findings: &Findings) -> Final {
             (Statistics::Decided(Decision::Same), Agreement::Match) => {
                 (Same, "the models answer the challenges alike, and their tokenizers are equal")
             }
+            (Statistics::Decided(Decision::Same), Agreement::Observed) => (
+                Same,
+                "the endpoint answers the challenges alike, and makes the reference's tokens of their texts",
+            ),
             (Statistics::Decided(Decision::Same), Agreement::AbsentInBoth) => {
                 (Same, "the models answer raw token challenges alike; neither has a tokenizer")
             }
@@ -178,7 +185,7 @@ pub fn decide(findings: &Findings) -> Final {
         Agreement::Mismatch => remarks.push(
             "config: the hashes differ; reported only, because the hash also covers what does not change behaviour",
         ),
-        Agreement::AbsentInBoth | Agreement::Unknown => {
+        Agreement::AbsentInBoth | Agreement::Unknown | Agreement::Observed => {
             remarks.push("config: not known for both models, so not compared");
         }
         Agreement::Match => {}
@@ -290,6 +297,11 @@ mod tests {
     #[test]
     fn unknown_tokenizer_weakens_same() {
         row(|f| f.tokenizer = Agreement::Unknown, [Undecided, Different, Undecided]);
+    }
+
+    #[test]
+    fn an_endpoint_shows_its_tokens_and_no_tokenizer() {
+        row(|f| f.tokenizer = Agreement::Observed, [Same, Different, Undecided]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod compare;
 mod coverage;
 pub mod decision;
 mod draft;
+mod endpoint;
 pub mod events;
 mod evidence;
 mod halt;

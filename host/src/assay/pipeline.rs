@@ -11,6 +11,7 @@ use super::closing;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root};
+use super::endpoint::Side;
 use super::events::{AssayEvent, Stage};
 use super::halt::Halt;
 use super::judge::{INTERVAL_DECIDER, Judge};
@@ -26,6 +27,7 @@ use crate::domain::modes::{
 };
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
+use crate::engine::remote::{self, Endpoint};
 use crate::engine::{LoadSpec, adapter_for, default_threads, engine_for};
 use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
@@ -146,13 +148,13 @@ fn takes_part(request: &AssayRequest, kind: PluginKind, id: &str) -> bool {
     }
 }
 
-struct Assay<'a> {
-    request: &'a AssayRequest,
+pub(super) struct Assay<'a> {
+    pub(super) request: &'a AssayRequest,
     context: &'a AssayContext<'a>,
     runner: &'a dyn Runner,
     params: DecisionParams,
-    draft: &'a mut Draft,
-    findings: &'a mut Findings,
+    pub(super) draft: &'a mut Draft,
+    pub(super) findings: &'a mut Findings,
     /// The files of both sides as they were when they were digested.
     stamps: Vec<Stamp>,
     /// The files of the adapter over the candidate.
@@ -161,6 +163,10 @@ struct Assay<'a> {
 
 impl Assay<'_> {
     fn stages(&mut self, inspected: Inspect<'_>) -> Result<Statistics, Halt> {
+        if remote::is_url(&self.request.candidate) {
+            let endpoint = Endpoint::find(&self.request.candidate, &|name| std::env::var(name).ok())?;
+            return self.endpoint_stages(endpoint, inspected);
+        }
         let candidate = self.candidate(inspected)?;
         self.findings.candidate_structure = candidate.status;
         let reference = match &self.request.reference {
@@ -193,7 +199,7 @@ impl Assay<'_> {
         else {
             return Err(Halt::not_run("a file could not be digested"));
         };
-        self.compare(&reference, reference_root, &candidate)
+        self.compare(&reference, reference_root, Side::Files(&candidate))
     }
 
     /// The candidate together with the adapter over it: its digests are the candidate's, too.
@@ -219,7 +225,12 @@ impl Assay<'_> {
         Ok(candidate)
     }
 
-    fn inspect(&mut self, role: Role, path: &Path, inspected: Inspect<'_>) -> Result<Inspection, Halt> {
+    pub(super) fn inspect(
+        &mut self,
+        role: Role,
+        path: &Path,
+        inspected: Inspect<'_>,
+    ) -> Result<Inspection, Halt> {
         let started = Instant::now();
         let begun = nanoseconds_now();
         let mut inspection = inspected(role, path).map_err(Halt::from)?;
@@ -287,12 +298,12 @@ impl Assay<'_> {
             Agreement::Unknown => {
                 self.draft.note("security.tokenizer.compatible: a tokenizer could not be determined");
             }
-            Agreement::Match => {}
+            Agreement::Match | Agreement::Observed => {}
         }
     }
 
     /// Lists every plugin that takes part, with its digest.
-    fn list_plugins(&mut self) {
+    pub(super) fn list_plugins(&mut self) {
         let records = self
             .context
             .plugins
@@ -309,7 +320,11 @@ impl Assay<'_> {
             .collect();
     }
 
-    fn hash_checks(&mut self, reference: Option<&Inspection>, candidate: &Inspection) -> HashChecks {
+    pub(super) fn hash_checks(
+        &mut self,
+        reference: Option<&Inspection>,
+        candidate: &Inspection,
+    ) -> HashChecks {
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::HashChecks });
         let started = Instant::now();
         let checked =
@@ -354,7 +369,7 @@ impl Assay<'_> {
             self.draft.note(format!("measurement: {problem}"));
             return Ok(());
         }
-        let context = context_of([candidate]);
+        let context = context_of([candidate].into_iter());
         if context <= SCORED_POSITIONS {
             return Err(Halt::no_room(context));
         }
@@ -386,32 +401,38 @@ impl Assay<'_> {
         Ok(())
     }
 
-    fn compare(
+    pub(super) fn compare(
         &mut self,
         reference: &Inspection,
         reference_root: Sha256,
-        candidate: &Inspection,
+        candidate: Side<'_>,
     ) -> Result<Statistics, Halt> {
         let key = self.key(candidate)?;
         let set = self.challenges(&key)?;
-        let context = context_of([reference, candidate]);
+        let context = context_of([reference].into_iter().chain(candidate.files()));
         if context <= SCORED_POSITIONS {
             return Err(Halt::no_room(context));
         }
         // The same number for both: how work is split over threads can move logits by rounding.
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
-        let inspected = (reference, candidate);
+        let inspected = reference;
+        let files = candidate.files();
         let mut reference = self.load_spec(reference, context, threads)?;
-        let mut candidate = self.load_spec(candidate, context, threads)?;
-        if self.request.band == BandChoice::Auto {
+        let mut candidate = match candidate {
+            Side::Files(inspection) => self.load_spec(inspection, context, threads)?,
+            Side::Endpoint(endpoint) => {
+                LoadSpec { parallel: JUDGED_PARALLEL, ..LoadSpec::remote(endpoint.clone(), context) }
+            }
+        };
+        if let (BandChoice::Auto, Some(files)) = (self.request.band, files) {
             [reference, candidate] = self.plan([reference, candidate])?;
             self.set_band(&band::Inputs {
                 key: &key,
                 judging: &set,
                 reference: &reference,
                 reference_root,
-                reference_kind: inspected.0.kind,
-                candidate: inspected.1,
+                reference_kind: inspected.kind,
+                candidate: files,
                 params: self.params,
             })?;
         }
@@ -487,9 +508,9 @@ impl Assay<'_> {
 
     /// The challenge key. A shared one may be known by now, so it is used only for the very
     /// bytes that were on record when it was drawn.
-    fn key(&mut self, candidate: &Inspection) -> Result<Key, Halt> {
+    fn key(&mut self, candidate: Side<'_>) -> Result<Key, Halt> {
         let Some(drawn_for) = self.request.candidate_root else { return Ok(self.request.challenge_key()?) };
-        if artifact_root(candidate) != Some(drawn_for) {
+        if candidate.files().and_then(artifact_root) != Some(drawn_for) {
             return Ok(Key::random()?);
         }
         let remark = "challenges: the key is shared with an earlier assay of the same reference; it was drawn \
@@ -503,7 +524,7 @@ impl Assay<'_> {
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Challenges });
         let started = Instant::now();
         let plan = match self.findings.tokenizer {
-            Agreement::Match => Plan::Text,
+            Agreement::Match | Agreement::Observed => Plan::Text,
             Agreement::Mismatch | Agreement::AbsentInBoth | Agreement::Unknown => {
                 Plan::Tokens { vocab: RAW_VOCAB }
             }
@@ -582,9 +603,6 @@ fn unmatched(tensor: &lineage::TensorLineage) -> bool {
 }
 
 /// Tokens per sequence: what all models were trained for, at most what is judged with.
-fn context_of<const N: usize>(models: [&Inspection; N]) -> u32 {
-    models
-        .into_iter()
-        .filter_map(|model| u32::try_from(model.context_length?).ok())
-        .fold(JUDGED_CONTEXT, u32::min)
+fn context_of<'a>(models: impl Iterator<Item = &'a Inspection>) -> u32 {
+    models.filter_map(|model| u32::try_from(model.context_length?).ok()).fold(JUDGED_CONTEXT, u32::min)
 }

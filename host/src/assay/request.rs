@@ -17,9 +17,13 @@ use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
+use crate::engine::remote;
 use crate::governor::Enforcement;
 use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
+
+/// First-party scorers that an endpoint's answers are not enough for; others say so themselves.
+const SCORERS_OF_DISTRIBUTIONS: [&str; 5] = ["kl", "symmetric-kl", "js", "tv", "exact-text"];
 
 /// A challenge key as text; `Debug` withholds it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +158,35 @@ impl AssayRequest {
         }
     }
 
+    /// An endpoint tells the log-probability of each token and no distribution, and has no files.
+    fn check_endpoints(&self) -> Result<(), Problem> {
+        if self.reference.as_deref().is_some_and(remote::is_url) {
+            return Err(Problem::usage("an endpoint cannot be the reference, which has to continue prompts")
+                .hint("name a file or folder as the reference, and the endpoint as the candidate"));
+        }
+        if !remote::is_url(&self.candidate) {
+            return Ok(());
+        }
+        if SCORERS_OF_DISTRIBUTIONS.contains(&self.scorer.as_str()) {
+            let scorer = &self.scorer;
+            return Err(Problem::usage(format!(
+                "the scorer {scorer} needs whole distributions, and an endpoint tells only the probability of each token"
+            ))
+            .hint("use --scorer delta-ce, or --scorer top1 if the endpoint ranks tokens by id"));
+        }
+        let files = [
+            ("--band auto", self.band == BandChoice::Auto),
+            ("--adapter", self.adapter.is_some()),
+            ("--exact", self.exact),
+        ];
+        match files.iter().find(|(_, asked)| *asked) {
+            Some((name, _)) => {
+                Err(Problem::usage(format!("{name} needs the candidate's files, and it is an endpoint")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Everything that can be said to be wrong before anything is read or run.
     ///
     /// # Errors
@@ -166,6 +199,7 @@ impl AssayRequest {
             )
             .hint("leave out --gamma, --delta and --strict-band, or leave out --band auto"));
         }
+        self.check_endpoints()?;
         probe::check(&self.probes)?;
         hash_checks::check(plugins, &self.hash_checks)?;
         self.challenge_key()?;

@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::trace::Trace;
 use crate::engine::{LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
-use crate::governor::admission::{Caps, Guardrail};
 use crate::worker::{self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
 
 /// Starts sessions.
@@ -97,17 +96,7 @@ impl Runner for WorkerRunner {
         let mut limits = self.limits().clone();
         limits.stamps = stamps.to_vec();
         let plan = worker::plan(specs, &limits, &self.policy)?;
-        limits.memory_bytes = plan.limit_bytes;
-        limits.demand = plan.demand();
-        limits.guardrail = if self.policy.force { Guardrail::Off } else { self.policy.guardrail };
-        // By force only what a person set counts, not what the machine has free.
-        limits.caps = if self.policy.force {
-            Caps { min_free_bytes: None, ..self.policy.caps }
-        } else {
-            self.policy.caps
-        };
-        limits.min_free_bytes = self.policy.caps.min_free_bytes.filter(|_| !self.policy.force);
-        *self.limits() = limits;
+        *self.limits() = plan.limits(limits, &self.policy);
         Ok(Some(plan))
     }
 

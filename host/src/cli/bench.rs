@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::experts::ExpertArgs;
 use super::screen::{self, Bar};
 use crate::domain::{Problem, size::ByteSize};
 use crate::engine::KvType;
@@ -43,6 +44,8 @@ pub struct Args {
     /// Layers on an accelerator; -1 for all
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     gpu_layers: i32,
+    #[command(flatten)]
+    experts: ExpertArgs,
     /// Most memory of a worker, such as 8GiB; one that takes more is ended
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<ByteSize>,
@@ -64,6 +67,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         threads: args.threads,
         kv_type: args.kv_type,
         gpu_layers: args.gpu_layers,
+        cpu_experts: args.experts.layers(),
         limits: WorkerLimits { memory_bytes: args.max_memory.map(|size| size.0), ..WorkerLimits::default() },
     };
     let bar = Bar::new("starting");

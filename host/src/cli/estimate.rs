@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use super::experts::ExpertArgs;
 use super::screen;
 use crate::domain::Problem;
 use crate::domain::footprint::Footprint;
@@ -23,6 +24,7 @@ use crate::worker::{WorkerLimits, demand_of, dry_run};
   assayd estimate model.gguf
   assayd estimate model.gguf --ctx 8192 --kv-type q8_0
   assayd estimate model.gguf --max-memory 8GiB --json | jq .fits
+  assayd estimate moe.gguf --gpu-layers -1 --n-cpu-moe 12     experts of 12 layers stay on the CPU
 
 Judged runs use a cache of f32; servers usually use f16, which is the default here.
 Exit codes: 0 it fits, 1 it does not, 4 it could not be estimated, 2 usage.")]
@@ -45,6 +47,8 @@ pub struct Args {
     /// Layers on an accelerator; -1 for all
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     gpu_layers: i32,
+    #[command(flatten)]
+    experts: ExpertArgs,
     /// Most memory of a worker, such as 8GiB
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<ByteSize>,
@@ -152,6 +156,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         kv_type: args.kv_type,
         parallel: args.parallel,
         gpu_layers: args.gpu_layers,
+        cpu_experts: args.experts.layers(),
         ..LoadSpec::judged(
             engine,
             paths,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::screen::{self, Bar};
 use crate::domain::{Problem, budget};
-use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem};
+use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem, remote};
 use crate::model::{self, InspectOptions};
 use crate::worker::{Worker, WorkerLimits};
 
@@ -22,7 +22,7 @@ Examples:
 FILE holds a JSON array of arrays of token ids. They are taken as they are: no BOS is added.
 The key-value cache is F32 unless --kv-type says otherwise; F16 alone moves results by up to 0.04.")]
 pub struct Args {
-    /// GGUF file, any part of a split set, or a safetensors folder
+    /// GGUF file, any part of a split set, a safetensors folder, or an endpoint (http://HOST:PORT/v1#MODEL)
     model: PathBuf,
     /// JSON array of arrays of token ids
     #[arg(long, value_name = "FILE")]
@@ -128,8 +128,17 @@ pub fn read_tokens(path: &Path, from: u32) -> Result<Vec<Vec<u32>>, Problem> {
     }
 }
 
-pub fn run(args: &Args) -> Result<u8, Problem> {
-    let sequences = read_tokens(&args.tokens, args.from)?;
+/// What is loaded, and how: files, or a model behind an endpoint.
+fn spec(args: &Args, context: u32) -> Result<LoadSpec, Problem> {
+    if remote::is_url(&args.model) {
+        if args.adapter.is_some() || args.kv_type != KvType::default() {
+            return Err(Problem::usage(
+                "--adapter and --kv-type are for files, and the model is an endpoint",
+            ));
+        }
+        let endpoint = remote::Endpoint::find(&args.model, &|name| std::env::var(name).ok())?;
+        return Ok(LoadSpec::remote(endpoint, context));
+    }
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
     let adapter = match &args.adapter {
@@ -138,18 +147,21 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         }
         None => Vec::new(),
     };
-    let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
-    let spec = LoadSpec {
-        engine,
-        paths,
-        context: u32::try_from(longest).unwrap_or(u32::MAX),
-        parallel: args.parallel.min(u32::try_from(sequences.len()).unwrap_or(u32::MAX)),
-        threads: args.threads.unwrap_or_else(|| engine::default_threads(&inspection)),
+    let threads = args.threads.unwrap_or_else(|| engine::default_threads(&inspection));
+    Ok(LoadSpec {
         kv_type: args.kv_type,
         extra_buffers: !args.portable,
-        gpu_layers: 0,
         adapter,
-    };
+        ..LoadSpec::judged(engine, paths, context, threads)
+    })
+}
+
+pub fn run(args: &Args) -> Result<u8, Problem> {
+    let sequences = read_tokens(&args.tokens, args.from)?;
+    let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let context = u32::try_from(longest).unwrap_or(u32::MAX);
+    let parallel = args.parallel.min(u32::try_from(sequences.len()).unwrap_or(u32::MAX));
+    let spec = LoadSpec { parallel, ..spec(args, context)? };
     let bar = Bar::new("loading");
     let mut worker = Worker::start(&spec, &WorkerLimits::default(), &mut |progress| {
         bar.set(f64::from(progress.fraction))

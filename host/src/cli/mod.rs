@@ -17,6 +17,7 @@ pub mod demo;
 pub mod determinism;
 pub mod doctor;
 pub mod estimate;
+mod experts;
 pub mod hash;
 pub mod inspect;
 pub mod keys;

@@ -35,12 +35,15 @@ use crate::store::atomic;
   assayd verify model-Q4_K_M.gguf --reference model-f16.gguf --band auto     is it an honest Q4_K_M?
   assayd verify new.gguf --reference trusted.gguf --probe my-prompts.txt
   assayd verify new.gguf --reference trusted.gguf --hash-check allow-list=@allowed.json   {\"digests\": [\"<sha256>\", ...]}
+  assayd verify http://127.0.0.1:8000/v1#qwen --reference qwen.gguf --scorer delta-ce     is it what they serve?
 
+An endpoint must tell log-probabilities of a prompt (vLLM's prompt_logprobs, or echo with logprobs) and offer
+/tokenize; its key is in ASSAYD_REMOTE_KEY, or in the file that ASSAYD_REMOTE_KEY_FILE names.
 SAME claims that the mean clipped divergence is below delta, DIFFERENT that it is above gamma, each wrong with
 probability at most 1 - confidence; `assayd modes` prints what the modes demand.
 Exit codes: 0 SAME, 1 DIFFERENT, 3 UNDECIDED, 4 could not be judged, 2 usage.")]
 pub struct Args {
-    /// Model that is judged
+    /// Model that is judged: files, or an endpoint (http://HOST:PORT/v1#MODEL, scored with --scorer delta-ce)
     #[arg(value_name = "CANDIDATE")]
     pub candidate: PathBuf,
     /// Model that is trusted

@@ -255,6 +255,24 @@ pub const HTTP_HEAD: Duration = Duration::from_secs(15);
 pub const HTTP_BODY: Duration = Duration::from_secs(20);
 /// Time for an answer to be made; event streams are exempt.
 pub const HTTP_ANSWER: Duration = Duration::from_secs(60);
+/// Time for a completion to be made, waiting and loading included.
+pub const HTTP_COMPLETION: Duration = Duration::from_secs(600);
+/// Requests that wait for a served model; one more is told to come back later.
+pub const COMPLETIONS_WAITING: usize = 32;
+/// Tokens of context of a served model, at most.
+pub const SERVED_CONTEXT: u32 = 4096;
+/// Time without a request after which a served model is ended.
+pub const SERVED_IDLE: Duration = Duration::from_secs(300);
+/// Prompts of one completion request, texts to stop at, and bytes of one.
+pub const COMPLETION_PROMPTS: usize = 64;
+pub const COMPLETION_STOPS: usize = 4;
+pub const COMPLETION_STOP_BYTES: usize = 256;
+/// Time for one answer of a remote endpoint, and bytes of it.
+pub const REMOTE_ANSWER: Duration = Duration::from_secs(60);
+pub const REMOTE_BODY_BYTES: u64 = 32 << 20;
+/// Most likely tokens told of each token of a completion, as OpenAI and vLLM have them.
+pub const COMPLETION_LOGPROBS: usize = 5;
+pub const COMPLETION_PROMPT_LOGPROBS: usize = 20;
 /// Time that a client may leave sent bytes unacknowledged before its connection is dropped.
 pub const HTTP_UNREAD: Duration = Duration::from_secs(60);
 /// Bytes of a request head and of the connection's buffer.

@@ -62,6 +62,9 @@ pub enum Distribution {
         /// `rows * COARSE_BUCKETS`: the smallest logit in each bucket, `inf` if empty.
         bucket_least: Vec<f32>,
     },
+    /// Nothing but `token_logprobs`, and `argmax` where it was told: `log_sum_exp` and `entropy`
+    /// are empty, and `vocab` is that of the model it is compared with.
+    Tokens,
 }
 
 impl Trace {

@@ -6,7 +6,6 @@
 //! (every judged continuation is greedy) and any retry.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +16,13 @@ use crate::domain::trace::Trace;
 
 pub mod candle;
 pub mod llama;
+pub mod remote;
 mod rows;
 pub mod scripted;
 pub mod softmax;
+mod text;
+
+pub use text::floor;
 
 /// Which runtime loads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub enum EngineKind {
     LlamaCpp,
     /// candle: folders of safetensors, computed in F32.
     Candle,
+    /// An OpenAI-compatible endpoint that tells log-probabilities of a prompt.
+    Remote,
     /// A deterministic fake described by a JSON file, for tests of everything above engines.
     Scripted,
 }
@@ -64,8 +69,13 @@ pub struct LoadSpec {
     pub extra_buffers: bool,
     /// Layers to place on an accelerator; 0 keeps everything on the CPU, -1 moves all.
     pub gpu_layers: i32,
+    /// Layers, from the first on, whose experts stay in the machine's own memory all the same;
+    /// [`ALL_LAYERS`] for all.
+    pub cpu_experts: u32,
     /// The files of a LoRA adapter that is put over the model; empty for none.
     pub adapter: Vec<PathBuf>,
+    /// Where a remote model is; it has no files.
+    pub remote: Option<remote::Endpoint>,
 }
 
 impl LoadSpec {
@@ -80,10 +90,20 @@ impl LoadSpec {
             kv_type: KvType::F32,
             extra_buffers: false,
             gpu_layers: 0,
+            cpu_experts: 0,
             adapter: Vec::new(),
+            remote: None,
         }
     }
+
+    /// A model behind an endpoint; the context is the most tokens that it is sent at once.
+    pub fn remote(endpoint: remote::Endpoint, context: u32) -> Self {
+        Self { remote: Some(endpoint), ..Self::judged(EngineKind::Remote, Vec::new(), context, 1) }
+    }
 }
+
+/// See [`LoadSpec::cpu_experts`].
+pub const ALL_LAYERS: u32 = u32::MAX;
 
 /// Which engine build produced a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -98,6 +118,7 @@ pub struct EngineInfo {
 /// What a loaded model says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
+    /// [`remote::UNKNOWN_VOCAB`] if it is not told.
     pub vocab: u32,
     /// Context length the model was trained for, in tokens.
     pub context_train: u32,
@@ -164,7 +185,45 @@ pub struct RunSpec {
     pub seed: u64,
     /// Keep the log-probability of every chosen token, at the price of a softmax per token.
     pub logprobs: bool,
+    /// Tell the text of every token as it comes.
+    pub text: bool,
+    /// End a sequence with the token that completes one of these texts. Needs `text`.
+    pub stop: Vec<String>,
 }
+
+impl RunSpec {
+    /// Greedy continuations of exactly `new_tokens` tokens, and nothing else.
+    pub fn plain(prompts: &[Vec<u32>], new_tokens: u32, parallel: u32) -> Self {
+        Self {
+            prompts: prompts.to_vec(),
+            new_tokens,
+            stop_at_end: false,
+            parallel,
+            micro_batch: MICRO_BATCH,
+            prompt_cache: false,
+            seed: 0,
+            logprobs: false,
+            text: false,
+            stop: Vec::new(),
+        }
+    }
+}
+
+/// Prompt tokens computed at once where nobody said; llama.cpp's own default.
+const MICRO_BATCH: u32 = 512;
+
+/// A token that a run has chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunToken {
+    /// Number of its prompt.
+    pub sequence: u32,
+    pub token: u32,
+    /// What it adds to the text, in whole characters; empty unless asked for.
+    pub piece: String,
+}
+
+/// Receives every token of a run, those of one prompt in order.
+pub type RunSink<'a> = &'a mut dyn FnMut(RunToken);
 
 /// What a run did. Times are of the clock on the engine's side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,7 +237,7 @@ pub struct RunRecord {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunSequence {
     pub tokens: Vec<u32>,
-    /// Whether the model ended it before `new_tokens`.
+    /// Whether the model, or a text to stop at, ended it before `new_tokens`.
     pub ended: bool,
     /// ln p of each token, if asked for and if the engine can.
     pub logprobs: Vec<f64>,
@@ -208,6 +267,9 @@ pub enum EngineError {
     /// The engine failed while computing.
     #[error("engine failed: {0}")]
     Compute(String),
+    /// A remote engine cannot be reached, or not any more.
+    #[error("the endpoint is not there: {0}")]
+    Lost(String),
 }
 
 /// Receives the load progress, 0 to 1.
@@ -231,6 +293,13 @@ pub trait Model {
     /// same items in the same groups.
     fn score(&mut self, items: &[ScoreItem], sink: TraceSink<'_>) -> Result<(), EngineError>;
 
+    /// A greedy run under the given conditions; those that the engine cannot take it passes
+    /// over, and says so.
+    fn run(&mut self, spec: &RunSpec, each: RunSink<'_>) -> Result<RunRecord, EngineError>;
+
+    /// Prompts that [`Self::generate`] continues side by side.
+    fn parallel(&self) -> u32;
+
     /// Greedy continuations of exactly `new_tokens` tokens each: the most likely token that
     /// does not end generation, lowest id on ties.
     fn generate(
@@ -238,22 +307,14 @@ pub trait Model {
         prompts: &[Vec<u32>],
         new_tokens: u32,
         progress: LoadProgress<'_>,
-    ) -> Result<Vec<Vec<u32>>, EngineError>;
-
-    /// A greedy run under the given conditions. An engine without settings of its own honours
-    /// none of them and says so; its tokens are timed if it reports progress after each.
-    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
-        let started = Instant::now();
-        let mut seconds = Vec::new();
-        let tokens = self.generate(&spec.prompts, spec.new_tokens, &mut |fraction| {
-            seconds.push(started.elapsed().as_secs_f64());
-            progress(fraction);
+    ) -> Result<Vec<Vec<u32>>, EngineError> {
+        let all = (prompts.len() * new_tokens as usize).max(1);
+        let mut done = 0usize;
+        let record = self.run(&RunSpec::plain(prompts, new_tokens, self.parallel()), &mut |_| {
+            done += 1;
+            progress(done as f32 / all as f32);
         })?;
-        let timed = spec.prompts.len() == 1 && seconds.len() == spec.new_tokens as usize;
-        let seconds = if timed { seconds } else { Vec::new() };
-        let sequence = |tokens| RunSequence { tokens, seconds: seconds.clone(), ..RunSequence::default() };
-        let sequences = tokens.into_iter().map(sequence).collect();
-        Ok(RunRecord { sequences, honoured: Honoured::default() })
+        Ok(record.sequences.into_iter().map(|sequence| sequence.tokens).collect())
     }
 }
 
@@ -262,6 +323,7 @@ pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model
     match spec.engine {
         EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
         EngineKind::Candle => Ok(Box::new(candle::CandleModel::load(spec, progress)?)),
+        EngineKind::Remote => Ok(Box::new(remote::RemoteModel::load(spec)?)),
         EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec, progress)?)),
     }
 }
@@ -271,7 +333,7 @@ pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model
 pub fn prepare(engine: EngineKind) -> Result<(), EngineError> {
     match engine {
         EngineKind::LlamaCpp => llama::prepare(),
-        EngineKind::Candle | EngineKind::Scripted => Ok(()),
+        EngineKind::Candle | EngineKind::Remote | EngineKind::Scripted => Ok(()),
     }
 }
 
@@ -281,14 +343,16 @@ pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
     match spec.engine {
         EngineKind::LlamaCpp => llama::estimate(spec),
         EngineKind::Candle => candle::estimate(spec),
-        EngineKind::Scripted => Ok(vec![DeviceBytes { name: "CPU".to_owned(), ..DeviceBytes::default() }]),
+        EngineKind::Remote | EngineKind::Scripted => {
+            Ok(vec![DeviceBytes { name: "CPU".to_owned(), ..DeviceBytes::default() }])
+        }
     }
 }
 
 /// Steps that the engines of this process have computed; a worker that still computes keeps
 /// it moving.
 pub fn ticks() -> u64 {
-    llama::ticks().wrapping_add(candle::ticks())
+    llama::ticks().wrapping_add(candle::ticks()).wrapping_add(remote::ticks())
 }
 
 /// A copy of a model with other tensor types, made by llama.cpp's own quantiser.
@@ -380,7 +444,9 @@ pub fn adapter_for(inspection: &Inspection, engine: EngineKind) -> Result<Vec<Pa
             "{path} is an adapter in GGUF form, and the base model is safetensors"
         ))
         .hint("use the GGUF file of the base, or the adapter in PEFT form")),
-        (EngineKind::Scripted, _) => Err(Problem::input("a scripted model takes no adapter")),
+        (EngineKind::Remote | EngineKind::Scripted, _) => {
+            Err(Problem::input("a remote or scripted model takes no adapter"))
+        }
     }
 }
 

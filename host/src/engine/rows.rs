@@ -92,7 +92,7 @@ impl<'a> TraceBuilder<'a> {
         self.trace.argmax.push(summary.argmax);
         let mut log_sum_exp = summary.log_sum_exp;
         match &mut self.trace.distribution {
-            Distribution::Summary => {}
+            Distribution::Summary | Distribution::Tokens => {}
             Distribution::Full { logits: kept } => kept.extend_from_slice(logits),
             Distribution::Half { bytes } => match half_row(logits, log_sum_exp) {
                 Some((row, stored)) => {

@@ -14,7 +14,7 @@ use super::check_item;
 use super::softmax::summarize;
 use super::{
     Detail, EngineError, EngineInfo, Honoured, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord,
-    RunSequence, RunSpec, ScoreItem, TraceSink,
+    RunSequence, RunSink, RunSpec, RunToken, ScoreItem, TraceSink,
 };
 use crate::domain::trace::{Distribution, FULL_VOCAB_LIMIT, Trace};
 
@@ -343,34 +343,16 @@ impl Model for ScriptedModel {
         Ok(())
     }
 
-    fn generate(
-        &mut self,
-        prompts: &[Vec<u32>],
-        new_tokens: u32,
-        progress: LoadProgress<'_>,
-    ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let mut continuations = Vec::with_capacity(prompts.len());
-        for (done, prompt) in prompts.iter().enumerate() {
-            let mut tokens = prompt.clone();
-            for _ in 0..new_tokens {
-                tokens.push(self.best(&tokens));
-            }
-            continuations.push(tokens.split_off(prompt.len()));
-            progress((done + 1) as f32 / prompts.len().max(1) as f32);
-        }
-        Ok(continuations)
-    }
-
-    fn run(&mut self, spec: &RunSpec, _progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+    fn run(&mut self, spec: &RunSpec, each: RunSink<'_>) -> Result<RunRecord, EngineError> {
         let faults = &self.script.faults;
-        let length = faults.end_after.map_or(spec.new_tokens as usize, |n| n.min(spec.new_tokens as usize));
+        let all = spec.new_tokens as usize;
+        let length = faults.end_after.filter(|_| spec.stop_at_end).map_or(all, |n| n.min(all));
         let changed = self.condition(spec);
-        let sequences = spec.prompts.iter().map(|prompt| {
+        let sequences = (0u32..).zip(&spec.prompts).map(|(number, prompt)| {
             let started = Instant::now();
             std::thread::sleep(Duration::from_millis(faults.prompt_ms));
             let mut tokens = prompt.clone();
-            let mut sequence =
-                RunSequence { ended: length < spec.new_tokens as usize, ..RunSequence::default() };
+            let mut sequence = RunSequence { ended: length < all, ..RunSequence::default() };
             for index in 0..length {
                 if index > 0 {
                     std::thread::sleep(Duration::from_millis(faults.token_ms));
@@ -380,6 +362,7 @@ impl Model for ScriptedModel {
                     None => self.best(&tokens),
                 };
                 tokens.push(token);
+                each(RunToken { sequence: number, token, piece: format!("<{token}>") });
                 sequence.seconds.push(started.elapsed().as_secs_f64());
             }
             sequence.tokens = tokens.split_off(prompt.len());
@@ -387,5 +370,9 @@ impl Model for ScriptedModel {
         });
         let honoured = Honoured { parallel: true, micro_batch: true, prompt_cache: true, seed: true };
         Ok(RunRecord { sequences: sequences.collect(), honoured })
+    }
+
+    fn parallel(&self) -> u32 {
+        1
     }
 }

@@ -5,24 +5,14 @@
 //! always there. Deliberately absent: RLIMIT_AS, which counts mapped files and so refuses
 //! models that fit, and RLIMIT_RSS, which the kernel ignores.
 
+use clap::ValueEnum;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::group::{Group, GroupRoot};
 
 /// How a worker is held to its memory limit.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    clap::ValueEnum,
-    schemars::JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Enforcement {
     /// Everything that this machine has.

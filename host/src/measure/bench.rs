@@ -24,8 +24,6 @@ use crate::engine::{
 use crate::model::{InspectOptions, inspect};
 use crate::worker::{Worker, WorkerLimits, WorkerSummary, dry_run};
 
-/// Prompt tokens computed at once, as llama.cpp does by default.
-const MICRO_BATCH: u32 = 512;
 /// Tokens of the timed prompt and of the timed continuation; llama-bench's defaults.
 const PROMPT_TOKENS: u32 = 512;
 const NEW_TOKENS: u32 = 128;
@@ -43,6 +41,8 @@ pub struct Plan {
     pub threads: Option<u32>,
     pub kv_type: KvType,
     pub gpu_layers: i32,
+    /// Layers whose experts stay in the machine's own memory.
+    pub cpu_experts: u32,
     pub limits: WorkerLimits,
 }
 
@@ -193,7 +193,9 @@ pub fn bench(path: &Path, plan: &Plan, report: Report<'_>) -> Result<Bench, Prob
         // As people run models; judged runs leave it off.
         extra_buffers: true,
         gpu_layers: plan.gpu_layers,
+        cpu_experts: plan.cpu_experts,
         adapter: Vec::new(),
+        remote: None,
     };
     let has_tokenizer = inspection.tokenizer_hash.is_some();
     Ok(Bench { model: path.to_owned(), ..bench_spec(&spec, has_tokenizer, plan, report)? })
@@ -316,14 +318,8 @@ fn one_run(
         *first = bos;
     }
     let run = |prompt: Vec<u32>, new_tokens: u32| RunSpec {
-        prompts: vec![prompt],
-        new_tokens,
         stop_at_end: new_tokens > 1,
-        parallel: 1,
-        micro_batch: MICRO_BATCH,
-        prompt_cache: false,
-        seed: 0,
-        logprobs: false,
+        ..RunSpec::plain(&[prompt], new_tokens, 1)
     };
     let mut made = |worker: &mut Worker, what: &str, spec: &RunSpec| {
         say(what);

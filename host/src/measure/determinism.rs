@@ -176,14 +176,11 @@ impl<'a> Examination<'a> {
         let mut worker = Worker::start(spec, &plan.limits, &mut |_| {})?;
         let room = spec.context.saturating_sub(plan.new_tokens) as usize;
         let run = RunSpec {
-            prompts: prompts(&mut worker, plan.has_tokenizer, room)?,
-            new_tokens: plan.new_tokens,
             stop_at_end: true,
-            parallel: PARALLEL[0],
             micro_batch: MICRO_BATCHES[0],
-            prompt_cache: false,
             seed: SEEDS[0],
             logprobs: true,
+            ..RunSpec::plain(&prompts(&mut worker, plan.has_tokenizer, room)?, plan.new_tokens, PARALLEL[0])
         };
         report("the baseline", 0.0);
         let baseline = worker.run(&run, &mut |_| {})?;

@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod complete;
 pub mod determinism;
 pub mod divergence;
 mod prompts;

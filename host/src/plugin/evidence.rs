@@ -25,7 +25,7 @@ impl Evidence {
     /// Captured logits of both sides, which is what a scorer's work grows with.
     pub(super) fn values(&self) -> u64 {
         let count = |trace: &Trace| match &trace.distribution {
-            Distribution::Summary => trace.rows(),
+            Distribution::Summary | Distribution::Tokens => trace.rows(),
             Distribution::Full { logits } => logits.len(),
             Distribution::Half { bytes } => bytes.len() / 2,
             Distribution::Coarse { ids, bucket_logits, .. } => ids.len() + bucket_logits.len(),
@@ -110,7 +110,7 @@ impl wit::HostTrial for CallState {
 
     fn coverage(&mut self, trial: Resource<Trial>, side: wit::Side) -> wasmtime::Result<wit::Coverage> {
         Ok(match self.trace(&trial, side)?.distribution {
-            Distribution::Summary => wit::Coverage::Summary,
+            Distribution::Summary | Distribution::Tokens => wit::Coverage::Summary,
             Distribution::Full { .. } | Distribution::Half { .. } => wit::Coverage::Full,
             Distribution::Coarse { .. } => wit::Coverage::Coarse,
         })
@@ -144,7 +144,7 @@ impl wit::HostTrial for CallState {
                 let halves = part(halves, row, trace.vocab, offset, len);
                 halves.map(|halves| halves.into_iter().map(|h| f16_to_f32(u16::from_le_bytes(h))).collect())
             }
-            Distribution::Summary | Distribution::Coarse { .. } => None,
+            Distribution::Summary | Distribution::Tokens | Distribution::Coarse { .. } => None,
         };
         values.map(Ok).ok_or_else(inconsistent)
     }

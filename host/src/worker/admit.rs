@@ -1,7 +1,7 @@
 //! Before a load: what it will take, whether it may, and what is given up so that it may.
 //!
 //! Invariants: nothing is loaded here, only counted; settings are given up in one order
-//! (context, sequences side by side, format of the cache, layers on an accelerator), each step
+//! (context, sequences side by side, format of the cache, experts and then layers on an accelerator), each step
 //! written down, and only those that the caller said may be; several models that must agree
 //! are planned together and keep equal settings. Deliberately absent: any load.
 
@@ -10,7 +10,7 @@ use super::estimate::{Seen, dry_run};
 use super::limits::WorkerLimits;
 use crate::domain::budget;
 use crate::domain::footprint::Footprint;
-use crate::engine::{KvType, LoadSpec};
+use crate::engine::{ALL_LAYERS, KvType, LoadSpec};
 use crate::governor::admission::{Budget, Caps, Demand, Guardrail, check};
 
 /// What may be given up.
@@ -20,6 +20,7 @@ pub struct GiveUp {
     pub context_min: u32,
     pub parallel: bool,
     pub kv_type: bool,
+    /// Experts go to the CPU, and then layers do.
     pub accelerator: bool,
 }
 
@@ -56,6 +57,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What workers under this plan are held to; the rest is as in `base`.
+    pub fn limits(&self, base: WorkerLimits, policy: &Policy) -> WorkerLimits {
+        let forced = policy.force;
+        WorkerLimits {
+            memory_bytes: self.limit_bytes,
+            demand: self.demand(),
+            guardrail: if forced { Guardrail::Off } else { policy.guardrail },
+            // By force only what a person set counts, not what the machine has free.
+            caps: Caps { min_free_bytes: policy.caps.min_free_bytes.filter(|_| !forced), ..policy.caps },
+            min_free_bytes: policy.caps.min_free_bytes.filter(|_| !forced),
+            ..base
+        }
+    }
+
     /// The most that any of the models takes; they run one after the other.
     pub fn demand(&self) -> Demand {
         self.footprints.iter().map(demand_of).fold(Demand::default(), |most, next| Demand {
@@ -154,6 +169,10 @@ pub fn give_up(specs: &mut [LoadSpec], may: GiveUp) -> Option<String> {
         all(specs, &|spec| spec.kv_type = kv_type);
         return Some(format!("a cache of {name}"));
     }
+    if may.accelerator && first.gpu_layers != 0 && first.cpu_experts < ALL_LAYERS {
+        all(specs, &|spec| spec.cpu_experts = ALL_LAYERS);
+        return Some("the experts on the CPU".to_owned());
+    }
     if may.accelerator && first.gpu_layers > 0 {
         let fewer = first.gpu_layers / 2;
         all(specs, &|spec| spec.gpu_layers = fewer);
@@ -219,6 +238,20 @@ mod tests {
         assert!(less.specs.iter().all(|spec| (spec.context, spec.parallel) == (512, 1)), "both alike");
         let least = planned(172, all).unwrap();
         assert_eq!(least.steps.last().unwrap(), "a cache of q8_0");
+        let mut placed: Vec<LoadSpec> =
+            specs().into_iter().map(|spec| LoadSpec { gpu_layers: 4, ..spec }).collect();
+        let may = GiveUp { context_min: u32::MAX, parallel: false, kv_type: false, accelerator: true };
+        let steps: Vec<String> = std::iter::from_fn(|| give_up(&mut placed, may)).collect();
+        assert_eq!(
+            steps,
+            [
+                "the experts on the CPU",
+                "2 layers on the accelerator instead of 4",
+                "1 layers on the accelerator instead of 2",
+                "0 layers on the accelerator instead of 1",
+            ]
+        );
+        assert!(placed.iter().all(|spec| (spec.cpu_experts, spec.gpu_layers) == (ALL_LAYERS, 0)));
         let end = planned(160, all).unwrap_err();
         assert_eq!(end.ending, Ending::Refused);
         assert!(end.detail.contains("108.00 MiB") && end.detail.contains("a cache of q8_0"), "{end}");

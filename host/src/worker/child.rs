@@ -125,7 +125,9 @@ fn answer(
             events.send(Event::Tokens(tokens)).map_err(gone)
         }
         Request::Run(spec) => {
-            let record = model.run(&spec, &mut progress)?;
+            let record = model.run(&spec, &mut |token| {
+                let _ = events.send(Event::Chosen(token));
+            })?;
             events.send(Event::Ran(record)).map_err(gone)
         }
         Request::Score { items } => {

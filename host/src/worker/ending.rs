@@ -49,7 +49,10 @@ pub struct WorkerEnd {
 impl WorkerEnd {
     pub(super) fn new(ending: Ending, detail: impl Into<String>) -> Self {
         let hint = match ending {
-            Ending::Ok | Ending::Refused | Ending::RemoteLost => None,
+            Ending::Ok | Ending::Refused => None,
+            Ending::RemoteLost => {
+                Some("check that the endpoint runs and can be reached from here, and start again")
+            }
             Ending::OomKilled => {
                 Some("the machine ran out of memory; close other programs or use a smaller model or context")
             }

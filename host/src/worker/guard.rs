@@ -1,7 +1,8 @@
 //! What a worker may do, narrowed by itself before it reads a byte of a model.
 //!
 //! Invariants: after [`confine`], every file but the model's own is out of reach, files cannot
-//! be written (but for the one output of a quantiser), there is no network, no other process can be signalled, and no program started.
+//! be written (but for the one output of a quantiser), there is no network (but one port for
+//! a remote model), no other process can be signalled, and no program started.
 //! Landlock's rules hold for the very files that were opened here, so a name that is pointed to
 //! another file later opens nothing. The system calls are a list of what is allowed; anything
 //! else fails as if the kernel had no such call, which libraries are written to survive. What
@@ -11,8 +12,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, NetPort, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use seccompiler::{
@@ -34,6 +35,8 @@ pub(super) struct GuardOrder {
     pub(super) confine: bool,
     /// An accelerator's driver talks to devices in ways that no list foresees.
     pub(super) accelerator: bool,
+    /// The one TCP port that may be connected to, if any.
+    pub(super) port: Option<u16>,
     /// The one file that may be written; it is there already.
     pub(super) output: Option<Output>,
 }
@@ -101,7 +104,7 @@ pub(super) fn confine_files(order: &GuardOrder, done: &mut Confinement) -> Resul
         done.missing.push("an accelerator's driver needs its devices".to_owned());
         return Ok(());
     }
-    match landlock(opened, output) {
+    match landlock(opened, output, order.port) {
         Ok(()) => done.in_force.push("landlock".to_owned()),
         Err(reason) => done.missing.push(format!("landlock: {reason}")),
     }
@@ -113,7 +116,7 @@ pub(super) fn confine_calls(order: &GuardOrder, done: &mut Confinement) {
     if !order.confine || order.accelerator {
         return;
     }
-    match filter()
+    match filter(order.port.is_some())
         .and_then(|program| seccompiler::apply_filter_all_threads(&program).map_err(|e| e.to_string()))
     {
         Ok(()) => done.in_force.push("seccomp".to_owned()),
@@ -140,7 +143,7 @@ fn open(order: &GuardOrder) -> Result<Vec<(PathFd, bool)>, String> {
 
 /// Everything that Landlock can forbid as far as this kernel goes, but reading `opened` and
 /// writing `output`.
-fn landlock(opened: Vec<(PathFd, bool)>, output: Option<PathFd>) -> Result<(), String> {
+fn landlock(opened: Vec<(PathFd, bool)>, output: Option<PathFd>, port: Option<u16>) -> Result<(), String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -159,6 +162,10 @@ fn landlock(opened: Vec<(PathFd, bool)>, output: Option<PathFd>) -> Result<(), S
     if let Some(file) = output {
         let access = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
         rules = rules.add_rule(PathBeneath::new(file, access)).map_err(|error| words(&error))?;
+    }
+    if let Some(port) = port {
+        let rule = NetPort::new(port, AccessNet::ConnectTcp);
+        rules = rules.add_rule(rule).map_err(|error| words(&error))?;
     }
     match rules.restrict_self().map_err(|error| words(&error))?.ruleset {
         RulesetStatus::NotEnforced => Err("this kernel has none, or it is switched off".to_owned()),
@@ -246,6 +253,20 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getrlimit,
 ];
 
+/// What a TCP connection needs besides; Landlock says to which port.
+const NETWORK: &[i64] = &[
+    libc::SYS_connect,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_shutdown,
+];
+
 /// Older forms of calls that only this architecture still has.
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_HERE: &[i64] = &[
@@ -263,10 +284,11 @@ const ALLOWED_HERE: &[i64] = &[
 const ALLOWED_HERE: &[i64] = &[];
 
 /// The list as a program for the kernel.
-fn filter() -> Result<BpfProgram, String> {
+fn filter(network: bool) -> Result<BpfProgram, String> {
     let words = |error: &dyn std::fmt::Display| error.to_string();
+    let network_calls = if network { NETWORK } else { &[] };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().chain(ALLOWED_HERE).map(|number| (*number, Vec::new())).collect();
+        ALLOWED.iter().chain(ALLOWED_HERE).chain(network_calls).map(|number| (*number, Vec::new())).collect();
     let mut only = |number: i64, argument: u8, operation: SeccompCmpOp, value: u64| -> Result<(), String> {
         // Pointers and flags are compared whole; numbers that C calls `int` by their lower half.
         let whole = [libc::SYS_clone, libc::SYS_prlimit64].contains(&number);
@@ -294,6 +316,13 @@ fn filter() -> Result<BpfProgram, String> {
     only(libc::SYS_prlimit64, 2, SeccompCmpOp::Eq, 0)?;
     // Asking whether something is a terminal.
     only(libc::SYS_ioctl, 1, SeccompCmpOp::Eq, libc::TCGETS)?;
+    if network {
+        // Sockets of the internet only, and whether they wait.
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            only(libc::SYS_socket, 0, SeccompCmpOp::Eq, u64::from(family.unsigned_abs()))?;
+        }
+        only(libc::SYS_ioctl, 1, SeccompCmpOp::Eq, libc::FIONBIO)?;
+    }
     let architecture = std::env::consts::ARCH
         .try_into()
         .map_err(|_| format!("no filter for the architecture {}", std::env::consts::ARCH))?;

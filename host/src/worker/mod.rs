@@ -8,6 +8,7 @@
 //! Deliberately absent: any second use of a worker, and any retry.
 
 mod admit;
+mod answers;
 mod child;
 mod ending;
 mod estimate;

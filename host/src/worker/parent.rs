@@ -2,10 +2,12 @@
 
 use std::io::BufReader;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::answers::{check_trace, fits_run};
 use super::ending::{Ending, WorkerEnd};
 use super::estimate::Seen;
 use super::guard::{Confinement, GuardOrder, Output};
@@ -14,9 +16,9 @@ use super::process::Guarded;
 use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
 use super::stamp::{difference, stamps};
 use crate::domain::footprint::DeviceBytes;
-use crate::domain::trace::{COARSE_BUCKETS, COARSE_TOP, Distribution, Trace};
+use crate::domain::trace::Trace;
 use crate::engine::{
-    Detail, EngineKind, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSequence, RunSpec, ScoreItem,
+    EngineError, EngineKind, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, RunToken, ScoreItem,
 };
 use crate::governor::admission::{ADMISSION, Budget, Ticket};
 
@@ -57,6 +59,7 @@ pub struct Worker {
     events: Receiver<Result<Event, String>>,
     info: ModelInfo,
     limits: WorkerLimits,
+    spec: LoadSpec,
     load_seconds: f64,
     confinement: Confinement,
     /// Last, so that its memory is given back after its process is gone.
@@ -198,6 +201,7 @@ impl Worker {
             events,
             info: no_model(),
             limits: limits.clone(),
+            spec: spec.clone(),
             load_seconds: 0.0,
             confinement: Confinement::default(),
             ticket: None,
@@ -212,6 +216,7 @@ impl Worker {
             stamps,
             confine: limits.confine,
             accelerator: spec.gpu_layers != 0,
+            port: spec.remote.as_ref().map(|endpoint| endpoint.address().port()),
             output,
         }));
         match worker.next()? {
@@ -245,9 +250,13 @@ impl Worker {
     /// Text of each token sequence.
     pub fn detokenize(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<String>, WorkerEnd> {
         self.ask(Request::Detokenize { sequences: sequences.to_vec() });
-        match self.next()? {
-            Event::Texts(texts) if texts.len() == sequences.len() => Ok(texts),
-            other => Err(self.not_answered(other)),
+        loop {
+            match self.next()? {
+                // A beat of the heart from before.
+                Event::Progress { .. } => {}
+                Event::Texts(texts) if texts.len() == sequences.len() => return Ok(texts),
+                other => return Err(self.not_answered(other)),
+            }
         }
     }
 
@@ -263,25 +272,37 @@ impl Worker {
         self.checked_tokens(tokens, prompts.len(), Some(new_tokens as usize))
     }
 
-    /// A greedy run under the given conditions.
-    pub fn run(
-        &mut self,
-        spec: &RunSpec,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<RunRecord, WorkerEnd> {
+    /// A greedy run under the given conditions; every token is told as it comes.
+    pub fn run(&mut self, spec: &RunSpec, each: &mut dyn FnMut(RunToken)) -> Result<RunRecord, WorkerEnd> {
         self.ask(Request::Run(spec.clone()));
+        let all = spec.prompts.len().saturating_mul(spec.new_tokens as usize);
+        let mut told = 0usize;
         loop {
             match self.next()? {
-                Event::Progress { fraction } => {
-                    if let Some(fraction) = fraction {
-                        progress(Progress { stage: Stage::Generating, fraction });
-                    }
+                Event::Progress { .. } => {}
+                Event::Chosen(token)
+                    if told < all
+                        && token.token < self.info.vocab
+                        && (token.sequence as usize) < spec.prompts.len() =>
+                {
+                    told += 1;
+                    each(token);
                 }
                 Event::Ran(record) if fits_run(&record, spec, self.info.vocab) => return Ok(record),
                 Event::Ran(_) => return Err(self.unexpected("a run that was not asked for")),
                 other => return Err(self.not_answered(other)),
             }
         }
+    }
+
+    /// From now on this ends it.
+    pub fn cancelled_by(&mut self, cancel: Arc<AtomicBool>) {
+        self.limits.cancel = Some(cancel);
+    }
+
+    /// What is loaded, and how.
+    pub fn spec(&self) -> &LoadSpec {
+        &self.spec
     }
 
     /// Teacher-forced traces, handed over one by one in order; an item that cannot be scored
@@ -302,7 +323,8 @@ impl Worker {
                     let Some(item) = items.get(expected) else {
                         return Err(self.unexpected("more traces than items"));
                     };
-                    let checked = check_trace(&trace, item, rows, self.info.vocab);
+                    let checked =
+                        check_trace(&trace, item, rows, self.info.vocab, self.spec.remote.is_some());
                     rows += trace.rows();
                     let ended = checked.is_err() || rows == item.rows();
                     each(expected, checked.map(|()| *trace));
@@ -427,7 +449,11 @@ impl Worker {
                 self.process.kill();
                 self.process.refused_memory(&error.to_string())
             }
-            Event::Failed(error @ crate::engine::EngineError::Compute(_)) => {
+            Event::Failed(EngineError::Lost(reason)) => {
+                self.process.kill();
+                WorkerEnd::new(Ending::RemoteLost, reason)
+            }
+            Event::Failed(error @ EngineError::Compute(_)) => {
                 self.process.kill();
                 WorkerEnd::new(Ending::Crashed, error.to_string())
             }
@@ -485,80 +511,4 @@ fn no_model() -> ModelInfo {
             device: String::new(),
         },
     }
-}
-
-/// Whether a record answers its run and holds only possible values.
-fn fits_run(record: &RunRecord, spec: &RunSpec, vocab: u32) -> bool {
-    let possible = |sequence: &RunSequence| {
-        let length = sequence.tokens.len();
-        let rising = sequence.seconds.iter().zip(sequence.seconds.iter().skip(1)).all(|(a, b)| a <= b);
-        length <= spec.new_tokens as usize
-            && (length == spec.new_tokens as usize || sequence.ended)
-            && sequence.tokens.iter().all(|&token| token < vocab)
-            && [0, length].contains(&sequence.logprobs.len())
-            && sequence.logprobs.iter().all(|lp| lp.is_finite() && *lp <= 1e-6)
-            && [0, length].contains(&sequence.seconds.len())
-            && sequence.seconds.iter().all(|s| s.is_finite() && *s >= 0.0)
-            && rising
-    };
-    record.sequences.len() == spec.prompts.len() && record.sequences.iter().all(possible)
-}
-
-/// Checks that a trace answers its item from row `first` on and holds only possible numbers.
-fn check_trace(trace: &Trace, item: &ScoreItem, first: usize, vocab: u32) -> Result<(), String> {
-    let left = item.rows().saturating_sub(first);
-    let rows = if item.detail == Detail::Whole { trace.rows() } else { left };
-    let bad = |what: &str| Err(format!("the worker's trace is not valid: {what}"));
-    let from = item.scored_from as usize + first;
-    if trace.tokens != item.tokens || trace.scored_from as usize != from || trace.vocab != vocab {
-        return bad("it is of another sequence");
-    }
-    if rows == 0 || rows > left {
-        return bad("it has no rows, or more than there are");
-    }
-    let lengths =
-        [trace.token_logprobs.len(), trace.log_sum_exp.len(), trace.entropy.len(), trace.argmax.len()];
-    if lengths.iter().any(|&length| length != rows) {
-        return bad("rows are missing");
-    }
-    let numbers = trace.token_logprobs.iter().chain(&trace.log_sum_exp).chain(&trace.entropy);
-    if !numbers.into_iter().all(|x| x.is_finite()) || trace.token_logprobs.iter().any(|&lp| lp > 1e-6) {
-        return bad("a number is impossible");
-    }
-    if trace.argmax.iter().any(|&token| token >= vocab) {
-        return bad("a token is not in the vocabulary");
-    }
-    let detail_fits = match (&trace.distribution, &item.detail) {
-        (Distribution::Summary, Detail::Summary) => true,
-        (Distribution::Full { logits }, Detail::Own | Detail::Whole | Detail::Exact) => {
-            logits.len() == rows * vocab as usize && logits.iter().all(|z| z.is_finite())
-        }
-        (Distribution::Half { bytes }, Detail::Exact) => {
-            // Exponent bits that are all ones are infinite or no number.
-            let (pairs, _) = bytes.as_chunks::<2>();
-            bytes.len() == 2 * rows * vocab as usize
-                && pairs.iter().all(|pair| u16::from_le_bytes(*pair) & 0x7c00 != 0x7c00)
-        }
-        (
-            Distribution::Coarse { kept, ids, logits, bucket_logits, bucket_least },
-            Detail::Own | Detail::Given { .. },
-        ) => {
-            let asked = match &item.detail {
-                Detail::Given { ids: asked } => asked == ids,
-                Detail::Summary | Detail::Own | Detail::Whole | Detail::Exact => true,
-            };
-            asked
-                && *kept as usize == COARSE_TOP
-                && ids.len() == rows * COARSE_TOP
-                && ids.iter().all(|&id| id < vocab)
-                && logits.len() == ids.len()
-                && logits.iter().all(|z| z.is_finite())
-                && bucket_logits.len() == rows * COARSE_BUCKETS
-                && bucket_logits.iter().all(|z| !z.is_nan() && *z != f32::INFINITY)
-                && bucket_least.len() == bucket_logits.len()
-                && bucket_least.iter().all(|z| !z.is_nan() && *z != f32::NEG_INFINITY)
-        }
-        _ => false,
-    };
-    if detail_fits { Ok(()) } else { bad("the distribution is not the one asked for") }
 }

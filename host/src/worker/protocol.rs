@@ -11,10 +11,12 @@ use super::guard::{Confinement, GuardOrder};
 use crate::domain::budget;
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
-use crate::engine::{EngineError, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, ScoreItem};
+use crate::engine::{
+    EngineError, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, RunToken, ScoreItem,
+};
 
 /// Changes whenever a message changes shape.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 /// What is said of a stream that ends within a frame.
 pub(super) const FRAME_CUT_SHORT: &str = "frame cut short";
@@ -42,7 +44,7 @@ pub(super) enum Request {
     Quantize(QuantizeSpec),
     /// Free the model and exit; answered by `Done`.
     Exit,
-    /// Answered by `Progress`... and `Ran`.
+    /// Answered by `Chosen` per token, and `Ran`.
     Run(RunSpec),
 }
 
@@ -72,6 +74,7 @@ pub(super) enum Event {
     Done,
     Failed(EngineError),
     Ran(RunRecord),
+    Chosen(RunToken),
 }
 
 /// Writes one frame and flushes it.

@@ -15,11 +15,22 @@ pub struct Blank {
     pub heads_kv: u32,
     pub vocabulary: u64,
     pub kind: GgmlType,
+    /// A mixture of so many experts instead of one feed-forward part, of which two are used.
+    pub experts: Option<Experts>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Experts {
+    pub count: u64,
+    /// Gate and up are one tensor; such models have a shared expert, too.
+    pub fused: bool,
 }
 
 /// Writes the model; it computes, and every token is as likely as any other.
 pub fn write(path: &Path, model: Blank) {
-    let Blank { layers, width, feed_forward, heads, heads_kv, vocabulary, kind } = model;
+    let Blank { layers, width, feed_forward, heads, heads_kv, vocabulary, kind, experts } = model;
+    let fused = experts.is_some_and(|experts| experts.fused);
+    let arch = if fused { "deepseek2-ocr" } else { "llama" };
     let head = width / u64::from(heads);
     let kv = head * u64::from(heads_kv);
     let mut tensors: Vec<(String, GgmlType, Vec<u64>)> = vec![
@@ -28,20 +39,39 @@ pub fn write(path: &Path, model: Blank) {
         ("output.weight".to_owned(), kind, vec![width, vocabulary]),
     ];
     for layer in 0..layers {
-        let matrices = [
-            ("attn_q", [width, width]),
-            ("attn_k", [width, kv]),
-            ("attn_v", [width, kv]),
-            ("attn_output", [width, width]),
-            ("ffn_gate", [width, feed_forward]),
-            ("ffn_up", [width, feed_forward]),
-            ("ffn_down", [feed_forward, width]),
+        let mut matrices: Vec<(&str, Vec<u64>)> = vec![
+            ("attn_q", vec![width, width]),
+            ("attn_k", vec![width, kv]),
+            ("attn_v", vec![width, kv]),
+            ("attn_output", vec![width, width]),
         ];
+        let whole = |ending: &'static [&'static str; 3]| {
+            let [gate, up, down] = *ending;
+            [
+                (gate, vec![width, feed_forward]),
+                (up, vec![width, feed_forward]),
+                (down, vec![feed_forward, width]),
+            ]
+        };
+        match experts {
+            None => matrices.extend(whole(&["ffn_gate", "ffn_up", "ffn_down"])),
+            Some(Experts { count, fused }) => {
+                tensors.push((format!("blk.{layer}.ffn_gate_inp.weight"), GgmlType::F32, vec![width, count]));
+                matrices.push(("ffn_down_exps", vec![feed_forward, width, count]));
+                if fused {
+                    matrices.push(("ffn_gate_up_exps", vec![width, 2 * feed_forward, count]));
+                    matrices.extend(whole(&["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"]));
+                } else {
+                    matrices.push(("ffn_gate_exps", vec![width, feed_forward, count]));
+                    matrices.push(("ffn_up_exps", vec![width, feed_forward, count]));
+                }
+            }
+        }
         for name in ["attn_norm", "ffn_norm"] {
             tensors.push((format!("blk.{layer}.{name}.weight"), GgmlType::F32, vec![width]));
         }
         for (name, shape) in matrices {
-            tensors.push((format!("blk.{layer}.{name}.weight"), kind, shape.to_vec()));
+            tensors.push((format!("blk.{layer}.{name}.weight"), kind, shape));
         }
     }
     let bytes = |kind: GgmlType, shape: &[u64]| kind.bytes(shape.iter().product()).unwrap() as usize;
@@ -52,6 +82,8 @@ pub fn write(path: &Path, model: Blank) {
         let pattern = match wanted {
             GgmlType::F32 => 0.01f32.to_le_bytes().to_vec(),
             GgmlType::F16 => vec![0x1f, 0x21],
+            // Nibbles of 9 are 1.
+            GgmlType::Q4_0 => [vec![0x1f, 0x21], vec![0x99; 16]].concat(),
             GgmlType::Q8_0 => [vec![0x1f, 0x21], vec![1; 32]].concat(),
             other => panic!("no pattern for {}", other.name()),
         };
@@ -82,23 +114,34 @@ pub fn write(path: &Path, model: Blank) {
         _ => 1,
     };
     let kinds: Vec<i32> = (0..vocabulary).map(kind_of).collect();
-    let metadata = [
-        ("general.architecture", Value::String("llama".to_owned())),
-        ("general.name", Value::String("blank".to_owned())),
-        ("llama.block_count", Value::U32(layers)),
-        ("llama.context_length", Value::U32(8192)),
-        ("llama.embedding_length", number(width)),
-        ("llama.feed_forward_length", number(feed_forward)),
-        ("llama.attention.head_count", Value::U32(heads)),
-        ("llama.attention.head_count_kv", Value::U32(heads_kv)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        ("llama.rope.dimension_count", number(head)),
-        ("tokenizer.ggml.model", Value::String("llama".to_owned())),
-        ("tokenizer.ggml.tokens", Value::Array(Array::of_strings(tokens))),
-        ("tokenizer.ggml.scores", Value::Array(Array::of_f32(&scores))),
-        ("tokenizer.ggml.token_type", Value::Array(Array::of_i32(&kinds))),
-        ("tokenizer.ggml.bos_token_id", Value::U32(1)),
-        ("tokenizer.ggml.eos_token_id", Value::U32(2)),
+    let own = |key: &str| format!("{arch}.{key}");
+    let mut metadata: Vec<(String, Value)> = vec![
+        ("general.architecture".to_owned(), Value::String(arch.to_owned())),
+        ("general.name".to_owned(), Value::String("blank".to_owned())),
+        (own("block_count"), Value::U32(layers)),
+        (own("context_length"), Value::U32(8192)),
+        (own("embedding_length"), number(width)),
+        (own("feed_forward_length"), number(feed_forward)),
+        (own("attention.head_count"), Value::U32(heads)),
+        (own("attention.head_count_kv"), Value::U32(heads_kv)),
+        (own("attention.layer_norm_rms_epsilon"), Value::F32(1e-5)),
+        (own("rope.dimension_count"), number(head)),
+        ("tokenizer.ggml.model".to_owned(), Value::String("llama".to_owned())),
+        ("tokenizer.ggml.tokens".to_owned(), Value::Array(Array::of_strings(tokens))),
+        ("tokenizer.ggml.scores".to_owned(), Value::Array(Array::of_f32(&scores))),
+        ("tokenizer.ggml.token_type".to_owned(), Value::Array(Array::of_i32(&kinds))),
+        ("tokenizer.ggml.bos_token_id".to_owned(), Value::U32(1)),
+        ("tokenizer.ggml.eos_token_id".to_owned(), Value::U32(2)),
     ];
+    if let Some(experts) = experts {
+        metadata.extend([
+            (own("expert_count"), number(experts.count)),
+            (own("expert_used_count"), Value::U32(2)),
+            (own("expert_feed_forward_length"), number(feed_forward)),
+        ]);
+        metadata.extend(fused.then(|| (own("expert_shared_count"), Value::U32(1))));
+    }
+    let metadata: Vec<(&str, Value)> =
+        metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     write_file(path, &metadata, &data).unwrap();
 }

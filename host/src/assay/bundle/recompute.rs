@@ -109,6 +109,8 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
     let agreement = |a: Option<Sha256>, b: Option<Sha256>| {
         if compared { Agreement::of(a.as_ref(), b.as_ref()) } else { Agreement::Unknown }
     };
+    // That it is one is attested; the transcript's header names it as the engine.
+    let endpoint = stated.tokenizer == Agreement::Observed && candidate.is_none();
     Findings {
         statistics,
         reference_structure: reference.as_ref().map(|inspection| inspection.status),
@@ -116,9 +118,13 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
             .as_ref()
             .map_or(stated.candidate_structure, |inspection| inspection.status),
         hash_checks: stated.hash_checks,
-        provenance_complete: report.provenance.candidate_root.is_some()
+        provenance_complete: (report.provenance.candidate_root.is_some() || endpoint)
             && (!compared || report.provenance.reference_root.is_some()),
-        tokenizer: agreement(tokenizer(reference), tokenizer(candidate)),
+        tokenizer: if endpoint {
+            Agreement::Observed
+        } else {
+            agreement(tokenizer(reference), tokenizer(candidate))
+        },
         config: agreement(hashes.reference, hashes.candidate),
         lineage: stated.lineage,
         fuzzy_match: stated.fuzzy_match,

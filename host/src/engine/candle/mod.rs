@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use super::rows::{LOGIT_BYTES, TraceBuilder, greedy, summarize_rows};
 use super::softmax::summarize;
+use super::text::RunText;
 use super::{
     EngineError, EngineInfo, Honoured, KvType, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord,
-    RunSequence, RunSpec, ScoreItem, TraceSink,
+    RunSequence, RunSink, RunSpec, RunToken, ScoreItem, TraceSink,
 };
 use super::{check_item, check_prompts, check_spec};
 use crate::domain::budget;
@@ -237,7 +238,7 @@ impl CandleModel {
         &self,
         prompt: &[u32],
         spec: &RunSpec,
-        each: &mut dyn FnMut(),
+        each: &mut dyn FnMut(u32, String),
     ) -> Result<RunSequence, EngineError> {
         let chunk = (spec.micro_batch as usize).clamp(1, CHUNK);
         let mut cache = self.decoder.cache(prompt.len() + spec.new_tokens as usize);
@@ -249,6 +250,7 @@ impl CandleModel {
             self.last_logits(before, chunk, &mut cache)?;
             fed = std::slice::from_ref(last);
         }
+        let mut text = RunText::new(spec, prompt);
         let started = Instant::now();
         let mut next;
         for _ in 0..spec.new_tokens {
@@ -266,7 +268,12 @@ impl CandleModel {
             }
             out.tokens.push(token);
             out.seconds.push(started.elapsed().as_secs_f64());
-            each();
+            let (piece, stop) = text.push(token, &|ids| self.tokens.decode(ids))?;
+            each(token, piece);
+            if stop {
+                out.ended = true;
+                break;
+            }
             next = [token];
             fed = &next;
         }
@@ -332,39 +339,21 @@ impl Model for CandleModel {
         Ok(())
     }
 
-    fn generate(
-        &mut self,
-        prompts: &[Vec<u32>],
-        new_tokens: u32,
-        progress: LoadProgress<'_>,
-    ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let run = RunSpec {
-            prompts: prompts.to_vec(),
-            new_tokens,
-            stop_at_end: false,
-            parallel: 1,
-            micro_batch: CHUNK as u32,
-            prompt_cache: false,
-            seed: 0,
-            logprobs: false,
-        };
-        let record = self.run(&run, progress)?;
-        Ok(record.sequences.into_iter().map(|sequence| sequence.tokens).collect())
-    }
-
     /// Prompts are continued one after the other, whatever `parallel` says.
-    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
+    fn run(&mut self, spec: &RunSpec, each: RunSink<'_>) -> Result<RunRecord, EngineError> {
         check_prompts(&spec.prompts, spec.new_tokens, &self.info, self.spec.context)?;
-        let steps = (spec.prompts.len() * spec.new_tokens as usize).max(1);
-        let mut step = 0usize;
-        let mut each = || {
-            step += 1;
-            progress(step as f32 / steps as f32);
-        };
-        let sequences: Result<Vec<RunSequence>, EngineError> =
-            spec.prompts.iter().map(|prompt| self.continued(prompt, spec, &mut each)).collect();
+        let prompts = (0u32..).zip(&spec.prompts);
+        let sequences: Result<Vec<RunSequence>, EngineError> = prompts
+            .map(|(sequence, prompt)| {
+                self.continued(prompt, spec, &mut |token, piece| each(RunToken { sequence, token, piece }))
+            })
+            .collect();
         let honoured = Honoured { parallel: false, micro_batch: true, prompt_cache: true, seed: true };
         Ok(RunRecord { sequences: sequences?, honoured })
+    }
+
+    fn parallel(&self) -> u32 {
+        1
     }
 }
 

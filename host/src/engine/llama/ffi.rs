@@ -143,9 +143,11 @@ pub(super) fn devices() -> Vec<String> {
 
 /// Loading options that the trait's `LoadSpec` decides.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ModelParams {
+pub(super) struct ModelParams<'a> {
     pub(super) gpu_layers: i32,
     pub(super) extra_buffers: bool,
+    /// Expressions for names of tensors that stay in the CPU's plain buffers.
+    pub(super) cpu_patterns: &'a [CString],
     /// Read the header alone and only count what would be allocated.
     pub(super) dry: bool,
 }
@@ -163,7 +165,7 @@ impl Model {
     /// Loads one file, or the parts of a split set in order.
     pub(super) fn load(
         paths: &[&Path],
-        params: ModelParams,
+        params: ModelParams<'_>,
         mut progress: &mut dyn FnMut(f32),
     ) -> Result<Self, String> {
         backend()?;
@@ -178,13 +180,24 @@ impl Model {
         let mut raw = unsafe { sys::llama_model_default_params() };
         raw.n_gpu_layers = params.gpu_layers;
         raw.use_extra_bufts = params.extra_buffers;
+        // SAFETY: takes nothing and returns a static handle.
+        let cpu = unsafe { sys::ggml_backend_cpu_buffer_type() };
+        let end = (std::ptr::null(), std::ptr::null_mut());
+        let overrides = params.cpu_patterns.iter().map(|pattern| (pattern.as_ptr(), cpu)).chain([end]);
+        let overrides: Vec<sys::llama_model_tensor_buft_override> = overrides
+            .map(|(pattern, buft)| sys::llama_model_tensor_buft_override { pattern, buft })
+            .collect();
+        if !params.cpu_patterns.is_empty() {
+            raw.tensor_buft_overrides = overrides.as_ptr();
+        }
         if params.dry {
             raw.no_alloc = true;
             raw.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         }
         raw.progress_callback = Some(on_load);
         raw.progress_callback_user_data = std::ptr::from_mut(&mut progress).cast();
-        // SAFETY: the C strings, the pointer array and `progress` live across the call;
+        // SAFETY: the C strings, the pointer array, the overrides, which end with a null pattern,
+        // and `progress` live across the call;
         // the remaining parameters are llama.cpp's own defaults.
         let ptr = unsafe {
             match pointers.as_slice() {

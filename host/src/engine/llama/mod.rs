@@ -8,20 +8,19 @@ use std::path::Path;
 
 use super::rows::{LOGIT_BYTES, TraceBuilder, summarize_rows};
 use super::{
-    EngineError, EngineInfo, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord, RunSpec, ScoreItem,
-    TraceSink,
+    EngineError, EngineInfo, LoadProgress, LoadSpec, MICRO_BATCH, Model, ModelInfo, RunRecord, RunSink,
+    RunSpec, ScoreItem, TraceSink,
 };
 use super::{check_item, check_spec};
 use crate::domain::footprint::DeviceBytes;
 
+mod experts;
 mod ffi;
 mod quantize;
 mod run;
 
 pub use quantize::quantize;
 
-/// Tokens computed at once; llama.cpp's own default.
-const MICRO_BATCH: u32 = 512;
 /// Tokens per decode call at most; llama.cpp's own default.
 const BATCH: u32 = 2048;
 /// The buffer type of weights that are used as they lie in the file.
@@ -124,7 +123,13 @@ impl LlamaModel {
         };
         check_spec(spec)?;
         let paths: Vec<&Path> = spec.paths.iter().map(std::path::PathBuf::as_path).collect();
-        let params = ffi::ModelParams { gpu_layers: spec.gpu_layers, extra_buffers: spec.extra_buffers, dry };
+        let cpu_patterns = experts::patterns(spec.cpu_experts);
+        let params = ffi::ModelParams {
+            gpu_layers: spec.gpu_layers,
+            extra_buffers: spec.extra_buffers,
+            cpu_patterns: &cpu_patterns,
+            dry,
+        };
         let mut model = ffi::Model::load(&paths, params, progress).map_err(&failed)?;
         if !model.is_plain_decoder() {
             return Err(failed("not a left-to-right language model; assayd can only score those".to_owned()));
@@ -294,28 +299,12 @@ impl Model for LlamaModel {
         Ok(())
     }
 
-    fn generate(
-        &mut self,
-        prompts: &[Vec<u32>],
-        new_tokens: u32,
-        progress: LoadProgress<'_>,
-    ) -> Result<Vec<Vec<u32>>, EngineError> {
-        let run = RunSpec {
-            prompts: prompts.to_vec(),
-            new_tokens,
-            stop_at_end: false,
-            parallel: self.spec.parallel,
-            micro_batch: MICRO_BATCH,
-            prompt_cache: false,
-            seed: 0,
-            logprobs: false,
-        };
-        let record = self.run(&run, progress)?;
-        Ok(record.sequences.into_iter().map(|sequence| sequence.tokens).collect())
+    fn run(&mut self, spec: &RunSpec, each: RunSink<'_>) -> Result<RunRecord, EngineError> {
+        run::run(self, spec, each)
     }
 
-    fn run(&mut self, spec: &RunSpec, progress: LoadProgress<'_>) -> Result<RunRecord, EngineError> {
-        run::run(self, spec, progress)
+    fn parallel(&self) -> u32 {
+        self.spec.parallel
     }
 }
 

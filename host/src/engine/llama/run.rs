@@ -10,17 +10,16 @@ use std::time::Instant;
 use super::{LlamaModel, call_length, ffi};
 use crate::engine::rows::greedy;
 use crate::engine::softmax::summarize;
-use crate::engine::{EngineError, Honoured, LoadProgress, RunRecord, RunSequence, RunSpec, check_prompts};
+use crate::engine::text::RunText;
+use crate::engine::{
+    EngineError, Honoured, RunRecord, RunSequence, RunSink, RunSpec, RunToken, check_prompts,
+};
 
 /// Sequences side by side at most; llama.cpp's own limit is 256.
 const PARALLEL_MAX: u32 = 64;
 
 /// Runs all prompts, group by group.
-pub(super) fn run(
-    engine: &LlamaModel,
-    spec: &RunSpec,
-    progress: LoadProgress<'_>,
-) -> Result<RunRecord, EngineError> {
+pub(super) fn run(engine: &LlamaModel, spec: &RunSpec, each: RunSink<'_>) -> Result<RunRecord, EngineError> {
     let longest = check_prompts(&spec.prompts, spec.new_tokens, &engine.info, engine.spec.context)?;
     if spec.parallel == 0 || spec.parallel > PARALLEL_MAX || spec.micro_batch == 0 {
         return Err(EngineError::Request(format!(
@@ -29,20 +28,20 @@ pub(super) fn run(
         )));
     }
     let mut context = engine.context(longest, spec.parallel, spec.micro_batch)?;
-    let groups = spec.prompts.chunks(spec.parallel as usize);
-    let steps = groups.len() * spec.new_tokens as usize;
     let mut sequences = Vec::with_capacity(spec.prompts.len());
-    for (index, group) in groups.enumerate() {
+    for group in spec.prompts.chunks(spec.parallel as usize) {
         context.clear();
+        let first = u32::try_from(sequences.len()).unwrap_or(u32::MAX);
         let mut run = Group {
             engine,
             context: &mut context,
             spec,
             sequences: vec![RunSequence::default(); group.len()],
+            texts: group.iter().map(|prompt| RunText::new(spec, prompt)).collect(),
+            first,
+            each: &mut *each,
         };
-        run.all(group, &mut |step| {
-            progress((index * spec.new_tokens as usize + step) as f32 / steps.max(1) as f32);
-        })?;
+        run.all(group)?;
         sequences.extend(run.sequences);
     }
     let honoured = Honoured { parallel: true, micro_batch: true, prompt_cache: true, seed: true };
@@ -55,10 +54,14 @@ struct Group<'a, 'model> {
     context: &'a mut ffi::Context<'model>,
     spec: &'a RunSpec,
     sequences: Vec<RunSequence>,
+    texts: Vec<RunText<'a>>,
+    /// Number of the first prompt among all.
+    first: u32,
+    each: RunSink<'a>,
 }
 
 impl Group<'_, '_> {
-    fn all(&mut self, prompts: &[Vec<u32>], progress: &mut dyn FnMut(usize)) -> Result<(), EngineError> {
+    fn all(&mut self, prompts: &[Vec<u32>]) -> Result<(), EngineError> {
         let mut entries: Vec<ffi::BatchEntry> = Vec::new();
         for (sequence, prompt) in (0u32..).zip(prompts) {
             let last = prompt.len().saturating_sub(1);
@@ -75,9 +78,8 @@ impl Group<'_, '_> {
             self.decode(&cached, Instant::now())?;
         }
         let started = Instant::now();
-        for step in 0..self.spec.new_tokens as usize {
+        for _ in 0..self.spec.new_tokens {
             entries = self.decode(&entries, started)?;
-            progress(step + 1);
             if entries.is_empty() {
                 return Ok(());
             }
@@ -114,6 +116,14 @@ impl Group<'_, '_> {
                 }
                 sequence.tokens.push(token);
                 sequence.seconds.push(started.elapsed().as_secs_f64());
+                let Some(text) = self.texts.get_mut(entry.sequence as usize) else { continue };
+                let model = &self.engine.model;
+                let (piece, stop) = text.push(token, &|ids| model.detokenize(ids))?;
+                (self.each)(RunToken { sequence: self.first + entry.sequence, token, piece });
+                if stop {
+                    sequence.ended = true;
+                    continue;
+                }
                 next.push(ffi::BatchEntry { token, position: entry.position + 1, ..*entry });
             }
         }
