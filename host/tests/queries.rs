@@ -52,7 +52,7 @@ const CASES: [(&str, Truth, Decision, f64); 9] = [
     ("all different", Truth::Constant(1.0), Decision::Different, 3.0),
 ];
 
-const RUNS: u64 = 400;
+const RUNS: u64 = 4_000;
 
 /// Share of runs with this verdict, and challenges on average.
 fn simulate(decider: &Decider, params: &DecisionParams, truth: Truth, wanted: Decision) -> (f64, f64) {
@@ -105,7 +105,7 @@ fn expected_challenges_to_a_verdict() {
             shown(simulate(&fixed, &few, truth, wanted)),
             shown(simulate(&fixed, &params, truth, wanted)),
         );
-        // The promised numbers are rounded, and 400 runs have an error of their own.
+        // The promised numbers are rounded, and the runs have an error of their own.
         assert!(share >= 0.98 && n <= promised * 1.05 + 0.5, "{name}: {share} {n}");
     }
     println!("\nidentical models: mode, SAME at, hard lower bound");
