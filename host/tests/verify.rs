@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
+use std::path::Path;
+
 use assayd::challenge::{Key, Plan, commitment};
 use place::{KEY, Place, assayd, beside, example};
 use serde_json::Value;
