@@ -144,6 +144,16 @@ fn hashes_of_config_and_tokenizer_ignore_what_is_cosmetic() {
     let (same, other) = hashes(&set("tokenizer.ggml.tokens", Array::of_strings(swapped).into()));
     assert_eq!(same, config);
     assert_ne!(other, tokenizer, "two tokens swapped");
+    let merges = |list: &[&str]| hashes(&set("tokenizer.ggml.merges", Array::of_strings(list).into())).1;
+    assert_ne!(merges(&["t1 t2", "t3 t4"]), merges(&["t3 t4", "t1 t2"]), "two merges swapped");
+    assert_ne!(merges(&["t1 t2"]), tokenizer, "a merge added");
+    for (key, value) in [
+        ("tokenizer.ggml.scores", Array::of_f32(&[0.5; 16]).into()),
+        ("tokenizer.ggml.bos_token_id", 9u32.into()),
+        ("tokenizer.ggml.pre", "llama-bpe".into()),
+    ] {
+        assert_ne!(hashes(&set(key, value)).1, tokenizer, "{key}");
+    }
 }
 
 /// A set of four parts in a folder of its own.
@@ -262,6 +272,9 @@ fn each_damage_to_a_split_set_has_its_own_code_and_names_the_part() {
     lacking.write(2, 4, all.len(), &part(2)[1..]);
     expect(&lacking, "total", "split-tensor-count", 1);
     assert!(lacking.errors().iter().any(|(code, _)| code == "missing-tensor"));
+    let too_few = Set::new();
+    too_few.write(1, 4, all.len() - 1, &part(1));
+    expect(&too_few, "total", "split-tensor-count", 2);
 
     let foreign = Set::new();
     let mut wider = part(3);
