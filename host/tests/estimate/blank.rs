@@ -82,8 +82,6 @@ pub fn write(path: &Path, model: Blank) {
         let pattern = match wanted {
             GgmlType::F32 => 0.01f32.to_le_bytes().to_vec(),
             GgmlType::F16 => vec![0x1f, 0x21],
-            // Nibbles of 9 are 1.
-            GgmlType::Q4_0 => [vec![0x1f, 0x21], vec![0x99; 16]].concat(),
             GgmlType::Q8_0 => [vec![0x1f, 0x21], vec![1; 32]].concat(),
             other => panic!("no pattern for {}", other.name()),
         };

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -215,10 +215,12 @@ fn a_stream_tells_the_same_text_and_a_client_that_leaves_frees_the_model() {
         }
     }
     // A client that leaves in the middle of much work.
-    let body = json!({"model": "reference", "prompt": vec!["The"; 64], "max_tokens": 500, "stream": true})
-        .to_string();
+    let mut body = json!({"model": "reference", "prompt": vec!["The"; 64], "max_tokens": 500});
     let started = Instant::now();
-    complete(address, json!({"model": "reference", "prompt": "The", "max_tokens": 1}));
+    complete(address, body.clone());
+    let whole = started.elapsed();
+    body["stream"] = json!(true);
+    let body = body.to_string();
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -226,11 +228,11 @@ fn a_stream_tells_the_same_text_and_a_client_that_leaves_frees_the_model() {
     );
     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
     stream.read_exact(&mut [0u8; 300]).unwrap();
-    let working = started.elapsed();
     drop(stream);
     let started = Instant::now();
     complete(address, json!({"model": "reference", "prompt": "The", "max_tokens": 1}));
-    assert!(started.elapsed() < Duration::from_secs(3), "freed after {:?} of {working:?}", started.elapsed());
+    let freed = started.elapsed();
+    assert!(freed < whole / 2, "freed after {freed:?}, and all of it takes {whole:?}");
 }
 
 #[test]
