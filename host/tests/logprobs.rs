@@ -1,7 +1,7 @@
 //! `assayd logprobs` through the real binary, on the example models and, where it is there,
 //! on a family of models whose log-probabilities are known.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use std::path::{Path, PathBuf};
 

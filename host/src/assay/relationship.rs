@@ -129,3 +129,47 @@ fn behaviour(report: &Report) -> String {
         _ => "behaviour was not compared".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assay::AssayRequest;
+    use crate::assay::draft::Draft;
+    use crate::domain::modes::MODES;
+
+    fn lineage(relation: Relation, tensors_unmatched: u64) -> Option<Lineage> {
+        Some(Lineage {
+            relation,
+            reasons: Vec::new(),
+            tensors_compared: 9,
+            tensors_identical: 0,
+            max_excess_error: None,
+            worst_tensor: None,
+            tensors_unmatched,
+        })
+    }
+
+    #[test]
+    fn weights_speak_first_and_behaviour_only_where_they_leave_it_open() {
+        let [_, audit, _] = MODES;
+        let request = AssayRequest::new("candidate.gguf", Some("reference.gguf".into()));
+        let mut report = Draft::new(&request, &audit.params).report;
+        assert_eq!(relationship(&report).unwrap().label, Label::Unknown, "weights that were not compared");
+        let (same, different) = (Some(Decision::Same), Some(Decision::Different));
+        for (relation, decision, label) in [
+            (Relation::Identical, same, Label::Identical),
+            (Relation::SameWeights, same, Label::SameWithinNoise),
+            (Relation::SameWeights, different, Label::OtherSettings),
+            (Relation::Quantization, different, Label::HonestQuantisation),
+            (Relation::Derived, same, Label::FineTuneOrMerge),
+            (Relation::Unrelated, same, Label::Unrelated),
+            (Relation::Unknown, different, Label::Unknown),
+        ] {
+            report.lineage = lineage(relation, 3);
+            report.enhanced_diff.decision = decision;
+            assert_eq!(relationship(&report).unwrap().label, label, "{relation:?} {decision:?}");
+        }
+        report.model1 = None;
+        assert_eq!(relationship(&report), None);
+    }
+}

@@ -1,6 +1,7 @@
 //! What stands beside the verdict: rare differences, p-values whatever decides, the user's own prompts.
 
 use super::*;
+use crate::assay::transcript::leaves;
 
 /// A rare gross difference is named with its prompt, and the report says what could hide.
 #[test]
@@ -42,7 +43,12 @@ fn probes_change_nothing_but_their_own_part() {
     bench.request.probes = (0..20).map(|i| format!("{i} is the number of this prompt")).collect();
     let with = bench.run();
     assert_eq!((&without.records, &without.enhanced_diff), (&with.records, &with.enhanced_diff));
-    assert_eq!((without.final_decision, &without.provenance), (with.final_decision, &with.provenance));
+    assert_eq!(without.final_decision, with.final_decision);
+    // In the transcript they have leaves of their own, between the challenges and the closing one.
+    let (judged, all) = (leaves(&without).unwrap(), leaves(&with).unwrap());
+    let asked = judged.len() - 1;
+    assert_eq!(all.len(), judged.len() + 20);
+    assert_eq!(judged[..asked], all[..asked]);
     let probes = with.probes.unwrap();
     assert_eq!((probes.prompts, probes.failed, probes.results.len()), (20, 0, 20));
     let above = probes.results.iter().filter(|result| result.score > Some(0.05)).count() as u64;
