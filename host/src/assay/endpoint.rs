@@ -7,6 +7,7 @@
 use super::decision::{Agreement, HashChecks, Statistics};
 use super::draft::artifact_root;
 use super::halt::Halt;
+use super::participants::participants;
 use super::pipeline::{Assay, Inspect};
 use super::report::Role;
 use crate::domain::inspection::{Inspection, Status};
@@ -50,7 +51,7 @@ impl Assay<'_> {
         self.draft
             .note("security.tokenizer.compatible: an endpoint shows no tokenizer; its tokens were compared");
         self.draft.note("lineage: an endpoint shows no weights");
-        self.list_plugins();
+        self.draft.report.plugins = participants(&self.context.plugins, self.request);
         self.findings.hash_checks = self.hash_checks(None, &reference);
         if reference.status == Status::Reject {
             return Err(Halt::rejected(None, &reference));

@@ -24,6 +24,7 @@ mod hash_checks;
 pub mod hidden;
 pub mod judge;
 mod measure;
+mod participants;
 pub mod pipeline;
 pub mod probe;
 mod reference;

@@ -14,17 +14,16 @@ use super::draft::{Draft, artifact_root};
 use super::endpoint::Side;
 use super::events::{AssayEvent, Stage};
 use super::halt::Halt;
-use super::judge::{INTERVAL_DECIDER, Judge};
+use super::judge::Judge;
 use super::measure::measure;
-use super::report::{Challenges, Lineage, Report, ReportPlugin, Role};
+use super::participants::{participants, takes_part};
+use super::report::{Challenges, Lineage, Report, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
 use super::{band, hash_checks, probe};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
-use crate::domain::modes::{
-    DEFAULT_DECIDER, JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS,
-};
+use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::remote::{self, Endpoint};
@@ -134,23 +133,9 @@ fn prepare(request: &AssayRequest, plugins: &Arc<PluginSet>) {
     });
 }
 
-/// Whether a plugin can influence this assay's verdict or its report's numbers.
-fn takes_part(request: &AssayRequest, kind: PluginKind, id: &str) -> bool {
-    match kind {
-        PluginKind::Scorer => id == request.scorer,
-        PluginKind::Decider => {
-            // The band's bound is the default decider's, whoever judges within it.
-            let bounds = request.band == BandChoice::Auto && id == DEFAULT_DECIDER;
-            id == request.decider || id == INTERVAL_DECIDER || bounds
-        }
-        PluginKind::HashCheck => true,
-        PluginKind::Report => false,
-    }
-}
-
 pub(super) struct Assay<'a> {
     pub(super) request: &'a AssayRequest,
-    context: &'a AssayContext<'a>,
+    pub(super) context: &'a AssayContext<'a>,
     runner: &'a dyn Runner,
     params: DecisionParams,
     pub(super) draft: &'a mut Draft,
@@ -175,7 +160,7 @@ impl Assay<'_> {
         };
         self.findings.reference_structure = reference.as_ref().map(|inspection| inspection.status);
         self.compare_facts(reference.as_ref(), &candidate);
-        self.list_plugins();
+        self.draft.report.plugins = participants(&self.context.plugins, self.request);
         self.findings.hash_checks = self.hash_checks(reference.as_ref(), &candidate);
 
         let broken = |inspection: &Inspection| inspection.status == Status::Reject;
@@ -300,24 +285,6 @@ impl Assay<'_> {
             }
             Agreement::Match | Agreement::Observed => {}
         }
-    }
-
-    /// Lists every plugin that takes part, with its digest.
-    pub(super) fn list_plugins(&mut self) {
-        let records = self
-            .context
-            .plugins
-            .list()
-            .into_iter()
-            .filter(|record| takes_part(self.request, record.kind, &record.id));
-        self.draft.report.plugins = records
-            .map(|record| ReportPlugin {
-                id: record.id,
-                kind: record.kind.as_str().to_owned(),
-                version: record.version,
-                sha256: record.sha256,
-            })
-            .collect();
     }
 
     pub(super) fn hash_checks(
