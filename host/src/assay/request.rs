@@ -178,6 +178,7 @@ impl AssayRequest {
             ("--band auto", self.band == BandChoice::Auto),
             ("--adapter", self.adapter.is_some()),
             ("--exact", self.exact),
+            ("--hash-check", !self.hash_checks.is_empty()),
         ];
         match files.iter().find(|(_, asked)| *asked) {
             Some((name, _)) => {

@@ -86,6 +86,19 @@ fn what_an_endpoint_cannot_tell_is_refused_before_it_is_asked() {
         ),
         (vec!["verify", url, "--reference", reference, "--scorer", "delta-ce", "--exact"], "--exact"),
         (
+            vec![
+                "verify",
+                url,
+                "--reference",
+                reference,
+                "--scorer",
+                "delta-ce",
+                "--hash-check",
+                "root-pin={}",
+            ],
+            "--hash-check needs the candidate's files",
+        ),
+        (
             vec!["verify", "https://127.0.0.1:9/v1#m", "--reference", reference, "--scorer", "delta-ce"],
             "no TLS",
         ),

@@ -1,6 +1,7 @@
 //! What stands beside the verdict: rare differences, p-values whatever decides, the user's own prompts.
 
 use super::*;
+use crate::assay::events::Stage;
 use crate::assay::transcript::leaves;
 
 /// A rare gross difference is named with its prompt, and the report says what could hide.
@@ -57,4 +58,49 @@ fn probes_change_nothing_but_their_own_part() {
     let scored = |event: &&AssayEvent| matches!(event, AssayEvent::Scored { .. });
     let scored = bench.events.borrow().iter().filter(scored).count();
     assert_eq!(scored, 2 * with.records.len(), "a probe is no judged challenge, not even as an event");
+}
+
+/// Whether a file below `folder` holds one of these.
+fn holds(folder: &Path, needles: &[&[u8]]) -> bool {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).any(|path| {
+        if path.is_dir() {
+            return holds(&path, needles);
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        needles.iter().any(|needle| bytes.windows(needle.len()).any(|window| window == *needle))
+    })
+}
+
+/// Until every model is gone the key stands in no file, not in the half of a bundle and not in
+/// what is told; afterwards it does.
+#[test]
+fn the_key_is_nowhere_before_it_is_revealed() {
+    let mut bench = Bench::new(r#", "noise": 0.2, "noise_seed": 3"#);
+    let key: Vec<u8> = (0..32_u8).map(|i| i.wrapping_mul(37) ^ 0xa5).collect();
+    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    bench.request.key = Some(KeyText(text.clone()));
+    bench.request.probes = vec!["a prompt of my own".to_owned()];
+    let (folder, needles) = (bench.folder.path(), [&key[..16], &text.as_bytes()[..32]]);
+    let bundle = BundleWriter::create(&folder.join("a.bundle"), 1 << 30).unwrap();
+    let (looks, over) = (Cell::new(0), Cell::new(false));
+    let on_event = |event: AssayEvent| {
+        over.set(over.get() || matches!(event, AssayEvent::Stage { stage: Stage::Closing }));
+        if !over.get() {
+            looks.set(looks.get() + 1);
+            assert!(!format!("{event:?}").contains(&text[..32]), "{event:?}");
+            assert!(!holds(folder, &needles), "after {event:?}");
+        }
+    };
+    let context = AssayContext {
+        plugins: Arc::clone(&PLUGINS),
+        cache_dir: folder.join("cache"),
+        bundle: Some(&bundle),
+        cancel: Arc::default(),
+        on_event: &on_event,
+    };
+    let report = judge(&bench.request, &context, &bench.runner, &|role, path| bench.inspection(role, path));
+    assert!(over.get() && looks.get() > 20, "{} looks", looks.get());
+    assert_eq!(report.challenges.as_ref().unwrap().key_revealed.as_ref(), Some(&text));
+    bundle.finish(&report, &PLUGINS, None).unwrap();
+    assert!(holds(folder, &needles), "a bundle reveals it");
 }
