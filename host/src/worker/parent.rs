@@ -306,7 +306,7 @@ impl Worker {
     }
 
     /// Teacher-forced traces, handed over one by one in order; an item that cannot be scored
-    /// gives its reason instead. An item of [`Detail::Whole`] may come in several parts.
+    /// gives its reason instead. An item of [`crate::engine::Detail::Whole`] may come in several parts.
     pub fn score(
         &mut self,
         items: &[ScoreItem],
