@@ -22,7 +22,7 @@ use super::extract::{JsonBody, Nothing, Params};
 use super::reply::ApiError;
 use super::work::{BUSY_SECONDS, Pending, Task, Told, order, unexpected};
 use crate::domain::budget;
-use crate::measure::complete::{Ask, Choice, Prompt, Said};
+use crate::measure::complete::{Ask, Choice, Likely, Prompt, Said};
 
 pub const PATH: &str = "/v1/completions";
 
@@ -262,18 +262,19 @@ fn logprobs(choice: &Choice, ask: &Ask) -> Value {
     json!({"tokens": tokens, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets})
 }
 
+/// The token itself, and the `most` likely ones.
+fn shown(said: &Said, most: usize) -> impl Iterator<Item = &Likely> {
+    let (own, others) = said.likely.split_at(said.likely.len().min(1));
+    own.iter().chain(others.iter().filter(move |likely| likely.rank.is_some_and(|rank| rank <= most)))
+}
+
 /// The most likely tokens by their texts, and the actual one; of two with the same text the likelier.
 fn alternatives(said: &Said, most: usize) -> Value {
     if said.likely.is_empty() {
         return Value::Null;
     }
     let mut map: Map<String, Value> = Map::new();
-    let wanted = said
-        .likely
-        .iter()
-        .enumerate()
-        .filter(|(at, likely)| *at == 0 || likely.rank.is_some_and(|r| r <= most));
-    for (_, likely) in wanted {
+    for likely in shown(said, most) {
         let there = map.get(&likely.text).and_then(Value::as_f64);
         if there.is_none_or(|there| there < likely.logprob) {
             map.insert(likely.text.clone(), json!(likely.logprob));
@@ -288,9 +289,7 @@ fn prompt_logprobs(choice: &Choice, most: usize) -> Value {
         if said.likely.is_empty() {
             return Value::Null;
         }
-        let wanted =
-            said.likely.iter().enumerate().filter(|(at, l)| *at == 0 || l.rank.is_some_and(|r| r <= most));
-        let entries = wanted.map(|(_, likely)| {
+        let entries = shown(said, most).map(|likely| {
             let about = json!({"logprob": likely.logprob, "rank": likely.rank, "decoded_token": likely.text});
             (likely.token.to_string(), about)
         });

@@ -24,7 +24,7 @@ use crate::measure::complete::{self, Failure};
 use crate::store::Stamp;
 use crate::worker::{Ending, GiveUp, Policy, Worker, WorkerEnd, WorkerLimits, plan, stamps};
 
-/// How often a thread without orders looks whether an assay wants its turn.
+/// How often a model that nobody asks is looked at: whether an assay wants its turn.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A shorter context and fewer sequences at once still serve; the format of the cache would
@@ -79,7 +79,12 @@ pub fn start(config: &Config, turn: Arc<Turn>) -> Result<Orders, Problem> {
 impl Serving {
     fn work(mut self, queue: &Receiver<Order>) {
         loop {
-            match queue.recv_timeout(LOOK) {
+            // With nothing in memory there is nothing to give up for an assay.
+            let next = match self.loaded {
+                Some(_) => queue.recv_timeout(LOOK),
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match next {
                 Ok(order) if order.cancel.load(Ordering::Relaxed) => {}
                 Ok(order) => {
                     if let Err(error) = self.answer(&order) {

@@ -17,7 +17,7 @@ use super::transcript::transcript_root;
 use crate::digest::merkle_root;
 use crate::domain::inspection::Inspection;
 use crate::domain::modes::{CLIP_NATS, constants};
-use crate::domain::score::{DecisionParams, FinalDecision};
+use crate::domain::score::{DecisionParams, FinalDecision, complement};
 use crate::domain::{Sha256, budget};
 use crate::governor::admission::Guardrail;
 use crate::worker::{Plan, WorkerEnd, WorkerSummary};
@@ -50,7 +50,7 @@ impl Draft {
             seconds: 0.0,
             enhanced_diff: EnhancedDiff {
                 decision: None,
-                confidence: ((1.0 - params.alpha) * 1e12).round() / 1e12,
+                confidence: complement(params.alpha),
                 effect_size: None,
                 ci_lower: None,
                 ci_upper: None,

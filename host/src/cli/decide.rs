@@ -11,7 +11,7 @@ use super::screen;
 use crate::assay::claim::number;
 use crate::assay::judge::{replay, stopping_step};
 use crate::domain::modes::{DEFAULT_DECIDER, ModeName};
-use crate::domain::score::{Decision, DecisionParams, FinalDecision, Step};
+use crate::domain::score::{Decision, DecisionParams, FinalDecision, Step, complement};
 use crate::domain::{Problem, budget};
 use crate::plugin::PluginSet;
 
@@ -92,7 +92,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         decision: stop.map_or(Decision::Undecided, |step| step.decision),
         n: stop.map_or(scores.len() as u64, |step| step.n),
         decider: args.decider.clone(),
-        confidence: ((1.0 - params.alpha) * 1e12).round() / 1e12,
+        confidence: complement(params.alpha),
         gamma: params.gamma,
         delta: params.delta,
         n_max: params.n_max,
@@ -123,7 +123,7 @@ fn params_for(args: &Args, scores: u64) -> Result<DecisionParams, Problem> {
     }
     let base = args.mode.mode().params;
     let params = DecisionParams {
-        alpha: args.confidence.map_or(base.alpha, |c| ((1.0 - c) * 1e12).round() / 1e12),
+        alpha: args.confidence.map_or(base.alpha, complement),
         gamma: gamma(args).unwrap_or(base.gamma),
         delta: args.delta.unwrap_or(base.delta),
         n_max: scores.max(1),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
-use super::score::DecisionParams;
+use super::score::{DecisionParams, complement};
 use super::trace::{COARSE_BUCKETS, COARSE_TOP, FULL_VOCAB_LIMIT};
 
 /// Name of a row of [`MODES`].
@@ -198,8 +198,7 @@ impl DecisionParams {
     ) -> Result<Self, Problem> {
         let base = mode.mode().params;
         let params = Self {
-            // 1 - 0.99 is 0.010000000000000009: round away what the subtraction adds.
-            alpha: confidence.map_or(base.alpha, |c| ((1.0 - c) * 1e12).round() / 1e12),
+            alpha: confidence.map_or(base.alpha, complement),
             gamma: gamma.unwrap_or(base.gamma),
             delta: delta.unwrap_or(base.delta),
             n_max: n_max.unwrap_or(base.n_max),
@@ -299,7 +298,7 @@ pub struct ProvenMode {
 pub fn prove_modes() -> Result<[ProvenMode; 3], Problem> {
     let proven = MODES.map(|mode| ProvenMode {
         mode,
-        confidence: ((1.0 - mode.params.alpha) * 1e12).round() / 1e12,
+        confidence: complement(mode.params.alpha),
         fewest_for_same: fewest_for_same(mode.params.alpha, mode.params.delta),
         same_at: grid5_same_at(&mode.params),
         different_at: grid5_different_at(&mode.params),

@@ -73,6 +73,12 @@ pub struct Step {
     pub log_e_different: Option<f64>,
 }
 
+/// `1 - x`, from alpha to confidence and back, without what the subtraction adds: 1 - 0.99 is
+/// 0.010000000000000009.
+pub fn complement(x: f64) -> f64 {
+    ((1.0 - x) * 1e12).round() / 1e12
+}
+
 /// What a decider is asked to decide.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct DecisionParams {

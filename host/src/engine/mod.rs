@@ -20,9 +20,7 @@ pub mod remote;
 mod rows;
 pub mod scripted;
 pub mod softmax;
-mod text;
-
-pub use text::floor;
+pub mod text;
 
 /// Which runtime loads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -8,11 +8,11 @@
 use super::{EngineError, RunSpec};
 
 /// Tokens that are turned into text again with every new one, at least.
-const BEFORE: usize = 8;
+pub const BEFORE: usize = 8;
 /// ...and at most, if a character or the tokenizer lets them.
 const WINDOW: usize = 64;
 /// What bytes that are no character become.
-const BROKEN: char = '\u{fffd}';
+pub const BROKEN: char = '\u{fffd}';
 
 /// Turns token ids into text.
 pub(super) type Detokenize<'a> = &'a dyn Fn(&[u32]) -> Result<String, String>;

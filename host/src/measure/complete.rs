@@ -7,13 +7,9 @@
 
 use crate::domain::trace::{Distribution, Trace};
 use crate::engine::softmax::top_ids;
-use crate::engine::{Detail, RunSpec, ScoreItem, floor};
+use crate::engine::text::{BEFORE, BROKEN, floor};
+use crate::engine::{Detail, RunSpec, ScoreItem};
 use crate::worker::{Worker, WorkerEnd};
-
-/// Tokens before one that are turned into text together with it.
-const BEFORE: usize = 8;
-/// What bytes that are no character become.
-const BROKEN: char = '\u{fffd}';
 
 /// What is to be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::assay::report::{Record, Report, ReportPlugin, Role};
 use crate::assay::{closing, coverage, probe};
 use crate::challenge::{ChallengeSet, Key, Prompt, TEMPLATE_VERSION};
 use crate::domain::modes::CLIP_NATS;
-use crate::domain::score::{DecisionParams, FinalDecision};
+use crate::domain::score::{DecisionParams, FinalDecision, complement};
 use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256, budget};
 use crate::plugin::{Evidence, PluginSet, Scorer};
@@ -84,6 +84,9 @@ pub fn recompute(mut inputs: Inputs<'_>) -> Result<(Report, Vec<String>), Fault>
         // Without a comparison there is nothing else that could be in the transcript.
         other => {
             report.records.clear();
+            if report.band.is_some() {
+                demand(&mut report)?;
+            }
             other
         }
     };
@@ -141,7 +144,7 @@ fn compare(
     let stated = inputs.report;
     let diff = &stated.enhanced_diff;
     let mut params = DecisionParams {
-        alpha: ((1.0 - diff.confidence) * 1e12).round() / 1e12,
+        alpha: complement(diff.confidence),
         gamma: diff.gamma,
         delta: diff.delta,
         n_max: diff.n_max,
@@ -160,8 +163,8 @@ fn compare(
     let mut source = Source { order: Vec::new(), next: 0, seen: HashMap::new() };
     source.order = inputs.bundle.section(Section::Evidence).cloned().collect();
     let (key, set) = challenges(inputs, report)?;
-    calibrated(inputs, &mut source, &scorer, report, &key, &set)?;
-    demand(report);
+    calibrated(inputs, &mut source, &scorer, report, (&key, &set), (params.alpha, share))?;
+    demand(report)?;
     let asked = &report.enhanced_diff;
     (params.gamma, params.delta) = (asked.gamma, asked.delta);
     let (scorer_params, clip_nats) = (asked.scorer_params.clone(), asked.clip_nats);
@@ -248,10 +251,11 @@ fn compare(
 
 /// What the scorer was given, and the scale of its scores: from the band that was measured, or
 /// from the table. Anything else would be another demand than the claim's.
-fn demand(report: &mut Report) {
+fn demand(report: &mut Report) -> Result<(), Fault> {
     let diff = &mut report.enhanced_diff;
     match &mut report.band {
         Some(band) => {
+            band.digest = band.frozen()?;
             (diff.gamma, diff.delta, diff.clip_nats) = (band.gamma, band.delta, band.clip_nats);
             diff.scorer_params = band.scorer_params(&diff.scorer);
         }
@@ -261,6 +265,7 @@ fn demand(report: &mut Report) {
             diff.scorer_params.clear();
         }
     }
+    Ok(())
 }
 
 /// The band once more, from the traces of its challenges: the pilot's choose the clip, the others
@@ -270,8 +275,8 @@ fn calibrated(
     source: &mut Source,
     scorer: &Scorer,
     report: &mut Report,
-    key: &Key,
-    judging: &ChallengeSet,
+    (key, judging): (&Key, &ChallengeSet),
+    (alpha, share): (f64, f64),
 ) -> Result<(), Fault> {
     let mut records = std::mem::take(&mut report.calibration);
     let Some(stated) = report.band.take() else { return Ok(()) };
@@ -301,11 +306,17 @@ fn calibrated(
     let (pilot_records, rest_records) = records.split_at_mut(usize::try_from(pilot).unwrap_or(usize::MAX));
     let mut part = |records: &mut [Record], from: usize, clip: f64| -> Result<(), Fault> {
         let (params, mut prompts) = (band::scorer_params(id, clip), HashSet::new());
-        for (at, record) in (from..).zip(records) {
+        for (at, record) in (from..).zip(records.iter_mut()) {
             let Some(challenge) = set.challenges.get(at) else { continue };
             record.challenge = challenge.clone();
             again(inputs, source, (scorer, &params), &mut prompts, 1 + at, record)?;
             record.unjudge();
+        }
+        let asked = records.len() as u64;
+        let failed = records.iter().filter(|record| record.score.is_none()).count() as u64;
+        if failed > allowed_failures(asked, share) {
+            let what = format!("{failed} of {asked} calibration challenges failed, more than may");
+            return Err(at_leaf(inputs.leaves.first(), "\"band\"", &what).into());
         }
         Ok(())
     };
@@ -314,7 +325,6 @@ fn calibrated(
     part(rest_records, pilot_records.len(), clip_nats)?;
     let measured =
         Band { commitment: set.commitment, distinct, pilot, clip_nats, width: delta - gamma, ..stated };
-    let alpha = ((1.0 - report.enhanced_diff.confidence) * 1e12).round() / 1e12;
     let band = band::freeze(measured, inputs.plugins, alpha, rest_records)
         .map_err(|halt| at_leaf(inputs.leaves.first(), "\"band\"", &halt.error))?;
     (report.band, report.calibration) = (Some(band), records);

@@ -204,7 +204,7 @@ pub(super) fn compare(
             let Buffers { candidate, reference, work } = &mut *buffers;
             for (ours, theirs) in tiles(kind, candidate).zip(tiles(from, reference)) {
                 if same_type && ours == theirs {
-                    seen.equal(kind, TILE_WEIGHTS);
+                    seen.equal(kind, ours.len() as u64 / kind.block_bytes().max(1) * kind.block());
                 } else {
                     tile((kind, ours), (from, theirs), work, &mut seen);
                 }
