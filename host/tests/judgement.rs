@@ -7,15 +7,19 @@
 use std::path::{Path, PathBuf};
 
 use assayd::assay::judge::{replay, stopping_step};
+use assayd::domain::moments::Moments;
 use assayd::domain::score::{Decision, DecisionParams};
 use assayd::engine::QuantizeSpec;
 use assayd::model::gguf::{self, GgmlType};
 use assayd::plugin::PluginSet;
 use assayd::worker::{Worker, WorkerLimits};
 use place::{KEY, Place, beside, example};
+use random::Random;
 use serde_json::Value;
 
 mod place;
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod random;
 
 /// `verify` with the key of these tests.
 fn verify(place: &Place, candidate: &Path, reference: &Path, more: &[&str]) -> (i32, Value) {
@@ -230,6 +234,54 @@ fn labels_of_the_example_models_follow_their_weights() {
     ]);
     let screen = String::from_utf8(screen.stdout).unwrap();
     assert!(screen.contains("identical (advisory)") && screen.contains("not excluded"), "{screen}");
+}
+
+/// `source`, which is F32 throughout, with noise of a hundredth of each tensor's deviation.
+fn noised(place: &Place, source: &Path) -> PathBuf {
+    let mut bytes = std::fs::read(source).unwrap();
+    let header = gguf::read_strict(&bytes.as_slice()).unwrap();
+    let mut random = Random(5);
+    for tensor in &header.tensors {
+        assert_eq!(tensor.kind, GgmlType::F32);
+        let range = tensor.offset as usize..(tensor.offset + tensor.bytes) as usize;
+        let weights = bytes[range.clone()].chunks_exact(4);
+        let weights: Vec<f32> = weights.map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+        let spread = Moments::of(weights.iter().map(|&weight| f64::from(weight))).std().unwrap();
+        for (place, weight) in bytes[range].chunks_exact_mut(4).zip(weights) {
+            // Uniform with deviation 1.
+            let unit = (random.next() >> 11) as f64 / (1u64 << 53) as f64;
+            let noise = (unit - 0.5) * 12f64.sqrt() * 0.01 * spread;
+            place.copy_from_slice(&((f64::from(weight) + noise) as f32).to_le_bytes());
+        }
+    }
+    let target = place.path("noised.gguf");
+    std::fs::write(&target, bytes).unwrap();
+    target
+}
+
+/// A model is itself by any demand. One per cent of noise is below what the modes ask about, and
+/// said not to be the reference's weights; a demand that asks about so little finds it at once.
+#[test]
+fn a_hundredth_of_noise_is_found_by_who_asks_for_it_and_never_called_the_same_weights() {
+    let place = Place::new();
+    let reference = example("reference.gguf");
+    let noised = noised(&place, &reference);
+    let fine = ["--gamma", "0.004", "--delta", "0.05"];
+    let (code, report) = verify(&place, &example("copy.gguf"), &reference, &fine);
+    assert_eq!((code, &report["final_decision"]), (0, &"SAME".into()));
+    assert!(report["enhanced_diff"]["claim"].as_str().unwrap().contains("0.05"));
+    let (code, report) = verify(&place, &noised, &reference, &fine);
+    assert_eq!((code, &report["final_decision"]), (1, &"DIFFERENT".into()), "{}", report["enhanced_diff"]);
+    assert!(number(&report["enhanced_diff"]["n_effective"]) <= 30.0);
+    let (_, report) = verify(&place, &noised, &reference, &[]);
+    assert_eq!(report["relationship"]["label"], "fine-tune-or-merge");
+    assert_eq!(report["lineage"]["relation"], "derived");
+    let mean = number(&report["enhanced_diff"]["mean_diff"]);
+    let claimed = number(&report["enhanced_diff"]["delta"]);
+    assert!(
+        0.004 < mean && mean < claimed,
+        "{mean}: below the mode's {claimed}, so SAME would be true of it"
+    );
 }
 
 /// Behaviour cannot tell three steps of fine-tuning from rounding; the label can.

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::band::BandChoice;
-use super::bundle::BundleWriter;
 use super::closing;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
@@ -405,8 +404,6 @@ impl Assay<'_> {
         }
         let scorer_params = self.draft.report.enhanced_diff.scorer_params.clone();
         let mut retried = false;
-        let bundle = self.context.bundle;
-        let mark = bundle.map(BundleWriter::mark);
         let (statistics, judge) = loop {
             [reference, candidate] = self.plan([reference, candidate])?;
             let pair = Pair { reference: &reference, reference_root, candidate: &candidate, set: &set };
@@ -427,11 +424,6 @@ impl Assay<'_> {
             let step = Some(()).filter(|()| !retried && self.ended_for_memory());
             let Some(step) = step.and_then(|()| give_up(&mut both, GIVE_UP)) else { return Err(halt) };
             retried = true;
-            // What the first attempt measured was measured with other settings.
-            self.draft.report.records.clear();
-            if let (Some(bundle), Some(mark)) = (bundle, mark) {
-                bundle.rewind(mark);
-            }
             self.draft.report.remarks.push(format!("tried again with {step}, because: {}", halt.error));
             self.draft.report.memory.given_up.push(step);
             [reference, candidate] = both;
@@ -533,7 +525,8 @@ impl Assay<'_> {
         Ok(<[LoadSpec; N]>::try_from(plan.specs).unwrap_or(asked))
     }
 
-    /// Whether the last worker ended for memory, before anything was judged.
+    /// Whether the last worker ended for memory, before anything was judged: a second try after
+    /// a look at scores would be a second chance to err.
     fn ended_for_memory(&self) -> bool {
         let last = self.draft.report.workers.last();
         self.draft.report.records.is_empty()

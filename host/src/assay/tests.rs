@@ -11,123 +11,24 @@ use super::events::AssayEvent;
 use super::pipeline::judge;
 use super::report::{Measurement, Report, Role};
 use super::request::{AssayContext, AssayRequest, KeyText};
-use super::runner::{Runner, Session};
 use super::transcript_root;
 use crate::digest::sha256_parts;
-use crate::domain::inspection::{ArtifactKind, FileRecord, Inspection, Status};
+use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Inspection, Status, TensorDigest};
 use crate::domain::modes::{CLIP_NATS, ModeName};
 use crate::domain::score::{Decision, FinalDecision};
-use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256};
-use crate::engine::{EngineKind, LoadSpec, Model, ModelInfo, QuantizeSpec, ScoreItem};
 use crate::plugin::PluginSet;
-use crate::worker::{Ending, Plan, Progress, Stamp, WorkerEnd, WorkerMemory, WorkerSummary};
+use crate::worker::Ending;
 
+mod again;
 mod beside;
+mod calibration;
+mod in_process;
+
+use in_process::{InProcess, script};
 
 /// Compiled once for all tests.
 static PLUGINS: LazyLock<Arc<PluginSet>> = LazyLock::new(|| Arc::new(PluginSet::builtin().unwrap()));
-
-/// Runs scripted models in this process and watches what the pipeline does.
-#[derive(Default)]
-struct InProcess {
-    live: Rc<Cell<u32>>,
-    log: Rc<RefCell<Vec<String>>>,
-    /// The candidate refuses the challenge with this place among all it is asked.
-    refuse_nth: Option<usize>,
-    refused: Rc<Cell<usize>>,
-    /// Nothing may be loaded.
-    refuse_plan: bool,
-}
-
-struct Loaded {
-    model: Box<dyn Model>,
-    live: Rc<Cell<u32>>,
-    refuse_nth: Option<usize>,
-    asked: Rc<Cell<usize>>,
-}
-
-impl Runner for InProcess {
-    fn start(&self, spec: &LoadSpec, _: &mut dyn FnMut(Progress)) -> Result<Box<dyn Session>, WorkerEnd> {
-        let name = spec.paths[0].file_stem().unwrap().to_string_lossy().into_owned();
-        assert_eq!(self.live.get(), 0, "two models at a time: {name} starts");
-        self.log.borrow_mut().push(format!("load {name}"));
-        let spec = LoadSpec { engine: EngineKind::Scripted, ..spec.clone() };
-        let model = crate::engine::load(&spec, &mut |_| {}).map_err(|error| WorkerEnd {
-            ending: Ending::Refused,
-            detail: error.to_string(),
-            hint: None,
-        })?;
-        self.live.set(1);
-        let refuse_nth = self.refuse_nth.filter(|_| name == "candidate");
-        Ok(Box::new(Loaded {
-            model,
-            live: Rc::clone(&self.live),
-            refuse_nth,
-            asked: Rc::clone(&self.refused),
-        }))
-    }
-
-    fn quantize(&self, _: &QuantizeSpec) -> Result<(), WorkerEnd> {
-        panic!("scripts are not quantised");
-    }
-
-    fn plan(&self, _: &[LoadSpec], _: &[Stamp]) -> Result<Option<Plan>, WorkerEnd> {
-        if !self.refuse_plan {
-            return Ok(None);
-        }
-        Err(WorkerEnd { ending: Ending::Refused, detail: "not loaded: too large".to_owned(), hint: None })
-    }
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        self.live.set(0);
-    }
-}
-
-impl Session for Loaded {
-    fn info(&self) -> &ModelInfo {
-        self.model.info()
-    }
-
-    fn tokenize(&mut self, texts: &[String], add_special: bool) -> Result<Vec<Vec<u32>>, WorkerEnd> {
-        Ok(texts.iter().map(|text| self.model.tokenize(text, add_special).unwrap()).collect())
-    }
-
-    fn generate(&mut self, prompts: &[Vec<u32>], new_tokens: u32) -> Result<Vec<Vec<u32>>, WorkerEnd> {
-        Ok(self.model.generate(prompts, new_tokens, &mut |_| {}).unwrap())
-    }
-
-    fn score(
-        &mut self,
-        items: &[ScoreItem],
-        each: &mut dyn FnMut(usize, Result<Trace, String>),
-    ) -> Result<(), WorkerEnd> {
-        let (refuse, asked) = (self.refuse_nth, Rc::clone(&self.asked));
-        let done = self.model.score(items, &mut |i, trace| {
-            let nth = refuse.map(|_| asked.replace(asked.get() + 1));
-            each(
-                i,
-                if nth.is_some() && refuse == nth { Err("refused on purpose".to_owned()) } else { trace },
-            );
-            Ok(())
-        });
-        done.map_err(|error| WorkerEnd { ending: Ending::Crashed, detail: error.to_string(), hint: None })
-    }
-
-    fn finish(self: Box<Self>) -> WorkerSummary {
-        WorkerSummary {
-            ending: Ending::Ok,
-            load_seconds: 0.0,
-            peak_rss_anon_bytes: 1,
-            peak_rss_file_bytes: 1,
-            memory: WorkerMemory::default(),
-            changed: None,
-            peak_rss_bytes: None,
-        }
-    }
-}
 
 /// A folder with a reference and a candidate script, and everything an assay needs.
 struct Bench {
@@ -135,6 +36,7 @@ struct Bench {
     runner: InProcess,
     request: AssayRequest,
     tokenizers: [Option<Sha256>; 2],
+    tensors: Vec<TensorDigest>,
     context_length: Option<u64>,
     cancel: Arc<AtomicBool>,
     events: RefCell<Vec<AssayEvent>>,
@@ -145,8 +47,7 @@ impl Bench {
     fn new(difference: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, more: &str| {
-            let script = format!(r#"{{"schema": "assayd.scripted/1", "vocab": 64, "seed": 5{more}}}"#);
-            std::fs::write(folder.path().join(name), script).unwrap();
+            std::fs::write(folder.path().join(name), script(more)).unwrap();
         };
         write("reference.json", "");
         write("candidate.json", difference);
@@ -161,6 +62,7 @@ impl Bench {
             runner: InProcess::default(),
             request,
             tokenizers: [tokenizer; 2],
+            tensors: Vec::new(),
             context_length: None,
             cancel: Arc::default(),
             events: RefCell::default(),
@@ -183,7 +85,7 @@ impl Bench {
             tensors: None,
             files: vec![FileRecord { path: path.to_owned(), bytes: bytes.len() as u64, sha256: digest }],
             merkle_root: None,
-            digests: Default::default(),
+            digests: Digests { tensor_digests: self.tensors.clone(), ..Digests::default() },
             config_hash: digest,
             tokenizer_hash: self.tokenizers[usize::from(role == Role::Candidate)],
         })
