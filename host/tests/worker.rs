@@ -137,6 +137,10 @@ fn a_program_that_is_no_worker_is_believed_in_nothing() {
         let end = start(path.clone(), &limits).unwrap_err();
         assert_eq!(end.ending, ending, "{program}: {end}");
     }
+    // One that greets rightly and is of another version is not asked anything.
+    let program = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/worker/other-version.sh"));
+    let end = start(path, &WorkerLimits { program, ..limits() }).unwrap_err();
+    assert!(end.ending == Ending::Crashed && end.detail.contains("another version"), "{end}");
 }
 
 #[test]

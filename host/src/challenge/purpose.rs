@@ -81,6 +81,7 @@ mod tests {
         assert_eq!(prompts(&calibration).len(), 72);
         assert!(prompts(&calibration).is_disjoint(&prompts(&judging)));
         assert_ne!(calibration.commitment, judging.commitment);
+        assert_eq!(calibration.redraws, 0, "drawn under a label of their own, not only past the others");
         let (pilot, rest) = calibration.split_at(8);
         assert_eq!((pilot.challenges.len(), rest.challenges.len()), (8, 64));
         assert!(prompts(&pilot).is_disjoint(&prompts(&rest)));

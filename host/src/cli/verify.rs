@@ -39,11 +39,12 @@ use crate::store::atomic;
 
 An endpoint must tell log-probabilities of a prompt (vLLM's prompt_logprobs, or echo with logprobs) and offer
 /tokenize; its key is in ASSAYD_REMOTE_KEY, or in the file that ASSAYD_REMOTE_KEY_FILE names.
+ASSAYD_REMOTE_CA_FILE names certificates (PEM) of authorities to trust instead of the public ones.
 SAME claims that the mean clipped divergence is below delta, DIFFERENT that it is above gamma, each wrong with
 probability at most 1 - confidence; `assayd modes` prints what the modes demand.
 Exit codes: 0 SAME, 1 DIFFERENT, 3 UNDECIDED, 4 could not be judged, 2 usage.")]
 pub struct Args {
-    /// Model that is judged: files, or an endpoint (http://HOST:PORT/v1#MODEL, scored with --scorer delta-ce)
+    /// Model that is judged: files, or an endpoint (http[s]://HOST[:PORT]/v1#MODEL, scored with --scorer delta-ce)
     #[arg(value_name = "CANDIDATE")]
     pub candidate: PathBuf,
     /// Model that is trusted

@@ -267,6 +267,8 @@ pub const SERVED_IDLE: Duration = Duration::from_secs(300);
 pub const COMPLETION_PROMPTS: usize = 64;
 pub const COMPLETION_STOPS: usize = 4;
 pub const COMPLETION_STOP_BYTES: usize = 256;
+/// Bytes of a file of certificate authorities.
+pub const CA_FILE_BYTES: u64 = 1 << 20;
 /// Time for one answer of a remote endpoint, and bytes of it.
 pub const REMOTE_ANSWER: Duration = Duration::from_secs(60);
 pub const REMOTE_BODY_BYTES: u64 = 32 << 20;

@@ -1,7 +1,7 @@
 //! A model behind an endpoint: another assayd as the real peer, and a hostile one.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
@@ -19,14 +19,19 @@ fn run(dir: &Path, arguments: &[&str]) -> Output {
 
 /// Exit code and report of a verification of an endpoint against the reference.
 fn verify(dir: &Path, address: SocketAddr, model: &str, more: &[&str]) -> (i32, Value) {
+    verify_url(dir, &format!("http://{address}/v1#{model}"), more, &[])
+}
+
+pub fn verify_url(dir: &Path, url: &str, more: &[&str], environment: &[(&str, &Path)]) -> (i32, Value) {
     let reference = example("reference.gguf");
-    let url = format!("http://{address}/v1#{model}");
-    let mut arguments = vec!["verify", &url, "--reference", reference.to_str().unwrap(), "--json"];
+    let mut arguments = vec!["verify", url, "--reference", reference.to_str().unwrap(), "--json"];
     arguments.extend(more);
     if !more.contains(&"--scorer") {
         arguments.extend(["--scorer", "delta-ce"]);
     }
-    let output = run(dir, &arguments);
+    let mut command = command(dir);
+    command.env("ASSAYD_CACHE", dir.join("cache")).envs(environment.iter().copied()).args(&arguments);
+    let output = command.output().unwrap();
     let report = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code().unwrap(), report)
@@ -98,10 +103,6 @@ fn what_an_endpoint_cannot_tell_is_refused_before_it_is_asked() {
             ],
             "--hash-check needs the candidate's files",
         ),
-        (
-            vec!["verify", "https://127.0.0.1:9/v1#m", "--reference", reference, "--scorer", "delta-ce"],
-            "no TLS",
-        ),
     ] {
         let output = run(dir.path(), &arguments);
         let said =
@@ -162,7 +163,7 @@ impl Hostile {
 }
 
 /// Head and body of one request.
-fn request(stream: &mut TcpStream) -> (String, String) {
+fn request(stream: &mut impl Read) -> (String, String) {
     let mut bytes = Vec::new();
     let mut one = [0u8; 1];
     while !bytes.ends_with(b"\r\n\r\n") && stream.read(&mut one).unwrap_or(0) == 1 {
@@ -177,8 +178,8 @@ fn request(stream: &mut TcpStream) -> (String, String) {
     (head, String::from_utf8(body).unwrap())
 }
 
-fn serve(
-    mut stream: TcpStream,
+pub fn serve(
+    mut stream: impl Read + Write,
     real: SocketAddr,
     how: &str,
     (asked, keys): &(Arc<AtomicUsize>, Arc<AtomicUsize>),
@@ -241,6 +242,8 @@ fn serve(
     );
     let _ = stream.write_all(format!("{head}{answer}").as_bytes());
 }
+
+mod tls;
 
 #[test]
 fn a_hostile_endpoint_gives_an_error_and_never_a_number() {

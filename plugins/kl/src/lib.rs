@@ -89,8 +89,14 @@ mod tests {
         assert!((note(&score, "mean_kl_nats").unwrap() - kl / 2.0).abs() < 1e-7);
         assert!((note(&score, "max_kl_nats").unwrap() - kl).abs() < 1e-7);
         assert!((score.value - kl / 2.0 / 0.1).abs() < 1e-6);
-        // The other way round it is ln 2 * (0.25 * (1 + 1) - 0.25 * 1) = 0.25 ln 2 too, but
-        // with both rows differing the mean is above the clip and the score is one.
+        // Of the reference from the candidate, not the other way round: .7 ln 2.8 + .3 ln .4 and
+        // .25 ln (.25/.7) + .75 ln 2.5.
+        let steep: &[f64] = &[0.7, 0.1, 0.1, 0.1];
+        for (reference, candidate, kl) in [(steep, EVEN, 0.445_846_372), (EVEN, steep, 0.429_813_195)] {
+            let score = scored(trace(&[reference]), trace(&[candidate])).unwrap();
+            assert!((note(&score, "mean_kl_nats").unwrap() - kl).abs() < 1e-6, "{score:?}");
+        }
+        // With both rows differing the mean is above the clip and the score is one.
         let clipped = scored(trace(&[EVEN, EVEN]), trace(&[SKEW, SKEW])).unwrap();
         assert_eq!(clipped.value, 1.0);
         assert!((note(&clipped, "mean_kl_nats").unwrap() - kl).abs() < 1e-7, "notes are not clipped");

@@ -1,4 +1,4 @@
-//! Which endpoint, which model of it, and the key for it.
+//! Which endpoint, which model of it, the key for it, and who may vouch for it.
 //!
 //! Invariants: a key is never printed and never leaves but to the endpoint; the name is looked
 //! up before the worker is shut in, which may then talk to that one address and port.
@@ -9,12 +9,15 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use ureq::tls::{Certificate, PemItem, parse_pem};
 
 use crate::domain::{Problem, ProblemKind, budget};
 
 /// Names of the environment variables that hold the key, or the path of a file with it.
 const KEY: &str = "ASSAYD_REMOTE_KEY";
 const KEY_FILE: &str = "ASSAYD_REMOTE_KEY_FILE";
+/// And the path of a PEM file of the authorities to trust instead of the public ones.
+const CA_FILE: &str = "ASSAYD_REMOTE_CA_FILE";
 
 /// A secret; `Debug` withholds it.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,6 +39,8 @@ impl Secret {
 /// An OpenAI-compatible endpoint and a model that it serves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
+    /// Whether it is spoken to over TLS.
+    pub(super) tls: bool,
     /// `host:port`, as the user wrote it.
     pub(super) host: String,
     /// Path of the API, such as `/v1`; no slash at its end.
@@ -43,11 +48,20 @@ pub struct Endpoint {
     pub(super) model: String,
     pub(super) address: SocketAddr,
     pub(super) key: Option<Secret>,
+    /// Certificates in PEM of the authorities that may vouch for it; `None` for the public ones.
+    pub(super) authorities: Option<String>,
+}
+
+impl Endpoint {
+    /// Scheme and host, without a path.
+    pub(super) fn origin(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.host)
+    }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}#{}", self.host, self.path, self.model)
+        write!(f, "{}{}#{}", self.origin(), self.path, self.model)
     }
 }
 
@@ -60,27 +74,32 @@ pub fn is_url(name: &Path) -> bool {
 }
 
 impl Endpoint {
-    /// The endpoint that `http://HOST[:PORT]/PATH#MODEL` names, with the key of the environment.
+    /// The endpoint that `http[s]://HOST[:PORT]/PATH#MODEL` names, with the key and the authorities
+    /// of the environment.
     ///
     /// # Errors
-    /// Usage: not such an address, or https. Machine: the host has no address. The key's file
-    /// cannot be read.
+    /// Usage: not such an address; the file of the key or of the authorities cannot be read or
+    /// used. Machine: the host has no address.
     pub fn find(name: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problem> {
-        let form = "name it as http://HOST:PORT/v1#MODEL";
+        let form = "name it as https://HOST/v1#MODEL or http://HOST:PORT/v1#MODEL";
         let text = name.to_str().ok_or_else(|| Problem::usage("an address must be UTF-8").hint(form))?;
-        let (host, path, model) =
+        let (tls, host, path, model) =
             parts(text).map_err(|why| Problem::usage(format!("{text}: {why}")).hint(form))?;
         let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
             host.clone()
         } else {
-            format!("{host}:80")
+            format!("{host}:{}", if tls { 443 } else { 80 })
         };
         let found = with_port.to_socket_addrs().map_err(|error| error.to_string());
         let address = found.and_then(|mut all| all.next().ok_or_else(|| "it has no address".to_owned()));
         let address = address.map_err(|why| {
             Problem::machine(format!("{host}: {why}")).hint("check the name, and that the network is up")
         })?;
-        Ok(Self { host, path, model, address, key: key(env)? })
+        let (key, authorities) = (key(env)?, authorities(env)?);
+        if key.is_some() && !tls && !address.ip().is_loopback() {
+            tracing::warn!("the key goes to {host} unencrypted; name the endpoint by https if it speaks it");
+        }
+        Ok(Self { tls, host, path, model, address, key, authorities })
     }
 
     /// Where a worker for it may connect to.
@@ -89,14 +108,10 @@ impl Endpoint {
     }
 }
 
-/// Host, path and model of an address.
-fn parts(text: &str) -> Result<(String, String, String), &'static str> {
+/// Whether it is https, and host, path and model of an address.
+fn parts(text: &str) -> Result<(bool, String, String, String), &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or("not an address")?;
-    if scheme.eq_ignore_ascii_case("https") {
-        return Err(
-            "this build has no TLS; put a proxy on this machine in front of it that speaks http, such as ssh -L or stunnel",
-        );
-    }
+    let tls = scheme.eq_ignore_ascii_case("https");
     let (place, model) = rest.split_once('#').ok_or("it names no model")?;
     let (host, path) =
         place.split_once('/').map_or((place, String::new()), |(host, path)| (host, format!("/{path}")));
@@ -110,7 +125,7 @@ fn parts(text: &str) -> Result<(String, String, String), &'static str> {
     if model.is_empty() || model.chars().any(char::is_control) {
         return Err("it names no model");
     }
-    Ok((host.to_owned(), path.trim_end_matches('/').to_owned(), model.to_owned()))
+    Ok((tls, host.to_owned(), path.trim_end_matches('/').to_owned(), model.to_owned()))
 }
 
 /// The key of the environment, or of the file that it names.
@@ -120,17 +135,7 @@ fn key(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Secret>, Problem> 
             return Err(Problem::usage(format!("both {KEY} and {KEY_FILE} are set; unset one")));
         }
         (Some(key), None) => key,
-        (None, Some(path)) => {
-            let path = Path::new(&path);
-            let mut text = String::new();
-            let read = std::fs::File::open(path)
-                .and_then(|file| file.take(budget::API_KEY_BYTES).read_to_string(&mut text));
-            read.map_err(|error| Problem {
-                kind: ProblemKind::Usage,
-                ..Problem::io("read the endpoint's key", path, &error)
-            })?;
-            text
-        }
+        (None, Some(path)) => small_file("read the endpoint's key", &path, budget::API_KEY_BYTES)?,
         (None, None) => return Ok(None),
     };
     let key = text.trim();
@@ -138,6 +143,41 @@ fn key(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Secret>, Problem> 
         return Err(Problem::usage(format!("{KEY} or the file of {KEY_FILE} is no line of printable ASCII")));
     }
     Ok(Some(Secret(key.to_owned())))
+}
+
+/// The certificates in the file that the environment names.
+fn authorities(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, Problem> {
+    let Some(path) = env(CA_FILE) else { return Ok(None) };
+    let text =
+        small_file("read the authorities that may vouch for the endpoint", &path, budget::CA_FILE_BYTES)?;
+    match certificates(&text) {
+        Ok(list) if !list.is_empty() => Ok(Some(text)),
+        Ok(_) => Err("there is no certificate in it".to_owned()),
+        Err(why) => Err(why),
+    }
+    .map_err(|why| {
+        Problem::usage(format!("{CA_FILE}: {path}: {why}")).hint("it must hold certificates in PEM")
+    })
+}
+
+/// The certificates in a PEM text, in order; what else is in it does not count.
+pub(super) fn certificates(text: &str) -> Result<Vec<Certificate<'static>>, String> {
+    let found = parse_pem(text.as_bytes()).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(error.to_string())),
+    });
+    found.collect()
+}
+
+fn small_file(what: &str, path: &str, most: u64) -> Result<String, Problem> {
+    let path = Path::new(path);
+    let mut text = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(most).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Problem { kind: ProblemKind::Usage, ..Problem::io(what, path, &error) }),
+    }
 }
 
 #[cfg(test)]
@@ -154,8 +194,12 @@ mod tests {
         assert_eq!(found.to_string(), "http://127.0.0.1:8000/v1#a/b:c");
         assert_eq!((found.address().to_string(), found.path.as_str()), ("127.0.0.1:8000".to_owned(), "/v1"));
         assert_eq!(Endpoint::find(Path::new("http://127.0.0.1#m"), &none).unwrap().address().port(), 80);
+        let over_tls = Endpoint::find(Path::new("HTTPS://127.0.0.1/v1#m"), &none).unwrap();
+        assert_eq!(
+            (over_tls.address().port(), over_tls.to_string().as_str()),
+            (443, "https://127.0.0.1/v1#m")
+        );
         for (name, part) in [
-            ("https://127.0.0.1/v1#m", "no TLS"),
             ("http://127.0.0.1/v1", "names no model"),
             ("http://127.0.0.1/v1#", "names no model"),
             ("http://key@127.0.0.1/v1#m", "would end up in reports"),
@@ -186,7 +230,14 @@ mod tests {
         assert!(!format!("{found:?} {found}").contains("from-the-file"));
         assert!(Endpoint::find(url, &|_| Some("x".to_owned())).is_err(), "both");
         assert!(Endpoint::find(url, &|name| (name == KEY).then(|| "a b".to_owned())).is_err());
-        let missing = |name: &str| (name == KEY_FILE).then(|| "/none/of/it".to_owned());
-        assert_eq!(Endpoint::find(url, &missing).unwrap_err().exit_code(), 2);
+        for file in [KEY_FILE, CA_FILE] {
+            let missing = |name: &str| (name == file).then(|| "/none/of/it".to_owned());
+            assert_eq!(Endpoint::find(url, &missing).unwrap_err().exit_code(), 2, "{file}");
+        }
+        for broken in ["", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(&file, broken).unwrap();
+            let problem = Endpoint::find(url, &|name| (name == CA_FILE).then(|| path.clone())).unwrap_err();
+            assert!(problem.exit_code() == 2 && problem.message.contains(&path), "{problem}");
+        }
     }
 }

@@ -1,11 +1,19 @@
-//! Talking to the endpoint: bounded, with a few tries, over the one address that was looked up.
+//! Talking to the endpoint: bounded, with a few tries, over the one address that was looked up,
+//! and over TLS only with who can show to be its host.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use ureq::Agent;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::endpoint::{Endpoint, Secret};
+use super::endpoint::{Endpoint, Secret, certificates};
 use super::tick;
 use crate::domain::budget;
 use crate::engine::EngineError;
@@ -23,8 +31,7 @@ const COMPLAINT: usize = 300;
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
-    host: String,
-    /// Where the API is, and the server's own root, by address.
+    /// Where the API is, and the server's own root.
     api: String,
     root: String,
     pub(super) model: String,
@@ -38,7 +45,11 @@ struct Answer {
 }
 
 impl Client {
-    pub(super) fn new(endpoint: &Endpoint) -> Self {
+    pub(super) fn new(endpoint: &Endpoint) -> Result<Self, EngineError> {
+        let roots = match &endpoint.authorities {
+            Some(text) => RootCerts::Specific(Arc::new(certificates(text).map_err(EngineError::Request)?)),
+            None => RootCerts::WebPki,
+        };
         let config = Agent::config_builder()
             .timeout_global(Some(budget::REMOTE_ANSWER))
             .proxy(None)
@@ -46,17 +57,17 @@ impl Client {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .max_response_header_size(budget::HTTP_HEAD_BYTES)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
-        let at = format!("http://{}", endpoint.address);
-        Self {
-            agent: config.new_agent(),
+        let at = endpoint.origin();
+        Ok(Self {
+            agent: Agent::with_parts(config, DefaultConnector::new(), LookedUp(endpoint.address)),
             endpoint: endpoint.to_string(),
-            host: endpoint.host.clone(),
             root: format!("{at}{}", endpoint.path.strip_suffix("/v1").unwrap_or(&endpoint.path)),
             api: format!("{at}{}", endpoint.path),
             model: endpoint.model.clone(),
             key: endpoint.key.clone(),
-        }
+        })
     }
 
     /// Whether the endpoint has the model; what it says of it besides.
@@ -147,6 +158,16 @@ impl Client {
                         "the endpoint's answer is larger than {most} bytes"
                     )));
                 }
+                // Nor does who it is change by asking again.
+                Err(error) if is_distrust(&error) => {
+                    return Err(EngineError::Load {
+                        path: self.endpoint.clone(),
+                        reason: format!(
+                            "there is no trusted connection to it: {error}; ASSAYD_REMOTE_CA_FILE names the \
+                             certificates of authorities of your own"
+                        ),
+                    });
+                }
                 Err(error) => last = error.to_string(),
             }
         }
@@ -158,14 +179,14 @@ impl Client {
         let key = self.key.as_ref().map(|key| format!("Bearer {}", key.reveal()));
         let mut response = match body {
             Some(body) => {
-                let mut request = self.agent.post(url).header("Host", &self.host);
+                let mut request = self.agent.post(url);
                 if let Some(key) = &key {
                     request = request.header("Authorization", key);
                 }
                 request.header("Content-Type", "application/json").send(body.to_string())?
             }
             None => {
-                let mut request = self.agent.get(url).header("Host", &self.host);
+                let mut request = self.agent.get(url);
                 if let Some(key) = &key {
                     request = request.header("Authorization", key);
                 }
@@ -177,6 +198,27 @@ impl Client {
         let wait = wait.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
         let body = response.body_mut().with_config().limit(budget::REMOTE_BODY_BYTES).read_to_string()?;
         Ok((Answer { status, body }, wait))
+    }
+}
+
+/// The one address that the worker may connect to, whatever a name would be looked up as now.
+#[derive(Debug)]
+struct LookedUp(SocketAddr);
+
+impl Resolver for LookedUp {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(self.0);
+        Ok(addresses)
+    }
+}
+
+/// Whether TLS failed for what the other side is or shows, and not for the line to it.
+fn is_distrust(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => true,
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
     }
 }
 

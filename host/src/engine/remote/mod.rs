@@ -4,7 +4,7 @@
 //! most likely one. That is all that its traces hold; nothing is filled in. Invariants: token
 //! ids are sent, never text; everything that comes back is bounded and checked, and what is
 //! not valid fails its item with the reason; an endpoint that goes away is
-//! [`EngineError::Lost`] after a few tries. Deliberately absent: generation, TLS, redirects.
+//! [`EngineError::Lost`] after a few tries. Deliberately absent: generation, redirects.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,7 +57,7 @@ impl RemoteModel {
         let Some(endpoint) = &spec.remote else {
             return Err(EngineError::Request("a remote model needs an endpoint".to_owned()));
         };
-        let client = Client::new(endpoint);
+        let client = Client::new(endpoint)?;
         let build = client.find_model()?;
         let info = ModelInfo {
             vocab: UNKNOWN_VOCAB,
