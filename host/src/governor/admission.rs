@@ -1,10 +1,11 @@
 //! Who may load, and how much memory there is to hand out.
 //!
 //! Invariants: the sum of what was promised never exceeds the budget, unless somebody insisted;
-//! two loads never overlap in one process; after an end, the next load waits until the memory
+//! two loads never overlap, not even those of two processes of one user; after an end, the next load waits until the memory
 //! is really back, for a bounded time. A refusal names the numbers and the limit that decides.
 //! Deliberately absent: models; a job is two numbers of bytes here.
 
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
 use super::memory::{MachineMemory, machine_memory};
+use super::turn::{self, Turn};
 use crate::domain::budget;
 use crate::domain::size::ByteSize;
 
@@ -222,10 +224,12 @@ struct State {
 pub struct Admission {
     state: Mutex<State>,
     changed: Condvar,
+    /// The file by which desks of several processes take turns, if they do.
+    turns: Option<fn() -> PathBuf>,
 }
 
 /// The desk of this process.
-pub static ADMISSION: Admission = Admission::new();
+pub static ADMISSION: Admission = Admission::new(Some(turn::of_this_user));
 
 /// What the desk is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,9 +240,10 @@ pub struct AdmissionNow {
 }
 
 impl Admission {
-    pub const fn new() -> Self {
+    /// A desk that takes turns by the file that `turns` names, or knows of no other.
+    pub const fn new(turns: Option<fn() -> PathBuf>) -> Self {
         let state = State { promised: 0, jobs: 0, loading: false, expected: None };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(state), changed: Condvar::new(), turns }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -264,13 +269,16 @@ impl Admission {
     ) -> Result<Ticket<'_>, Option<Refusal>> {
         let needed = guardrail.needed_bytes(demand);
         let mut state = self.state();
-        loop {
+        let turn = loop {
             if cancelled() {
                 return Err(None);
             }
-            if !state.loading && !self.must_settle(&mut state) {
+            if !state.loading
+                && !self.must_settle(&mut state)
+                && let Some(turn) = self.turn()
+            {
                 match check(demand, room(state.promised), guardrail) {
-                    Ok(()) => break,
+                    Ok(()) => break turn,
                     Err(refusal) if state.jobs == 0 => return Err(Some(refusal)),
                     // A running job will end and make room.
                     Err(_) => {}
@@ -278,7 +286,7 @@ impl Admission {
             }
             let waited = self.changed.wait_timeout(state, PAUSE);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        };
         state.loading = true;
         state.jobs += 1;
         state.promised = state.promised.saturating_add(needed);
@@ -286,10 +294,15 @@ impl Admission {
         Ok(Ticket {
             desk: self,
             promised: needed,
-            loading: true,
+            loading: Some(turn),
             available_before: before,
             held: demand.held_bytes,
         })
+    }
+
+    /// The turn to load; `None` while another process has it.
+    fn turn(&self) -> Option<Turn> {
+        self.turns.map_or(Some(Turn::free()), |file| Turn::try_take(&file()))
     }
 
     /// Whether memory of the last job is still on its way back.
@@ -306,7 +319,7 @@ impl Admission {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self::new()
+        Self::new(None)
     }
 }
 
@@ -319,7 +332,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Ticket<'desk> {
     desk: &'desk Admission,
     promised: u64,
-    loading: bool,
+    /// Until it is loaded.
+    loading: Option<Turn>,
     available_before: u64,
     held: u64,
 }
@@ -327,8 +341,7 @@ pub struct Ticket<'desk> {
 impl Ticket<'_> {
     /// The load is over: the next one may begin.
     pub fn loaded(&mut self) {
-        if self.loading {
-            self.loading = false;
+        if self.loading.take().is_some() {
             self.desk.state().loading = false;
             self.desk.changed.notify_all();
         }
@@ -340,7 +353,7 @@ impl Drop for Ticket<'_> {
         let mut state = self.desk.state();
         state.promised = state.promised.saturating_sub(self.promised);
         state.jobs = state.jobs.saturating_sub(1);
-        if self.loading {
+        if self.loading.take().is_some() {
             state.loading = false;
         }
         // Of a small job nothing is noticed; of a large one three quarters, since other programs
@@ -417,7 +430,7 @@ mod tests {
 
     #[test]
     fn two_loads_never_overlap_and_promises_stay_within_the_budget() {
-        static DESK: Admission = Admission::new();
+        static DESK: Admission = Admission::new(None);
         static LOADING: AtomicUsize = AtomicUsize::new(0);
         static RUNNING: AtomicUsize = AtomicUsize::new(0);
         let threads: Vec<_> = (0..6)
@@ -443,9 +456,35 @@ mod tests {
         assert_eq!(DESK.now(), AdmissionNow { promised_bytes: 0, jobs: 0, loading: false });
     }
 
+    /// Two desks stand for two processes.
+    #[test]
+    fn desks_that_share_a_file_load_one_after_the_other() {
+        fn file() -> PathBuf {
+            std::env::temp_dir().join(format!("assayd-turns-{}", std::process::id()))
+        }
+        let desks = [(); 2].map(|()| Admission::new(Some(file)));
+        let room = |_| Budget { bytes: 100 * MIB, limiting: Limiting::MaxMemory };
+        let ask = |desk: usize, patience: u32| {
+            let asked = std::cell::Cell::new(0);
+            let cancelled = || asked.replace(asked.get() + 1) >= patience;
+            desks[desk].ask(demand(1, 0), Guardrail::Off, &room, &cancelled)
+        };
+        // A process that is just being started beside us holds copies of our files for a moment.
+        const LONG: u32 = 500;
+        let mut first = ask(0, LONG).unwrap();
+        assert!(ask(1, 3).unwrap_err().is_none(), "the first is loading");
+        assert!(!desks[1].now().loading && desks[1].now().jobs == 0);
+        first.loaded();
+        let second = ask(1, LONG).unwrap();
+        assert!(ask(0, 3).unwrap_err().is_none(), "the second is loading");
+        drop(second);
+        drop(ask(0, LONG).unwrap());
+        std::fs::remove_file(file()).unwrap();
+    }
+
     #[test]
     fn what_never_fits_is_refused_and_waiting_can_be_cancelled() {
-        let desk = Admission::new();
+        let desk = Admission::new(None);
         let room = |_| Budget { bytes: 100 * MIB, limiting: Limiting::MaxMemory };
         let refused = desk.ask(demand(500, 0), Guardrail::Balanced, &room, &|| false).unwrap_err();
         assert_eq!(refused.unwrap().budget.limiting, Limiting::MaxMemory);

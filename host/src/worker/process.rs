@@ -37,6 +37,9 @@ pub(super) struct Guarded {
     pub(super) stamps: Vec<Stamp>,
 }
 
+/// What a worker gets of the environment: where its libraries are, and which devices it may use.
+const PASSED_ON: [&str; 4] =
+    ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES"];
 /// How long a worker may take to exit after it said it is done.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
 /// How long its last words may take to arrive.
@@ -69,7 +72,7 @@ impl Guarded {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        for name in ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"] {
+        for name in PASSED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
