@@ -7,7 +7,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # One cargo profile for everything: each further profile would compile llama.cpp again.
 CARGO_FLAGS := --release --locked
 
-.PHONY: help setup build demo test test-long bench lint models fuzz
+.PHONY: help setup build demo test test-long test-accelerator bench lint models fuzz
 
 # For `make fuzz`: how long each target runs.
 FUZZ_SECONDS ?= 300
@@ -30,6 +30,10 @@ test: setup ## Run every test but the long ones
 
 test-long: setup ## The runs that take minutes and are left out of `make test`
 	cargo test $(CARGO_FLAGS) --workspace -- --ignored
+
+# BACKENDS: a folder with libggml-cpu-*.so and a back end for another device, of the same llama.cpp.
+test-accelerator: setup ## The tests on a second device: make test-accelerator BACKENDS=folder
+	ASSAYD_TEST_BACKENDS="$(abspath $(BACKENDS))" cargo test $(CARGO_FLAGS) -p assayd --test accelerator -- --ignored
 
 bench: build ## Challenges to a verdict, the plugins' share of the time, speed of digests, headers and scoring beside others
 	cargo test $(CARGO_FLAGS) -p assayd --test queries -- --ignored --nocapture

@@ -65,6 +65,9 @@ pub struct NewAssay {
     pub hash_checks: BTreeMap<String, Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// Layers of both models on an accelerator; -1 for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_layers: Option<i32>,
     /// Challenge key in hexadecimal; a fresh random one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

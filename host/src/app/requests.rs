@@ -66,6 +66,7 @@ impl Supervisor {
             reference: reference.as_deref().map(text).transpose()?,
             mode: request.mode.or(Some(self.config.mode)),
             threads: request.threads.or(self.config.threads),
+            gpu_layers: request.gpu_layers.or(self.config.gpu_layers),
             max_memory_bytes: request.max_memory_bytes.or(self.config.max_memory.map(|size| size.0)),
             min_free_bytes: request.min_free_bytes.or(self.config.min_free.map(|size| size.0)),
             guardrail: request.guardrail.or(self.config.guardrail),

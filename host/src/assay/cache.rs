@@ -30,6 +30,8 @@ pub struct CacheKey {
     pub context: u32,
     pub parallel: u32,
     pub threads: u32,
+    pub gpu_layers: i32,
+    pub cpu_experts: u32,
     pub positions: u32,
     /// Whether whole distributions are kept whatever the vocabulary.
     pub exact: bool,
@@ -223,6 +225,8 @@ mod tests {
             context: 512,
             parallel,
             threads: 2,
+            gpu_layers: 0,
+            cpu_experts: 0,
             positions: 64,
             exact: false,
             assayd_version: "0",

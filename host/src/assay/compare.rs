@@ -88,6 +88,8 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             context: pair.reference.context,
             parallel: pair.reference.parallel,
             threads: pair.reference.threads,
+            gpu_layers: pair.reference.gpu_layers,
+            cpu_experts: pair.reference.cpu_experts,
             positions: SCORED_POSITIONS,
             exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),

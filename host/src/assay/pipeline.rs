@@ -539,6 +539,7 @@ impl Assay<'_> {
         let (adapter, paths) = paths.into_iter().partition(|path| self.adapter.contains(path));
         let mut spec = LoadSpec::judged(engine, paths, context, threads);
         spec.parallel = JUDGED_PARALLEL;
+        (spec.gpu_layers, spec.cpu_experts) = (self.request.gpu_layers, self.request.cpu_experts);
         spec.adapter = adapter;
         Ok(spec)
     }

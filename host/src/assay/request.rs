@@ -82,6 +82,12 @@ pub struct AssayRequest {
     /// Threads of a worker; if not given, what the engine finds best for the reference.
     #[serde(default)]
     pub threads: Option<u32>,
+    /// Layers of both models on an accelerator; -1 for all.
+    #[serde(default)]
+    pub gpu_layers: i32,
+    /// Layers, from the first on, whose experts stay on the CPU all the same.
+    #[serde(default)]
+    pub cpu_experts: u32,
     /// Most memory of a worker, in bytes.
     #[serde(default)]
     pub max_memory_bytes: Option<u64>,
@@ -130,6 +136,8 @@ impl AssayRequest {
             probes: Vec::new(),
             hash_checks: BTreeMap::new(),
             threads: None,
+            gpu_layers: 0,
+            cpu_experts: 0,
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::experts::ExpertArgs;
+use super::placement::PlacementArgs;
 use super::screen::{self, Bar};
 use crate::domain::{Problem, size::ByteSize};
 use crate::engine::KvType;
@@ -41,11 +41,8 @@ pub struct Args {
     /// Number format of the key-value cache; llama-bench's default
     #[arg(long, value_enum, default_value = "f16")]
     kv_type: KvType,
-    /// Layers on an accelerator; -1 for all
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    gpu_layers: i32,
     #[command(flatten)]
-    experts: ExpertArgs,
+    placement: PlacementArgs,
     /// Most memory of a worker, such as 8GiB; one that takes more is ended
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<ByteSize>,
@@ -66,8 +63,8 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         context: args.ctx,
         threads: args.threads,
         kv_type: args.kv_type,
-        gpu_layers: args.gpu_layers,
-        cpu_experts: args.experts.layers(),
+        gpu_layers: args.placement.gpu_layers,
+        cpu_experts: args.placement.cpu_experts(),
         limits: WorkerLimits { memory_bytes: args.max_memory.map(|size| size.0), ..WorkerLimits::default() },
     };
     let bar = Bar::new("starting");

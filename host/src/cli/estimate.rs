@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use super::experts::ExpertArgs;
+use super::placement::PlacementArgs;
 use super::screen;
 use crate::domain::Problem;
 use crate::domain::footprint::Footprint;
@@ -44,11 +44,8 @@ pub struct Args {
     /// Threads [default: all cores, one for a small model]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Layers on an accelerator; -1 for all
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    gpu_layers: i32,
     #[command(flatten)]
-    experts: ExpertArgs,
+    placement: PlacementArgs,
     /// Most memory of a worker, such as 8GiB
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<ByteSize>,
@@ -155,8 +152,8 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let spec = LoadSpec {
         kv_type: args.kv_type,
         parallel: args.parallel,
-        gpu_layers: args.gpu_layers,
-        cpu_experts: args.experts.layers(),
+        gpu_layers: args.placement.gpu_layers,
+        cpu_experts: args.placement.cpu_experts(),
         ..LoadSpec::judged(
             engine,
             paths,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::placement::PlacementArgs;
 use super::screen::{self, Bar};
 use crate::domain::{Problem, budget};
 use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem, remote};
@@ -39,6 +40,8 @@ pub struct Args {
     /// Threads [default: all cores, one for a small model]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+    #[command(flatten)]
+    placement: PlacementArgs,
     /// Do not repack weights for this CPU: slower, and the same numbers on every machine of its kind
     #[arg(long)]
     portable: bool,
@@ -131,9 +134,9 @@ pub fn read_tokens(path: &Path, from: u32) -> Result<Vec<Vec<u32>>, Problem> {
 /// What is loaded, and how: files, or a model behind an endpoint.
 fn spec(args: &Args, context: u32) -> Result<LoadSpec, Problem> {
     if remote::is_url(&args.model) {
-        if args.adapter.is_some() || args.kv_type != KvType::default() {
+        if args.adapter.is_some() || args.kv_type != KvType::default() || args.placement.gpu_layers != 0 {
             return Err(Problem::usage(
-                "--adapter and --kv-type are for files, and the model is an endpoint",
+                "--adapter, --kv-type and --gpu-layers are for files, and the model is an endpoint",
             ));
         }
         let endpoint = remote::Endpoint::find(&args.model, &|name| std::env::var(name).ok())?;
@@ -148,12 +151,12 @@ fn spec(args: &Args, context: u32) -> Result<LoadSpec, Problem> {
         None => Vec::new(),
     };
     let threads = args.threads.unwrap_or_else(|| engine::default_threads(&inspection));
-    Ok(LoadSpec {
+    Ok(args.placement.place(LoadSpec {
         kv_type: args.kv_type,
         extra_buffers: !args.portable,
         adapter,
         ..LoadSpec::judged(engine, paths, context, threads)
-    })
+    }))
 }
 
 pub fn run(args: &Args) -> Result<u8, Problem> {

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 
 use super::keys::SigningArgs;
+use super::placement::PlacementArgs;
 use super::screen;
 use super::verify_screen::{Progress, result};
 use crate::assay::band::BandChoice;
@@ -111,6 +112,8 @@ pub struct Args {
     /// Threads of a worker [default: all cores, one for a small model]
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+    #[command(flatten)]
+    placement: PlacementArgs,
     /// Write the report; FORMAT is json or a report plugin such as html, markdown or card
     #[arg(long, value_name = "FORMAT=PATH")]
     pub report: Vec<String>,
@@ -204,6 +207,8 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         probes: args.probe.as_deref().map(probes).transpose()?.unwrap_or_default(),
         hash_checks: hash_checks(&args.hash_check)?,
         threads: args.threads,
+        gpu_layers: args.placement.gpu_layers,
+        cpu_experts: args.placement.cpu_experts(),
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
         force: args.force,

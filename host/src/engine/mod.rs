@@ -126,6 +126,8 @@ pub struct ModelInfo {
     pub description: String,
     pub size_bytes: u64,
     pub parameters: u64,
+    /// Devices beside the CPU that it could be placed on.
+    pub accelerators: u32,
     pub engine: EngineInfo,
 }
 

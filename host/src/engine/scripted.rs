@@ -153,6 +153,7 @@ impl ScriptedModel {
             description: ["scripted"].into_iter().chain(escaped).collect::<Vec<_>>().join("; "),
             size_bytes: text.len() as u64,
             parameters: 0,
+            accelerators: 0,
             engine: EngineInfo {
                 name: "scripted".to_owned(),
                 version: "1".to_owned(),

@@ -14,7 +14,6 @@ use super::prompts::{prompts, text};
 use crate::domain::moments::rate_lower_bound;
 use crate::domain::{Problem, budget};
 use crate::engine::{EngineInfo, LoadSpec, RunRecord, RunSpec, default_threads, engine_for};
-use crate::governor::Machine;
 use crate::model::{InspectOptions, inspect};
 use crate::worker::{Worker, WorkerLimits};
 
@@ -266,7 +265,7 @@ impl<'a> Examination<'a> {
 
     fn devices(&mut self) -> Result<(), Problem> {
         let own = Setting::Word(self.engine.device.clone());
-        if Machine::read().gpus.is_empty() || self.spec.gpu_layers != 0 {
+        if self.worker.info().accelerators == 0 || self.spec.gpu_layers != 0 {
             self.not_varied("device", vec![own], "there is no other device here");
             return Ok(());
         }

@@ -504,6 +504,7 @@ fn no_model() -> ModelInfo {
         description: String::new(),
         size_bytes: 0,
         parameters: 0,
+        accelerators: 0,
         engine: crate::engine::EngineInfo {
             name: String::new(),
             version: String::new(),

@@ -237,7 +237,15 @@ impl Guarded {
                 let why = (signal == Signal::BUS.as_raw()).then(|| difference(&self.stamps)).flatten();
                 let why = why.map(|why| format!(": {why}")).unwrap_or_default();
                 let name = signal_name(signal);
-                WorkerEnd::new(Ending::Crashed, format!("signal {signal} ({name}){why}{text}"))
+                let mut end = WorkerEnd::new(Ending::Crashed, format!("signal {signal} ({name}){why}{text}"));
+                // A driver that is refused memory may not look at what it got.
+                if self.data_limited && self.watch.peak_held() >= limit.0 / 4 * 3 {
+                    end.hint = Some(format!(
+                        "it held {} of the {limit} it may have, so it may have been refused more; raise --max-memory",
+                        ByteSize(self.watch.peak_held())
+                    ));
+                }
+                end
             }
             Some((None, Some(code))) => WorkerEnd::new(Ending::Crashed, format!("exit code {code}{text}")),
             Some((None, None)) | None => WorkerEnd::new(Ending::Crashed, format!("unknown cause{text}")),

@@ -44,6 +44,9 @@ pub struct ConfigFile {
     /// Threads of a worker. Default: the cores that this process may use.
     #[schemars(with = "Option<u32>", range(min = 1, max = 1024))]
     pub threads: Option<Threads>,
+    /// Layers of judged models on an accelerator, -1 for all. Default: 0.
+    #[schemars(with = "Option<i32>", range(min = -1, max = 10000))]
+    pub gpu_layers: Option<GpuLayers>,
     /// Memory that a worker may take, such as `"8GiB"`. Default: what is free.
     #[schemars(with = "Option<SizeText>")]
     pub max_memory: Option<ByteSize>,
@@ -197,6 +200,7 @@ macro_rules! bounded {
 bounded!(SettleSeconds, f64, 0.1..=3600.0);
 bounded!(RescanSeconds, f64, 1.0..=86400.0);
 bounded!(Threads, u32, 1..=1024);
+bounded!(GpuLayers, i32, -1..=10000);
 
 /// The published JSON schema of the configuration file.
 pub fn schema() -> String {

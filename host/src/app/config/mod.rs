@@ -41,6 +41,7 @@ pub struct Config {
     /// Whether what is compared with nothing is run and measured.
     pub measure: bool,
     pub threads: Option<u32>,
+    pub gpu_layers: Option<i32>,
     pub max_memory: Option<ByteSize>,
     /// Memory that must stay free on the machine.
     pub min_free: Option<ByteSize>,

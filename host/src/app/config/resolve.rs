@@ -81,6 +81,7 @@ pub fn load(overrides: &Overrides, env: Env<'_>) -> Result<Config, Problem> {
         mode: file.mode.unwrap_or_default(),
         measure: file.measure.unwrap_or(true),
         threads: file.threads.map(|threads| threads.0),
+        gpu_layers: file.gpu_layers.map(|layers| layers.0),
         max_memory: file.max_memory,
         min_free: file.min_free,
         guardrail: file.guardrail,

@@ -67,7 +67,7 @@ fn the_file_counts_where_the_command_line_is_silent() {
     let file = root.join("etc/c.toml");
     std::fs::write(
         &file,
-        "models = [\"in\", \"in/../in\"]\nlisten = \"localhost:0\"\nstate = \"st\"\nsettle_seconds = 1\nthreads = 3\n\
+        "models = [\"in\", \"in/../in\"]\nlisten = \"localhost:0\"\nstate = \"st\"\nsettle_seconds = 1\nthreads = 3\ngpu_layers = -1\n\
          max_memory = \"2GiB\"\nmode = \"quick\"\n[[rule]]\nmatch = \"*.gguf\"\nreference = \"refs/base.gguf\"\n",
     )
     .unwrap();
@@ -75,7 +75,8 @@ fn the_file_counts_where_the_command_line_is_silent() {
     let config = load(&named, &home(&root)).unwrap();
     assert_eq!(config.models, [root.join("etc/in")]);
     assert_eq!(config.state, root.join("etc/st"));
-    assert_eq!((config.threads, config.max_memory), (Some(3), Some(ByteSize(2 << 30))));
+    assert_eq!((config.threads, config.gpu_layers), (Some(3), Some(-1)));
+    assert_eq!(config.max_memory, Some(ByteSize(2 << 30)));
     assert_eq!(config.rules.references().collect::<Vec<_>>(), [root.join("etc/refs/base.gguf")]);
     let over = Overrides {
         models: vec![root.join("other")],

@@ -183,6 +183,7 @@ impl CandleModel {
             description: format!("{} {} layers", config.model_type, config.layers),
             size_bytes,
             parameters,
+            accelerators: 0,
             engine: engine_info(),
         };
         Ok(Self { config, decoder, tokens, ends, info, spec: spec.clone() })

@@ -141,6 +141,18 @@ pub(super) fn devices() -> Vec<String> {
     }
 }
 
+/// How many devices with memory and kernels of their own there are.
+pub(super) fn accelerators() -> u32 {
+    // SAFETY: indices below the count are valid device handles; their type is read only.
+    let kinds = unsafe {
+        (0..sys::ggml_backend_dev_count())
+            .map(|i| sys::ggml_backend_dev_type(sys::ggml_backend_dev_get(i)))
+            .collect::<Vec<_>>()
+    };
+    let own = [sys::GGML_BACKEND_DEVICE_TYPE_GPU, sys::GGML_BACKEND_DEVICE_TYPE_IGPU];
+    u32::try_from(kinds.iter().filter(|kind| own.contains(kind)).count()).unwrap_or(u32::MAX)
+}
+
 /// Loading options that the trait's `LoadSpec` decides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ModelParams<'a> {
@@ -180,6 +192,11 @@ impl Model {
         let mut raw = unsafe { sys::llama_model_default_params() };
         raw.n_gpu_layers = params.gpu_layers;
         raw.use_extra_bufts = params.extra_buffers;
+        // Without layers on it an accelerator would still be handed the large products.
+        let mut no_devices = [std::ptr::null_mut()];
+        if params.gpu_layers == 0 {
+            raw.devices = no_devices.as_mut_ptr();
+        }
         // SAFETY: takes nothing and returns a static handle.
         let cpu = unsafe { sys::ggml_backend_cpu_buffer_type() };
         let end = (std::ptr::null(), std::ptr::null_mut());
@@ -196,8 +213,8 @@ impl Model {
         }
         raw.progress_callback = Some(on_load);
         raw.progress_callback_user_data = std::ptr::from_mut(&mut progress).cast();
-        // SAFETY: the C strings, the pointer array, the overrides, which end with a null pattern,
-        // and `progress` live across the call;
+        // SAFETY: the C strings, the pointer array, the list of devices and the overrides, which end
+        // with null, and `progress` live across the call;
         // the remaining parameters are llama.cpp's own defaults.
         let ptr = unsafe {
             match pointers.as_slice() {

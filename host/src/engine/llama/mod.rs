@@ -146,6 +146,7 @@ impl LlamaModel {
             description: model.description(),
             size_bytes: model.size_bytes(),
             parameters: model.parameters(),
+            accelerators: ffi::accelerators(),
             engine: engine_info(spec.gpu_layers),
         };
         if dry {

@@ -68,6 +68,7 @@ impl RemoteModel {
             description: format!("{} at {}", endpoint.model, endpoint.host),
             size_bytes: 0,
             parameters: 0,
+            accelerators: 0,
             engine: EngineInfo {
                 name: "remote".to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
