@@ -118,9 +118,9 @@ fn a_document_is_looked_through() {
     fs::write(folder.path().join("plan.md"), format!("Plan\n=======\n{}", conflict.repeat(10))).unwrap();
     fs::write(folder.path().join("card.md"), "[![badge](x)](y)\n# {MODEL_NAME}\n").unwrap();
     fs::write(folder.path().join("page.md"), "<!doctype html><p>text\n").unwrap();
-    fs::write(folder.path().join("archive.md"), b"PK\x05\x06rest").unwrap();
+    fs::write(folder.path().join("program.md"), b"\x7fELF and more").unwrap();
     fs::write(folder.path().join("empty.md"), "").unwrap();
-    let names = ["plan.md", "card.md", "page.md", "archive.md", "empty.md"];
+    let names = ["plan.md", "card.md", "page.md", "program.md", "empty.md"];
     let output = assayd(folder.path(), &[&["--json", "--full"][..], &names].concat());
     let list: serde_json::Value = serde_json::from_str(out(&output)).unwrap();
     let codes = |place: usize, code: &str| {

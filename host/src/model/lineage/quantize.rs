@@ -276,7 +276,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / 8_388_608.0 - 1.0
         };
-        for kind in [GgmlType::Q4_0, GgmlType::Q8_0] {
+        for kind in [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0] {
             let mut whole = 0;
             for round in 0..20_000 {
                 let size = 10f32.powi(round % 9 - 7);

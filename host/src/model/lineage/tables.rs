@@ -2,8 +2,8 @@
 //!
 //! Codes are the nearest entry under the scale before it was stored as binary16 (or, for
 //! MXFP4, as a power of two), so a reference lies within half the gaps beside an entry; the
-//! outermost entries are open outwards, as fitted scales clip there. Deliberately absent:
-//! NVFP4, whose files keep a second scale in another tensor.
+//! outermost entries are open outwards, as fitted scales clip there. Where a file of NVFP4 keeps
+//! a second scale in another tensor, `side` leaves the weights alone.
 
 use super::decode::{Scale, Taker, Weight, split};
 use super::half::{f16_half_step, f16_to_f32};
@@ -48,7 +48,7 @@ const E2M1: Table = Table::new(
 /// Is this one of the types here?
 pub(super) fn is_known(kind: GgmlType) -> bool {
     use GgmlType::*;
-    matches!(kind, IQ4_NL | IQ4_XS | MXFP4 | TQ1_0 | TQ2_0 | Q1_0 | Q2_0)
+    matches!(kind, IQ4_NL | IQ4_XS | MXFP4 | NVFP4 | TQ1_0 | TQ2_0 | Q1_0 | Q2_0)
 }
 
 /// Why weights of a type cannot be judged one by one.
@@ -75,7 +75,7 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
             for block in blocks {
                 let (scale, codes) = split::<2>(block);
                 let scale = half(scale);
-                let near = Near::new(&NONLINEAR, &nibbles(split(codes).0));
+                let near = Near::new(&NONLINEAR, &nibbles::<16, 32>(split(codes).0));
                 nearest(&[near], out, |_| (scale, f16_half_step(scale)));
             }
         }
@@ -87,9 +87,9 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
                 let (high, rest) = split::<2>(rest);
                 let (low, codes) = split::<4>(rest);
                 let (scale, high) = (half(scale), u16::from_le_bytes(*high));
-                let mut near = [Near { entries: [0; 32], lower: [0; 32], upper: [0; 32] }; 8];
+                let mut near = [Near::<32>::NONE; 8];
                 for (near, codes) in near.iter_mut().zip(codes.as_chunks().0) {
-                    *near = Near::new(&NONLINEAR, &nibbles(codes));
+                    *near = Near::new(&NONLINEAR, &nibbles::<16, 32>(codes));
                 }
                 nearest(&near, out, |sub| {
                     let factor =
@@ -107,8 +107,20 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
                 // Half of two to the power of the exponent less 127.
                 let bits =
                     if exponent < 2 { 0x0020_0000 << exponent } else { (u32::from(exponent) - 1) << 23 };
-                let near = Near::new(&E2M1, &nibbles(split(codes).0));
+                let near = Near::new(&E2M1, &nibbles::<16, 32>(split(codes).0));
                 nearest(&[near], out, |_| (f32::from_bits(bits), 0.0));
+            }
+        }
+        GgmlType::NVFP4 => {
+            let blocks = bytes.as_chunks::<36>().0;
+            out.begin(blocks.len() * 64);
+            for block in blocks {
+                let (scales, codes) = split::<4>(block);
+                let mut near = [Near::<16>::NONE; 4];
+                for (near, codes) in near.iter_mut().zip(codes.as_chunks().0) {
+                    *near = Near::new(&E2M1, &nibbles::<8, 16>(codes));
+                }
+                nearest(&near, out, |sub| (ue4m3(scales[sub]), 0.0));
             }
         }
         GgmlType::TQ1_0 => {
@@ -176,11 +188,11 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     }
 }
 
-/// Sixteen bytes of codes: low halves first.
+/// Codes of half a byte: low halves first.
 #[inline(always)]
-fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
-    let mut codes = [0; 32];
-    let (low, high) = codes.split_at_mut(16);
+fn nibbles<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [u8; N] {
+    let mut codes = [0; N];
+    let (low, high) = codes.split_at_mut(BYTES);
     for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
         (*low, *high) = (byte & 15, byte >> 4);
     }
@@ -189,15 +201,17 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
 
 /// The entries that codes stand for, and those beside them.
 #[derive(Clone, Copy)]
-struct Near {
-    entries: [i8; 32],
-    lower: [i8; 32],
-    upper: [i8; 32],
+struct Near<const N: usize> {
+    entries: [i8; N],
+    lower: [i8; N],
+    upper: [i8; N],
 }
 
-impl Near {
+impl<const N: usize> Near<N> {
+    const NONE: Self = Self { entries: [0; N], lower: [0; N], upper: [0; N] };
+
     #[inline(always)]
-    fn new(table: &Table, codes: &[u8; 32]) -> Self {
+    fn new(table: &Table, codes: &[u8; N]) -> Self {
         Self {
             entries: look_up(&table.entries, codes),
             lower: look_up(&table.lower, codes),
@@ -208,9 +222,9 @@ impl Near {
 
 /// A choice for each bit of a code, of which compilers make vector code, unlike of an index.
 #[inline(always)]
-fn look_up(table: &[i8; 16], codes: &[u8; 32]) -> [i8; 32] {
+fn look_up<const N: usize>(table: &[i8; 16], codes: &[u8; N]) -> [i8; N] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *table;
-    let mut found = [0; 32];
+    let mut found = [0; N];
     for (found, code) in found.iter_mut().zip(codes) {
         let one = |even: i8, odd: i8| if code & 1 == 0 { even } else { odd };
         let two = |low: i8, high: i8| if code & 2 == 0 { low } else { high };
@@ -226,37 +240,50 @@ fn look_up(table: &[i8; 16], codes: &[u8; 32]) -> [i8; 32] {
 /// its scale and how far that may be from the one that codes were chosen with.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
-fn nearest<const RUNS: usize>(
-    near: &[Near; RUNS],
+fn nearest<const RUNS: usize, const N: usize>(
+    near: &[Near<N>; RUNS],
     out: &mut impl Taker,
     scale: impl Fn(usize) -> (f32, f32),
 ) {
-    out.block::<RUNS, 32, _>(|run| {
+    out.block::<RUNS, N, _>(|run| {
         let near = &near[run];
         let (scale, rounding) = scale(run);
-        let size = scale.abs();
+        let (size, half_size, half_rounding) = (scale.abs(), scale.abs() / 2.0, rounding / 2.0);
         move |place| {
             let entry = f32::from(near.entries[place]);
+            let (lower, upper) = (f32::from(near.lower[place]), f32::from(near.upper[place]));
             // The border between two entries lies halfway, under the scale before it was stored.
-            let border = |neighbour: i8| {
-                let neighbour = f32::from(neighbour);
-                let (gap, middle) = ((entry - neighbour).abs() / 2.0, (entry + neighbour).abs() / 2.0);
-                (gap * size + middle * rounding + size * 1e-3, gap == 0.0)
-            };
-            let ((down, least), (up, greatest)) = (border(near.lower[place]), border(near.upper[place]));
-            let (inward_down, inward_up) = (if least { 0.0 } else { down }, if greatest { 0.0 } else { up });
-            let step = if inward_down > inward_up { inward_down } else { inward_up } * 2.0;
-            // Outwards as far again as the whole table reaches.
-            let open = 128.0 * step;
+            let border = |gap: f32, sum: f32| gap * half_size + sum.abs() * half_rounding + size * 1e-3;
+            let (down, up) = (border(entry - lower, entry + lower), border(upper - entry, upper + entry));
+            let (least, greatest) = (entry == lower, entry == upper);
+            let step = if greatest | !least & (down > up) { down } else { up } * 2.0;
+            // Outwards as far again as the whole table reaches: as 128 steps.
+            let (down, up) =
+                (if least { up * 256.0 } else { down }, if greatest { down * 256.0 } else { up });
             let slack = (entry * rounding).abs();
-            let down = if least { open } else { down } + slack;
-            let up = if greatest { open } else { up } + slack;
+            let (down, up) = (down + slack, up + slack);
             let (below, above) = if scale > 0.0 { (down, up) } else { (up, down) };
             // A scale of nothing says nothing.
             let none = Weight { below: f32::INFINITY, above: f32::INFINITY, ..Weight::default() };
             if scale == 0.0 { none } else { Weight { value: entry * scale, below, above, step } }
         }
     });
+}
+
+/// A scale of NVFP4: an E4M3 number without a sign, halved as the entries are doubled.
+#[inline(always)]
+fn ue4m3(bits: u8) -> f32 {
+    let (exponent, mantissa) = (u32::from(bits >> 3 & 15), u32::from(bits & 7));
+    let subnormal = f32::from(bits & 7) / 512.0;
+    let normal = f32::from_bits((exponent + 120) << 23 | mantissa << 20);
+    // The pattern that is not a number counts as nothing, as in ggml.
+    0.5 * if bits == 0x7f {
+        0.0
+    } else if exponent == 0 {
+        subnormal
+    } else {
+        normal
+    }
 }
 
 /// Multiples of the scale, rounded with the scale before it was stored.
@@ -351,7 +378,7 @@ mod tests {
             seen.push(kind);
         }
         seen.dedup();
-        assert_eq!(seen.len(), 24, "every type but NVFP4: {seen:?}");
+        assert_eq!(seen.len(), 25, "every type: {seen:?}");
     }
 
     /// What is nearest to an entry is allowed, and what is beyond its neighbours is not.
@@ -363,8 +390,7 @@ mod tests {
         block[2] = 0x08;
         let mut weights = Weights::default();
         decode(GgmlType::IQ4_NL, &block, &mut weights);
-        let weights: Vec<Weight> = weights.iter().collect();
-        let [inner, outer] = [weights[0], weights[16]];
+        let [inner, outer] = [weights.get(0).unwrap(), weights.get(16).unwrap()];
         assert_eq!((inner.value, outer.value), (-0.5, 63.5));
         // Between 1 and 13 there are 12: with the sign turned, they lie below.
         assert!((inner.below - 3.0).abs() < 0.01 && (inner.above - 2.75).abs() < 0.01, "{inner:?}");

@@ -119,18 +119,16 @@ impl Sums {
     #[expect(clippy::indexing_slicing, reason = "callers have as many weights as there are lanes")]
     fn add(&mut self, i: usize, [value, below, above]: [f32; 3], expected: f32, most: f32) -> bool {
         let error = expected - value;
-        let finite = error.abs() < f32::INFINITY;
-        let (low, high) =
-            ((error < 0.0) & (below == f32::INFINITY), (error >= 0.0) & (above == f32::INFINITY));
-        let open = low | high;
+        let (size, allowed) = (error.abs(), if error < 0.0 { below } else { above });
+        let (finite, open) = (size < f32::INFINITY, allowed == f32::INFINITY);
         self.unchecked[i] += u32::from(open & finite);
         // An allowance that is not a number allows nothing.
-        let inside = (-error <= below) & (error <= above);
+        let inside = size <= allowed;
         let (x, y) = if finite { (value, expected) } else { (0.0, 0.0) };
         self.candidate_power[i] += x * x;
         self.reference_power[i] += y * y;
         self.product[i] += x * y;
-        !inside | !finite | (!open & (error.abs() > most))
+        !inside | !finite | (!open & (size > most))
     }
 }
 
@@ -227,11 +225,11 @@ impl Taker for Glance<'_> {
             return;
         };
         self.values = rest;
-        // Of their own, and no way out in between, so that they stay in registers.
+        // Copies, and no way out in between, so that they stay in registers.
         let (mut sums, mut unusual, most) = (self.sums, false, self.most);
         for (number, own) in own.chunks_exact(N / LANES).enumerate() {
             let weight = run(number);
-            for (part, values) in own.iter().enumerate() {
+            for (part, &values) in own.iter().enumerate() {
                 for i in 0..LANES {
                     let Weight { value, below, above, .. } = weight(part * LANES + i);
                     unusual |= sums.add(i, [value, below, above], values[i], most);
@@ -287,6 +285,63 @@ mod tests {
             }
         }
         tally
+    }
+
+    /// A glance finds the very numbers that weighing finds, or gives up and leaves them as they
+    /// were; it gives up for every weight that is beyond, and hardly ever else.
+    #[test]
+    fn a_glance_is_as_weighing() {
+        use GgmlType::*;
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32
+        };
+        let kinds = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K];
+        for kind in kinds.into_iter().chain([IQ4_NL, IQ4_XS, MXFP4, NVFP4, TQ1_0, TQ2_0, Q1_0, Q2_0]) {
+            let size = usize::try_from(kind.bytes(1024).unwrap()).unwrap();
+            for round in 0..60 {
+                // Of any bytes, some scales are no numbers or too large: those are for weighing.
+                let mask = if round % 3 == 0 { 0xff } else { 0x3b };
+                let mut bytes: Vec<u8> = (0..size).map(|_| next() as u8 & mask).collect();
+                if kind == MXFP4 {
+                    bytes.chunks_mut(17).for_each(|block| block[0] = block[0] % 8 + 120);
+                }
+                let (mut weights, mut expected) = (Weights::default(), Tally::default());
+                super::super::decode::decode(kind, &bytes, &mut weights);
+                let mut values: Vec<f32> = (weights.iter())
+                    .map(|of| {
+                        of.value + (next() as f32 / 2f32.powi(31) - 0.5) * of.above.min(of.below).min(of.step)
+                    })
+                    .collect();
+                (expected.max_error, expected.allowed) = (f32::MAX, 1.0);
+                let mut tally = expected;
+                expected.weigh(&weights, &values, &[]);
+                let glanced = tally.glance(kind, &bytes, &values);
+                assert!(glanced || round % 3 == 0, "{kind:?}: {expected:?}");
+                assert!(!glanced || tally == expected, "{kind:?}: {tally:?} {expected:?}");
+                // One beyond, wherever it is; and weights that are not whole lanes.
+                let place = next() as usize % values.len();
+                let before = tally;
+                for wrong in [values[place] + 1e9, values[place] - 1e9, f32::NAN] {
+                    let right = std::mem::replace(&mut values[place], wrong);
+                    let weight = weights.get(place).unwrap();
+                    let open = if wrong > right { weight.above } else { weight.below };
+                    assert!(open == f32::INFINITY && !wrong.is_nan() || !tally.glance(kind, &bytes, &values));
+                    tally = before;
+                    values[place] = right;
+                }
+                assert!(!tally.glance(kind, &bytes, &values[1..]) && tally == before);
+            }
+        }
+        // What is further off than all before is for weighing, too.
+        let (mut tally, mut weights) = (Tally::default(), Weights::default());
+        let bytes = [0x11; 144];
+        super::super::decode::decode(Q4_K, &bytes, &mut weights);
+        let off: Vec<f32> = weights.values.iter().map(|value| value + 1e-9).collect();
+        assert!(!tally.glance(Q4_K, &bytes, &off));
+        tally.weigh(&weights, &off, &[]);
+        assert!(tally.max_error > 0.0 && tally.glance(Q4_K, &bytes, &off) && tally.compared == 512);
     }
 
     #[test]
