@@ -337,9 +337,9 @@ mod tests {
         }
         // What is further off than all before is for weighing, too.
         let (mut tally, mut weights) = (Tally::default(), Weights::default());
-        let bytes = [0x11; 144];
+        let bytes = [0x35; 144];
         super::super::decode::decode(Q4_K, &bytes, &mut weights);
-        let off: Vec<f32> = weights.values.iter().map(|value| value + 1e-9).collect();
+        let off: Vec<f32> = weights.values.iter().map(|value| value * 1.001).collect();
         assert!(!tally.glance(Q4_K, &bytes, &off));
         tally.weigh(&weights, &off, &[]);
         assert!(tally.max_error > 0.0 && tally.glance(Q4_K, &bytes, &off) && tally.compared == 512);
