@@ -20,8 +20,9 @@ fn sample_metadata() -> Vec<(&'static str, Value)> {
 /// Numbers of every kind, by themselves and in arrays, bit by bit as the format has them.
 #[test]
 fn numbers_of_every_kind() {
-    // Kind, bytes of one item, and its value as an integer and as a float.
-    let kinds: [(u32, &[u8], Option<i128>, Option<f64>); 11] = [
+    /// Kind, bytes of one item, and its value as an integer and as a float.
+    type Kind = (u32, &'static [u8], Option<i128>, Option<f64>);
+    let kinds: [Kind; 11] = [
         (0, &[0xfe], Some(254), None),
         (1, &[0xfe], Some(-2), None),
         (2, &[0xfe, 0xff], Some(65534), None),

@@ -66,6 +66,7 @@ pub(super) fn reason(kind: GgmlType) -> &'static str {
 
 /// Hands the weights of whole blocks on; none of types that are not known.
 #[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     let half = |raw: &[u8; 2]| f16_to_f32(u16::from_le_bytes(*raw));
     match kind {

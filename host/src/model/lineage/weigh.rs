@@ -217,7 +217,6 @@ impl Taker for Glance<'_> {
     }
 
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
     fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W) {
         const { assert!(N.is_multiple_of(LANES)) };
         let Some((own, rest)) = self.values.split_at_checked(RUNS * N / LANES) else {
@@ -230,9 +229,9 @@ impl Taker for Glance<'_> {
         for (number, own) in own.chunks_exact(N / LANES).enumerate() {
             let weight = run(number);
             for (part, &values) in own.iter().enumerate() {
-                for i in 0..LANES {
+                for (i, &expected) in values.iter().enumerate() {
                     let Weight { value, below, above, .. } = weight(part * LANES + i);
-                    unusual |= sums.add(i, [value, below, above], values[i], most);
+                    unusual |= sums.add(i, [value, below, above], expected, most);
                 }
             }
         }
