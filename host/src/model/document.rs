@@ -10,6 +10,7 @@
 //! outside of a conflict the latter is none, and the former only where no heading can be.
 //! A placeholder is `{UPPER_CASE}` outside of fenced code, of mathematics and of shell's `${VAR}`.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use super::finding::{Code, Findings};
@@ -40,11 +41,8 @@ pub fn check(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<()> {
         findings.push(Finding { offset: Some(size), ..Code::DocumentUnread.finding(message) });
     }
     let (markers, placeholders) = look(&bytes);
-    let kinds = |sign: &u8| markers.iter().filter(|place| place.what.first() == Some(sign)).count();
-    let counts =
-        ["<", "|", "=", ">"].map(|sign| (sign, sign.bytes().map(|sign| kinds(&sign)).sum::<usize>()));
-    let counts = counts.iter().filter(|(_, count)| *count > 0);
-    let counts: Vec<String> = counts.map(|(sign, count)| format!("{count} {}", sign.repeat(7))).collect();
+    let counts = markers.kinds.iter().map(|(sign, count)| format!("{count} {}", sign.to_string().repeat(7)));
+    let counts: Vec<String> = counts.collect();
     tell(&markers, findings, |line, what, which| {
         let message = format!("line {line} is a conflict marker, {what} ({which}: {})", counts.join(", "));
         Code::MergeMarker.finding(message)
@@ -56,10 +54,10 @@ pub fn check(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<()> {
 }
 
 /// Tells of the first places, each with how many there are.
-fn tell(places: &[Place<'_>], findings: &mut Findings, finding: impl Fn(usize, &str, &str) -> Finding) {
-    for (number, place) in (1..).zip(places.iter().take(budget::DOCUMENT_FINDINGS)) {
+fn tell(found: &Found<'_>, findings: &mut Findings, finding: impl Fn(usize, &str, &str) -> Finding) {
+    for (number, place) in (1..).zip(&found.first) {
         let what = String::from_utf8_lossy(place.what);
-        let which = format!("{number} of {}", places.len());
+        let which = format!("{number} of {}", found.count);
         findings.push(Finding { offset: Some(place.offset as u64), ..finding(place.line, &what, &which) });
     }
 }
@@ -72,9 +70,30 @@ struct Place<'a> {
     what: &'a [u8],
 }
 
+/// What was found of one kind: the first places, and how many there are in all and by their first
+/// signs. A document full of it takes no more memory than others.
+#[derive(Debug, Default)]
+struct Found<'a> {
+    first: Vec<Place<'a>>,
+    count: usize,
+    kinds: BTreeMap<char, usize>,
+}
+
+impl<'a> Found<'a> {
+    fn push(&mut self, place: Place<'a>) {
+        self.count += 1;
+        if let Some(&sign) = place.what.first() {
+            *self.kinds.entry(sign.into()).or_default() += 1;
+        }
+        if self.first.len() < budget::DOCUMENT_FINDINGS {
+            self.first.push(place);
+        }
+    }
+}
+
 /// Markers and placeholders, in order.
-fn look(bytes: &[u8]) -> (Vec<Place<'_>>, Vec<Place<'_>>) {
-    let (mut markers, mut placeholders) = (Vec::new(), Vec::new());
+fn look(bytes: &[u8]) -> (Found<'_>, Found<'_>) {
+    let (mut markers, mut placeholders) = (Found::default(), Found::default());
     let (mut fence, mut conflict, mut below_text) = (None, Conflict::None, false);
     let mut offset = 0;
     for (line, whole) in (1..).zip(bytes.split_inclusive(|&byte| byte == b'\n')) {
@@ -98,8 +117,8 @@ fn look(bytes: &[u8]) -> (Vec<Place<'_>>, Vec<Place<'_>>) {
         let before = fence;
         fence = fenced(fence, text);
         if before.is_none() && fence.is_none() {
-            let found = braces(text);
-            placeholders.extend(found.map(|(at, what)| Place { line, offset: begin + at, what }));
+            let found = braces(text).map(|(at, what)| Place { line, offset: begin + at, what });
+            found.for_each(|place| placeholders.push(place));
         }
     }
     (markers, placeholders)
@@ -211,7 +230,10 @@ mod tests {
     fn short(text: &str) -> (Vec<usize>, Vec<String>) {
         let (markers, placeholders) = look(text.as_bytes());
         let name = |place: Place<'_>| String::from_utf8_lossy(place.what).into_owned();
-        (markers.iter().map(|place| place.line).collect(), placeholders.into_iter().map(name).collect())
+        (
+            markers.first.iter().map(|place| place.line).collect(),
+            placeholders.first.into_iter().map(name).collect(),
+        )
     }
 
     /// A plan as it looks after ten merges that nobody finished.
