@@ -242,6 +242,56 @@ fn manifests_of_registries() {
     assert_eq!(check().status.code(), Some(1));
 }
 
+/// A pipeline's manifest, as it should be and in both of the older forms; what cannot prove
+/// anything, or names a file elsewhere, is no pass.
+#[test]
+fn manifests_of_pipelines() {
+    let folder = folder();
+    let bytes = fs::read(folder.path().join("m.gguf")).unwrap();
+    let (size, digest) = (bytes.len(), sha256(&bytes).to_string());
+    let item = serde_json::json!({"type": "gguf", "format": "gguf", "method": "Q4_K_M", "path": "gguf/Q4_K_M/m.gguf",
+        "sha256": digest, "size_bytes": size});
+    let with = |key: &str, value: serde_json::Value| {
+        let mut item = item.clone();
+        item[key] = value;
+        serde_json::json!({"version": "1.0", "formats": [{"type": "mlx", "path": "mlx/other.safetensors"}, item]})
+    };
+    let old = serde_json::json!({"format": "gguf", "file_path": "m.gguf", "file_size_bytes": size});
+    let mut worse = old.clone();
+    worse["file_size_bytes"] = (size + 1).into();
+    for (document, code, words) in [
+        (with("method", "Q4_K_M".into()), 0, "1 of 1 as expected"),
+        (with("sha256", sha256(b"other").to_string().into()), 1, "CHANGED"),
+        (with("size_bytes", (size + 1).into()), 1, "CHANGED"),
+        (with("path", "gguf/n.gguf".into()), 4, "names no file of this artifact"),
+        (with("path", "../m.gguf".into()), 4, "outside of its folder"),
+        (with("path", "/m.gguf".into()), 4, "outside of its folder"),
+        (with("path", "a\\m.gguf".into()), 4, "outside of its folder"),
+        (with("path", serde_json::Value::Null), 4, "has no path"),
+        (with("sha256", "abc".into()), 4, "has a sha256 that is none"),
+        (with("size_bytes", "many".into()), 4, "has a size that is no number"),
+        (serde_json::json!({"formats": [old]}), 4, "no sha256 of m.gguf"),
+        (serde_json::json!({"formats": [worse]}), 1, "CHANGED"),
+        (
+            serde_json::json!({"formats": {"gguf": {"file": "m.gguf", "sha256": digest}}}),
+            0,
+            "1 of 1 as expected",
+        ),
+        (
+            serde_json::json!({"formats": {"gguf": {"file": "m.gguf", "sha256": sha256(b"").to_string()}}}),
+            1,
+            "CHANGED",
+        ),
+        (serde_json::json!({"formats": []}), 4, "must list"),
+    ] {
+        fs::write(folder.path().join("manifest.json"), document.to_string()).unwrap();
+        let output = hash(folder.path(), &["m.gguf", "--check", "manifest.json"]);
+        let said = format!("{}{}", text(&output), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{document}\n{said}");
+        assert!(said.contains(words), "{words} in:\n{said}");
+    }
+}
+
 /// As `git hash-object` has it.
 fn git_blob(bytes: &[u8]) -> String {
     let mut blob = assayd::digest::GitBlob::new(bytes.len() as u64);

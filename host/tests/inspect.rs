@@ -109,6 +109,46 @@ fn people_get_code_place_and_remedy() {
     }
 }
 
+/// A document on its own is no model: it is warned of, with every marker and placeholder and what
+/// to do about them, and it is never rejected for what it says.
+#[test]
+fn a_document_is_looked_through() {
+    let folder = tempfile::tempdir().unwrap();
+    let conflict = "<<<<<<< HEAD\nours\n=======\ntheirs\n>>>>>>> topic\n";
+    fs::write(folder.path().join("plan.md"), format!("Plan\n=======\n{}", conflict.repeat(10))).unwrap();
+    fs::write(folder.path().join("card.md"), "[![badge](x)](y)\n# {MODEL_NAME}\n").unwrap();
+    fs::write(folder.path().join("page.md"), "<!doctype html><p>text\n").unwrap();
+    fs::write(folder.path().join("program.md"), b"\x7fELF and more").unwrap();
+    fs::write(folder.path().join("empty.md"), "").unwrap();
+    let names = ["plan.md", "card.md", "page.md", "program.md", "empty.md"];
+    let output = assayd(folder.path(), &[&["--json", "--full"][..], &names].concat());
+    let list: serde_json::Value = serde_json::from_str(out(&output)).unwrap();
+    let codes = |place: usize, code: &str| {
+        let findings = list[place]["findings"].as_array().unwrap().iter();
+        findings.filter(|finding| finding["code"] == code).count()
+    };
+    assert_eq!(codes(0, "merge-marker"), 30);
+    assert_eq!(list[0]["findings"][0]["offset"], "Plan\n=======\n".len());
+    assert_eq!((codes(1, "open-placeholder"), codes(2, "open-placeholder")), (1, 0));
+    for (place, status) in ["warn", "warn", "warn", "reject", "reject"].into_iter().enumerate() {
+        assert_eq!(
+            (&list[place]["kind"], &list[place]["status"]),
+            (&"unknown".into(), &status.into()),
+            "{list}"
+        );
+    }
+    assert_eq!((codes(3, "disguised-format"), codes(4, "empty")), (1, 1));
+    let digest = assayd::digest::sha256_file(&folder.path().join("card.md"), &mut |_, _| {}).unwrap();
+    assert_eq!(list[1]["files"][0]["sha256"], digest.to_string());
+    let output = assayd(folder.path(), &["--explain", "card.md"]);
+    assert_eq!(output.status.code(), Some(0));
+    for part in
+        ["WARN", "line 2", "{MODEL_NAME}", "[open-placeholder] at byte 19", "what it means", "what to do"]
+    {
+        assert!(out(&output).contains(part), "{part} in:\n{}", out(&output));
+    }
+}
+
 #[test]
 fn what_is_no_file_is_refused_at_once() {
     let folder = folder();

@@ -19,7 +19,7 @@ use assayd::model::finding::Findings;
 use assayd::model::gguf::write::{TensorData, write};
 use assayd::model::gguf::{Array, GgmlType, ReadError, Value, read, read_strict};
 use assayd::model::sniff::Content;
-use assayd::model::{canonical, folder, likeness, pickle, safetensors, template};
+use assayd::model::{canonical, document, folder, likeness, pickle, safetensors, template};
 use random::Random;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -223,6 +223,9 @@ const TEMPLATE: &str = "{%- set ns = namespace(x=0) -%}{% macro f(a, b='c') %}{{
 {% elif m.y is defined %}{{ {'a': [1, 2.5e3]}['a'][0] }}{% else %}{% set ns.x = ns.x + 1 %}{% endif %}{% endfor %}\
 {# a comment #}{% raw %}{{ raw }}{% endraw %}{{ 'yes' if ns.x > 3 else \"no\" }}";
 
+const DOCUMENT: &str =
+    "# A model\n=======\n\n- ```sh\n  run {INSIDE}\n  ```\n\nof {DATE}, $x_{MAX}$, ${HOME}\n";
+
 fn texts(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let digest = canonical::digest(&text, &["version"]);
@@ -247,7 +250,7 @@ fn clean(read: impl FnOnce(&mut Findings)) -> bool {
 /// Every reader but that of GGUF; each says whether it found nothing wrong.
 fn the_other_readers() {
     type Read = fn(&[u8]) -> bool;
-    let readers: [(&str, Vec<u8>, Read); 5] = [
+    let readers: [(&str, Vec<u8>, Read); 6] = [
         ("safetensors", safetensors_seed(), |bytes| {
             clean(|findings| {
                 let Ok(header) = safetensors::read(&bytes, findings) else { panic!("bytes cannot fail") };
@@ -267,6 +270,9 @@ fn the_other_readers() {
         ("texts", TEXT.as_bytes().to_vec(), texts),
         ("template", TEMPLATE.as_bytes().to_vec(), |bytes| {
             clean(|findings| template::check("default", &String::from_utf8_lossy(bytes), findings))
+        }),
+        ("document", DOCUMENT.as_bytes().to_vec(), |bytes| {
+            clean(|findings| document::check(&bytes, findings).unwrap_or_default())
         }),
     ];
     for (name, seed, read) in readers {

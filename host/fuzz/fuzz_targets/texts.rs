@@ -1,13 +1,14 @@
-//! The texts beside weights: configuration, tokenizer, anything that must be JSON.
+//! The texts beside weights: configuration, tokenizer, anything that must be JSON; and documents.
 #![no_main]
 
 use assayd_fuzz::model::finding::Findings;
-use assayd_fuzz::model::{canonical, folder, likeness, template};
+use assayd_fuzz::model::{canonical, document, folder, likeness, template};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut findings = Findings::default();
+    let _ = document::check(&bytes, &mut findings);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(digest) = canonical::digest(text, &["version"]) {
         assert_eq!(canonical::digest(&format!(" {text}\n"), &["version"]).ok(), Some(digest));
     }

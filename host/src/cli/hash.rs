@@ -23,7 +23,8 @@ Examples:
   assayd hash model.gguf > model.hashes           such a list can be checked later, by
   assayd hash model.gguf --check model.hashes     which names every tensor that changed
   assayd hash model.gguf --check SHA256SUMS       so do lists of sha256sum and llama-gguf-hash,
-                                                  manifests of ollama, and Git LFS pointers
+                                                  manifests of ollama, manifest.json of quantising
+                                                  pipelines (formats[]), and Git LFS pointers
   assayd hash folder --check folder/model.sig --key signer.pub
                                                   OpenSSF model signatures; --roots for certificates
   assayd hash model.gguf --kind sha256 --kind xxh64   also digests as llama-gguf-hash has them
@@ -108,6 +109,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let check = match (list, &args.check) {
         (Some(List::Digests(manifest)), _) => Some(manifest.check(&inspection)),
         (Some(List::Registry(registry)), _) => Some(registry.check(&inspection)?),
+        (Some(List::Formats(formats)), _) => Some(formats.check(&inspection)),
         (Some(List::Signature(text)), Some(path)) => {
             let now = jiff::Timestamp::now().as_second();
             let trust = Trust { key: args.key.as_deref(), roots: args.roots.as_deref(), now };

@@ -20,11 +20,12 @@ Examples:
   assayd inspect --full model.gguf              reads every byte: digests, NaN and zero scans
   assayd inspect big-00001-of-00003.gguf        any part names the whole split set
   assayd inspect ~/models --explain             every artifact of a folder, and what was ignored
+  assayd inspect README.md                      merge markers and open placeholders in a document
   assayd inspect --json *.gguf                  a list of inspections for programs
 
 Exit codes: 0 nothing rejected, 1 something is rejected, 4 something could not be read.")]
 pub struct Args {
-    /// Model files, parts of split sets, or folders
+    /// Model files, parts of split sets, folders, or documents (*.md)
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Also read every byte: SHA-256, NaN, infinite and zero weights, holes, padding

@@ -33,6 +33,11 @@ pub const PICKLE_OBJECTS: usize = 1 << 18;
 pub const ARCHIVE_ENTRIES: u64 = 65_535;
 /// Bytes of one chat template; the longest published ones have some 20 KiB.
 pub const TEMPLATE_BYTES: usize = 256 << 10;
+/// Bytes of a document (README, model card) that are looked at, documents of one folder, and
+/// findings of one kind in each; published model cards have some 100 KiB.
+pub const DOCUMENT_BYTES: u64 = 4 << 20;
+pub const DOCUMENTS: usize = 32;
+pub const DOCUMENT_FINDINGS: usize = 64;
 /// Depth of folders searched for models, and entries looked at before giving up.
 pub const DISCOVER_DEPTH: usize = 16;
 pub const DISCOVER_ENTRIES: usize = 100_000;

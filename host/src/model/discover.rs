@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::document;
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
@@ -222,6 +223,7 @@ impl Search {
                 "safetensors" => hf.push(file),
                 end if is_pickle_extension(end) => self.single(file, ArtifactKind::Pickle),
                 "json" | "model" | "txt" | "jinja" => side.push(file),
+                _ if document::is_document(&file.name) => side.push(file),
                 _ if file.name.starts_with("sha256-") && holds_gguf(&file.path) => {
                     self.single(file, ArtifactKind::Gguf)
                 }
@@ -346,6 +348,7 @@ mod tests {
             ".hidden.gguf",
             "set/m-00001-of-00003.gguf",
             "set/m-00003-of-00003.gguf",
+            "hf/README.md",
             "hf/config.json",
             "hf/model-00001-of-00002.safetensors",
             "hf/model.safetensors.index.json",
@@ -362,7 +365,7 @@ mod tests {
         assert_eq!(
             artifacts,
             [
-                "hf Safetensors 4 model-00002-of-00002.safetensors",
+                "hf Safetensors 5 model-00002-of-00002.safetensors",
                 "lone/a.safetensors Safetensors 1 ",
                 "lora Adapter 2 ",
                 "lora/adapter.gguf Gguf 1 ",

@@ -258,6 +258,17 @@ codes! {
         "There is no config.json beside the weights, so little can be said about the model."
         "Download config.json into the same folder."
 
+    // Documents beside the weights, and alone.
+    MergeMarker "merge-marker" Warning
+        "A line of a document is a marker that a merge conflict left (`<<<<<<<`, `|||||||`, `=======`, `>>>>>>>`): both versions are in it, and which one holds is not known."
+        "Resolve the conflict: keep one version and delete the markers; or get the publisher's finished document."
+    OpenPlaceholder "open-placeholder" Warning
+        "A document has a placeholder (`{UPPER_CASE}`) that nobody filled in, so what it should say is not known."
+        "Fill it in, or ask the publisher; what is meant literally belongs into a fenced code block."
+    DocumentUnread "document-unread" Warning
+        "A document could not be read, is larger than any known one, or is one of too many, so it was not (wholly) looked at."
+        "Read it before relying on it, or remove it."
+
     // Pickles.
     PickleFormat "pickle-format" Warning
         "A PyTorch pickle: only tensor-rebuilding code was found in it, but the format can run any code."

@@ -18,7 +18,7 @@ use super::scan::{self, Scanned, Shelf, Wanted, Weights};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
-use super::{facts, folder, parts, pickle};
+use super::{document, facts, folder, parts, pickle};
 use crate::digest::HashKind;
 use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, ProblemKind};
@@ -221,6 +221,8 @@ impl<'a> Inspector<'a> {
     fn foreign(&mut self, path: &Path, source: SourceFile, content: Content) -> Result<Inspection, Problem> {
         let extension =
             path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let named_document =
+            path.file_name().is_some_and(|name| document::is_document(&name.to_string_lossy()));
         let size = source.size();
         let kind = match content {
             Content::Safetensors => ArtifactKind::Safetensors,
@@ -229,8 +231,13 @@ impl<'a> Inspector<'a> {
         let claims = match extension.as_str() {
             "gguf" => Some("GGUF"),
             "safetensors" if content != Content::Safetensors => Some("safetensors"),
+            _ if named_document => Some("a document"),
             _ => None,
         };
+        // A document may begin with a link or with HTML.
+        if named_document && matches!(content, Content::Unknown | Content::Json | Content::Html) {
+            return self.document(path, &source);
+        }
         // Old pickles begin with anything.
         let maybe_old = content == Content::Unknown && discover::is_pickle_extension(&extension);
         if (matches!(content, Content::Pickle | Content::Zip) || maybe_old)
@@ -255,6 +262,20 @@ impl<'a> Inspector<'a> {
         inspection.status = Status::Reject;
         inspection.findings.push(finding);
         Ok(inspection)
+    }
+
+    /// A README or a model card, which is no model: what shows that it is unfinished.
+    fn document(&mut self, path: &Path, source: &SourceFile) -> Result<Inspection, Problem> {
+        let io = |error: &io::Error| Problem::io("read", path, error);
+        let mut findings = Findings::default();
+        document::check(source, &mut findings).map_err(|error| io(&error))?;
+        findings.push(Code::NotALanguageModel.finding("the file is a document, not a model"));
+        self.total = source.size();
+        let layout = Layout { weights: &[], data_offset: source.size(), tensors: None, in_order: true };
+        let record = self.pass(path, source, &layout, &mut findings).map_err(|error| io(&error))?;
+        let mut inspection = blank(path, ArtifactKind::Unknown);
+        inspection.files.push(record);
+        Ok(conclude(inspection, findings))
     }
 
     fn split_set(&mut self, path: &Path, name: &PartName) -> Result<Inspection, Problem> {

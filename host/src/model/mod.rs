@@ -5,6 +5,7 @@ mod cache;
 pub mod canonical;
 pub mod consistency;
 pub mod discover;
+pub mod document;
 pub mod facts;
 pub mod finding;
 pub mod folder;

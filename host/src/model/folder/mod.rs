@@ -69,6 +69,7 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     inspection.tokenizer_hash =
         json_digest(path, "tokenizer.json", &names, &TOKENIZER_COSMETIC, &mut findings);
     texts::check(path, &names, config.as_ref(), &mut findings);
+    texts::documents(path, &names, &mut findings);
     let index = index(path, &names, &mut findings);
     let mut shards = Vec::new();
     for name in weight_files(&names, index.as_ref(), &mut findings) {

@@ -79,6 +79,49 @@ fn a_sound_folder() {
     assert_eq!(alone.findings[0].code, "config-missing");
 }
 
+/// A document's faults are told with its name and place, and never reject the weights.
+#[test]
+fn documents_are_looked_at() {
+    let conflict = b"# Model\n=======\n<<<<<<< HEAD\na\n=======\nb\n>>>>>>> x\nof {DATE}\n";
+    let large = vec![b' '; usize::try_from(crate::domain::budget::DOCUMENT_BYTES).unwrap() + 1];
+    let made = Made::new(&[
+        ("config.json", CONFIG.as_bytes()),
+        ("model.safetensors", &weights("{}", &tensors())),
+        ("README.md", conflict),
+        ("latin.MD", b"caf\xe9 {NAME}"),
+        ("large.markdown", &large),
+        ("notes.txt", b"{NOT_A_DOCUMENT}"),
+    ]);
+    rustix::fs::symlink("nowhere", made.0.path().join("lost.md")).unwrap();
+    let found = |inspection: Inspection| -> Vec<String> {
+        let list = inspection.findings.into_iter();
+        list.map(|of| format!("{} {} {:?}", of.code, of.part.unwrap_or_default(), of.offset)).collect()
+    };
+    let inspection = made.look();
+    assert_eq!(inspection.status, Status::Warn);
+    assert_eq!(
+        found(inspection),
+        [
+            "merge-marker README.md Some(16)",
+            "merge-marker README.md Some(31)",
+            "merge-marker README.md Some(41)",
+            "open-placeholder README.md Some(54)",
+            "document-unread large.markdown Some(4194304)",
+            "open-placeholder latin.MD Some(5)",
+            "document-unread lost.md None",
+        ]
+    );
+    // More documents than anybody reads are not all read, and that is said.
+    let many: Vec<(String, &[u8])> =
+        (0..=crate::domain::budget::DOCUMENTS + 5).map(|n| (format!("{n:03}.md"), &b"{DATE}"[..])).collect();
+    let mut files: Vec<(&str, &[u8])> = many.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+    let weights = weights("{}", &tensors());
+    files.extend([("config.json", CONFIG.as_bytes()), ("model.safetensors", weights.as_slice())]);
+    let all = found(Made::new(&files).look());
+    assert_eq!(all.len(), crate::domain::budget::DOCUMENTS + 1);
+    assert_eq!(all.last().unwrap(), "document-unread 032.md None");
+}
+
 #[test]
 fn damage_has_its_code() {
     let good = weights("{}", &tensors());

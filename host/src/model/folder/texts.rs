@@ -1,5 +1,5 @@
 //! The texts beside the weights: chat templates, generation settings, the size of the
-//! tokenizer, and whether packed weights have their scales.
+//! tokenizer, documents, and whether packed weights have their scales.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +10,8 @@ use super::{Config, Shard, text};
 use crate::domain::budget;
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
-use crate::model::{likeness, template};
+use crate::model::source::SourceFile;
+use crate::model::{document, likeness, template};
 
 /// Files that hold chat templates as JSON.
 const TEMPLATES: [&str; 2] = ["tokenizer_config.json", "chat_template.json"];
@@ -51,6 +52,26 @@ pub(super) fn check(path: &Path, names: &BTreeSet<String>, config: Option<&Confi
         };
         if let Some(finding) = finding {
             findings.push(Finding { part: Some("tokenizer.json".to_owned()), ..finding });
+        }
+    }
+}
+
+/// Looks at the documents of the folder. Whatever is wrong with one is no fault of the weights.
+pub(super) fn documents(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
+    for (number, name) in names.iter().filter(|name| document::is_document(name)).enumerate() {
+        within(name, findings, |findings| {
+            if number >= budget::DOCUMENTS {
+                let message = format!("the folder has more than {} documents", budget::DOCUMENTS);
+                findings.push(Code::DocumentUnread.finding(message));
+                return;
+            }
+            let read = SourceFile::open(&path.join(name)).and_then(|file| document::check(&file, findings));
+            if let Err(error) = read {
+                findings.push(Code::DocumentUnread.finding(format!("{name} cannot be read: {error}")));
+            }
+        });
+        if number >= budget::DOCUMENTS {
+            return;
         }
     }
 }

@@ -17,6 +17,49 @@ fn sample_metadata() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// Numbers of every kind, by themselves and in arrays, bit by bit as the format has them.
+#[test]
+fn numbers_of_every_kind() {
+    /// Kind, bytes of one item, and its value as an integer and as a float.
+    type Kind = (u32, &'static [u8], Option<i128>, Option<f64>);
+    let kinds: [Kind; 11] = [
+        (0, &[0xfe], Some(254), None),
+        (1, &[0xfe], Some(-2), None),
+        (2, &[0xfe, 0xff], Some(65534), None),
+        (3, &[0xfe, 0xff], Some(-2), None),
+        (4, &[0xfe, 0xff, 0xff, 0xff], Some(4_294_967_294), None),
+        (5, &[0xfe, 0xff, 0xff, 0xff], Some(-2), None),
+        (6, &[0, 0, 0x20, 0xc0], None, Some(-2.5)),
+        (7, &[1], Some(1), None),
+        (10, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Some(18_446_744_073_709_551_614), None),
+        (11, &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Some(-2), None),
+        (12, &[0, 0, 0, 0, 0, 0, 0x04, 0xc0], None, Some(-2.5)),
+    ];
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut bytes = [&b"GGUF\x03\0\0\0"[..], &0u64.to_le_bytes(), &22u64.to_le_bytes()].concat();
+    for (kind, item, ..) in kinds {
+        bytes.extend([text(&format!("one.{kind}")), kind.to_le_bytes().to_vec(), item.to_vec()].concat());
+        bytes.extend([text(&format!("many.{kind}")), 9u32.to_le_bytes().to_vec()].concat());
+        bytes.extend([&kind.to_le_bytes()[..], &2u64.to_le_bytes(), item, item].concat());
+    }
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    let header = read_strict(&bytes.as_slice()).unwrap();
+    for (kind, _, integer, float) in kinds {
+        let one = header.metadata.get(&format!("one.{kind}")).unwrap();
+        let many = header.metadata.array(&format!("many.{kind}")).unwrap();
+        if let Some(integer) = integer {
+            // A truth value is one only in an array.
+            assert!(kind == 7 || one.as_integer() == Some(integer), "{kind}");
+            assert_eq!(many.integers().collect::<Vec<_>>(), [integer; 2], "{kind}");
+        }
+        if let Some(float) = float {
+            assert_eq!(one.as_float(), Some(float), "{kind}");
+            assert_eq!(many.floats().collect::<Vec<_>>(), [float; 2], "{kind}");
+        }
+    }
+    assert_eq!(header.metadata.get("one.7"), Some(&Value::Bool(true)));
+}
+
 fn sample() -> Vec<u8> {
     let weights: Vec<u8> = (0..48u8).collect();
     let blocks = [7u8; 34];

@@ -32,6 +32,8 @@ pub(super) struct Weights {
     pub below: Vec<f32>,
     pub above: Vec<f32>,
     pub steps: Vec<f32>,
+    /// Those written so far of a decoding.
+    written: usize,
 }
 
 impl Weights {
@@ -63,23 +65,52 @@ impl Weights {
         self.above.fill(f32::INFINITY);
     }
 
-    /// Room for `count` weights, in runs of `N`.
+    /// The places of the next `N` weights; `None` beyond the room that was made.
     #[inline(always)]
-    pub(super) fn runs<const N: usize>(&mut self, count: usize) -> impl Iterator<Item = Run<'_, N>> {
-        self.resize(count);
-        let rooms = self.below.as_chunks_mut().0.iter_mut().zip(self.above.as_chunks_mut().0);
-        let all = self.values.as_chunks_mut().0.iter_mut().zip(rooms).zip(self.steps.as_chunks_mut().0);
-        all.map(|((values, (below, above)), steps)| Run { values, below, above, steps })
+    fn next<const N: usize>(&mut self) -> Option<[&mut [f32; N]; 4]> {
+        let from = self.written;
+        self.written += N;
+        let lists = [&mut self.values, &mut self.below, &mut self.above, &mut self.steps];
+        let [values, below, above, steps] = lists.map(|list| list.get_mut(from..)?.first_chunk_mut());
+        Some([values?, below?, above?, steps?])
     }
 }
 
-/// Weights of one scale, to be filled.
-#[derive(Debug)]
-pub(super) struct Run<'a, const N: usize> {
-    values: &'a mut [f32; N],
-    below: &'a mut [f32; N],
-    above: &'a mut [f32; N],
-    steps: &'a mut [f32; N],
+/// Who takes weights as they are decoded, in runs that share a scale: [`Weights`] writes them
+/// down, a glance compares them at once.
+pub(super) trait Taker {
+    /// So many weights will come.
+    fn begin(&mut self, count: usize);
+    /// A block of `RUNS` runs of `N` weights each. `run` makes of a run's number what makes
+    /// weights of their places in it.
+    fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W);
+    /// `N` weights of one scale by their codes.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
+    fn codes<const N: usize>(&mut self, codes: &[i8; N], scale: &Scale) {
+        self.block::<1, N, _>(|_| |place| scale.weight(codes[place]));
+    }
+}
+
+impl Taker for Weights {
+    #[inline(always)]
+    fn begin(&mut self, count: usize) {
+        self.resize(count);
+        self.written = 0;
+    }
+
+    #[inline(always)]
+    fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W) {
+        for number in 0..RUNS {
+            let weight = run(number);
+            let Some([values, below, above, steps]) = self.next::<N>() else { return };
+            let places = values.iter_mut().zip(below.iter_mut().zip(above)).zip(steps);
+            for (place, ((value, (below, above)), step)) in places.enumerate() {
+                let weight = weight(place);
+                (*value, *below, *above, *step) = (weight.value, weight.below, weight.above, weight.step);
+            }
+        }
+    }
 }
 
 /// What the codes of a run stand for: `code * step + offset`.
@@ -99,36 +130,20 @@ pub(super) struct Scale {
 const VALUE_SLACK: f32 = 4.0 * f32::EPSILON;
 const STEP_SLACK: f32 = 1e-3;
 
-impl<const N: usize> Run<'_, N> {
-    /// Weights whose codes are multiples of a step.
+impl Scale {
+    /// The weight of a code that is a multiple of the step.
     #[inline(always)]
-    pub fn fill(self, codes: &[i8; N], scale: &Scale) {
-        let step = scale.step.abs();
-        let room = step * (0.5 + STEP_SLACK) + 0.5 * scale.rounding + scale.offset_rounding;
-        let [(least, before), (greatest, after)] = scale.ends;
-        let turned = scale.step < 0.0;
-        let (down, up) = if turned { (self.above, self.below) } else { (self.below, self.above) };
-        let rooms = down.iter_mut().zip(up);
-        for ((&code, value), (down, up)) in codes.iter().zip(self.values).zip(rooms) {
-            let code = f32::from(code);
-            *value = code * scale.step + scale.offset;
-            let room = room + code.abs() * scale.rounding + value.abs() * VALUE_SLACK;
-            *down = room + if code == least { before } else { 0.0 };
-            *up = room + if code == greatest { after } else { 0.0 };
-        }
-        self.steps.fill(step);
-    }
-
-    /// Weights whose codes are places in a table; bits of a code beyond four do not count.
-    #[inline(always)]
-    pub fn pick(self, codes: &[u8; N], table: &[Weight; 16]) {
-        let rooms = self.below.iter_mut().zip(self.above);
-        for (((&code, value), (below, above)), step) in
-            codes.iter().zip(self.values).zip(rooms).zip(self.steps)
-        {
-            let Some(weight) = table.get(usize::from(code & 15)) else { continue };
-            (*value, *below, *above, *step) = (weight.value, weight.below, weight.above, weight.step);
-        }
+    pub fn weight(&self, code: i8) -> Weight {
+        let step = self.step.abs();
+        let room = step * (0.5 + STEP_SLACK) + 0.5 * self.rounding + self.offset_rounding;
+        let [(least, before), (greatest, after)] = self.ends;
+        let code = f32::from(code);
+        let value = code * self.step + self.offset;
+        let room = room + code.abs() * self.rounding + value.abs() * VALUE_SLACK;
+        let down = room + if code == least { before } else { 0.0 };
+        let up = room + if code == greatest { after } else { 0.0 };
+        let (below, above) = if self.step < 0.0 { (up, down) } else { (down, up) };
+        Weight { value, below, above, step }
     }
 }
 
@@ -144,13 +159,26 @@ pub(super) fn is_known(kind: GgmlType) -> bool {
 
 /// The weights of whole blocks, instead of what `out` held; none for types that are not known.
 pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
+    match kind {
+        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::F64 => floats(kind, bytes, out),
+        _ if super::grids::is_known(kind) => super::grids::decode(kind, bytes, out),
+        _ => write_down(kind, bytes, out),
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+fn write_down(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
+    blocks(kind, bytes, out);
+}
+
+/// Hands the weights of whole blocks on; none of floats, of grids and of types not known.
+#[inline(always)]
+pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     use GgmlType::*;
     match kind {
-        F32 | F16 | BF16 | F64 => floats(kind, bytes, out),
         Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 => simple(kind, bytes, out),
-        Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => super::kquants::decode(kind, bytes, out),
-        _ if super::grids::is_known(kind) => super::grids::decode(kind, bytes, out),
-        _ => super::tables::decode(kind, bytes, out),
+        Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => super::kquants::blocks(kind, bytes, out),
+        _ => super::tables::blocks(kind, bytes, out),
     }
 }
 
@@ -203,50 +231,56 @@ fn rooms(kind: GgmlType, out: &mut Weights) {
 }
 
 /// The types whose blocks are 32 weights of one scale.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn simple(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
+#[inline(always)]
+fn simple(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     let half = |raw: &[u8; 2]| f16_to_f32(u16::from_le_bytes(*raw));
     match kind {
         GgmlType::Q4_0 => {
             let blocks = bytes.as_chunks::<18>().0;
-            for (block, run) in blocks.iter().zip(out.runs(blocks.len() * 32)) {
+            out.begin(blocks.len() * 32);
+            for block in blocks {
                 let (scale, codes) = split::<2>(block);
-                run.fill(&nibbles(codes, 0, 8), &symmetric(half(scale), 7.0));
+                out.codes(&nibbles(codes, 0, 8), &symmetric(half(scale), 7.0));
             }
         }
         GgmlType::Q5_0 => {
             let blocks = bytes.as_chunks::<22>().0;
-            for (block, run) in blocks.iter().zip(out.runs(blocks.len() * 32)) {
+            out.begin(blocks.len() * 32);
+            for block in blocks {
                 let (scale, rest) = split::<2>(block);
                 let (fifth, codes) = split::<4>(rest);
-                run.fill(&nibbles(codes, u32::from_le_bytes(*fifth), 16), &symmetric(half(scale), 15.0));
+                let codes = nibbles(codes, u32::from_le_bytes(*fifth), 16);
+                out.codes(&codes, &symmetric(half(scale), 15.0));
             }
         }
         GgmlType::Q4_1 => {
             let blocks = bytes.as_chunks::<20>().0;
-            for (block, run) in blocks.iter().zip(out.runs(blocks.len() * 32)) {
+            out.begin(blocks.len() * 32);
+            for block in blocks {
                 let (scale, rest) = split::<2>(block);
                 let (least, codes) = split::<2>(rest);
-                run.fill(&nibbles(codes, 0, 0), &ranged(half(scale), half(least)));
+                out.codes(&nibbles(codes, 0, 0), &ranged(half(scale), half(least)));
             }
         }
         GgmlType::Q5_1 => {
             let blocks = bytes.as_chunks::<24>().0;
-            for (block, run) in blocks.iter().zip(out.runs(blocks.len() * 32)) {
+            out.begin(blocks.len() * 32);
+            for block in blocks {
                 let (scale, rest) = split::<2>(block);
                 let (least, rest) = split::<2>(rest);
                 let (fifth, codes) = split::<4>(rest);
                 let codes = nibbles(codes, u32::from_le_bytes(*fifth), 0);
-                run.fill(&codes, &ranged(half(scale), half(least)));
+                out.codes(&codes, &ranged(half(scale), half(least)));
             }
         }
         _ => {
             let blocks = bytes.as_chunks::<34>().0;
-            for (block, run) in blocks.iter().zip(out.runs(blocks.len() * 32)) {
+            out.begin(blocks.len() * 32);
+            for block in blocks {
                 let (scale, codes) = split::<2>(block);
                 let step = half(scale);
                 let scale = Scale { step, rounding: f16_half_step(step), ..Scale::default() };
-                run.fill(&split::<32>(codes).0.map(u8::cast_signed), &scale);
+                out.codes(&split::<32>(codes).0.map(u8::cast_signed), &scale);
             }
         }
     }

@@ -5,7 +5,7 @@
 //! about where its reference must lie: every allowance is infinite. Values are known, and with
 //! them how alike two tensors are.
 
-use super::decode::{Scale, Weights, split};
+use super::decode::{Scale, Taker as _, Weights, split};
 use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
@@ -52,13 +52,12 @@ fn blocks<const SIZE: usize>(
     group: impl Fn(&[u8; SIZE], usize, usize) -> Eight,
 ) {
     let blocks = bytes.as_chunks::<SIZE>().0;
-    let mut runs = out.runs::<8>(blocks.len() * 256);
+    out.begin(blocks.len() * 256);
     for block in blocks {
         for place in 0..32 {
             let (codes, step, offset) = group(block, place / 4, place % 4);
-            let Some(run) = runs.next() else { return };
             let scale = Scale { step, offset, offset_rounding: f32::INFINITY, ..Scale::default() };
-            run.fill(&codes, &scale);
+            out.codes(&codes, &scale);
         }
     }
 }

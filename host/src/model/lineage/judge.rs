@@ -137,10 +137,17 @@ fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
         let types = (theirs.map(|entry| entry.dtype.to_owned()), ours.map(|entry| entry.dtype.to_owned()));
         TensorLineage { relation, ..blank_of(name, types) }
     };
+    // A second scale belongs to weights that were not understood.
+    let lone = |side: &Side, name, relation| {
+        if side.scales.contains(name) { TensorRelation::Unknown } else { relation }
+    };
     let mut list = Vec::new();
     for (name, ours) in &candidate.tensors {
         match reference.tensors.get(name) {
-            None => list.push(blank(name, Some(ours), None, TensorRelation::Extra)),
+            None => {
+                let relation = lone(candidate, name, TensorRelation::Extra);
+                list.push(blank(name, Some(ours), None, relation));
+            }
             Some(theirs) if theirs.shape != ours.shape => {
                 list.push(blank(name, Some(ours), Some(theirs), TensorRelation::ShapeDiffers));
             }
@@ -149,7 +156,8 @@ fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
     }
     for (name, theirs) in &reference.tensors {
         if !candidate.tensors.contains_key(name) {
-            list.push(blank(name, None, Some(theirs), TensorRelation::Missing));
+            let relation = lone(reference, name, TensorRelation::Missing);
+            list.push(blank(name, None, Some(theirs), relation));
         }
     }
     list
@@ -263,8 +271,11 @@ fn decide(
         let opaque: BTreeSet<GgmlType> = unknown
             .iter()
             .flat_map(side)
-            .filter_map(|entry| entry?.kind)
-            .filter(|kind| !decode::is_known(*kind) || grids::is_known(*kind))
+            .flatten()
+            .filter_map(|entry| match entry.kind {
+                None if entry.dtype == GgmlType::NVFP4.name() => Some(GgmlType::NVFP4),
+                kind => kind.filter(|kind| !decode::is_known(*kind) || grids::is_known(*kind)),
+            })
             .collect();
         reasons.extend(
             opaque.iter().map(|kind| format!("{} cannot be judged: {}", kind.name(), tables::reason(*kind))),

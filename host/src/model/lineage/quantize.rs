@@ -60,11 +60,15 @@ pub(super) fn block(kind: GgmlType, weights: &[f32; BLOCK], how: Arithmetic, out
 }
 
 /// How many of the first blocks of `bytes` are exactly what the plain arithmetic makes of
-/// `weights`, 32 for each block, and how many of those are all zeros. Only Q4_0 and Q8_0 are
-/// looked at: a fast path for these.
+/// `weights`, 32 for each block, and how many of those are all zeros: a fast path, which
+/// leaves what is seldom to the others.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8]) -> (usize, usize) {
     match kind {
-        GgmlType::Q4_0 => plain_q4_0(weights, bytes.as_chunks().0),
+        GgmlType::Q4_0 => plain_symmetric::<18>(weights, bytes.as_chunks().0, 8.0),
+        GgmlType::Q5_0 => plain_symmetric::<22>(weights, bytes.as_chunks().0, 16.0),
+        GgmlType::Q4_1 => plain_ranged::<20>(weights, bytes.as_chunks().0, 15.0),
+        GgmlType::Q5_1 => plain_ranged::<24>(weights, bytes.as_chunks().0, 31.0),
         GgmlType::Q8_0 => plain_q8_0(weights, bytes.as_chunks().0),
         _ => (0, 0),
     }
@@ -84,7 +88,7 @@ fn extent(weights: &[f32; BLOCK]) -> (f32, f32) {
     (least, greatest.into_iter().fold(f32::MIN, |a, b| if b > a { b } else { a }))
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+#[inline(always)]
 fn plain_q8_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 34]]) -> (usize, usize) {
     let mut zeros = 0;
     for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
@@ -111,8 +115,12 @@ fn plain_q8_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 34]]) -> (usize, usize) {
     (weights.len().min(blocks.len()), zeros)
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
-fn plain_q4_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 18]]) -> (usize, usize) {
+#[inline(always)]
+fn plain_symmetric<const SIZE: usize>(
+    weights: &[[f32; BLOCK]],
+    blocks: &[[u8; SIZE]],
+    half: f32,
+) -> (usize, usize) {
     let mut zeros = 0;
     for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
         let Some((stored, codes)) = block.split_first_chunk::<2>() else { return (place, zeros) };
@@ -122,27 +130,62 @@ fn plain_q4_0(weights: &[[f32; BLOCK]], blocks: &[[u8; 18]]) -> (usize, usize) {
             return (place, zeros);
         }
         let extreme = if greatest > -least { greatest } else { least };
-        let scale = extreme / -8.0;
-        if f32_to_f16(scale).to_le_bytes() != *stored {
-            return (place, zeros);
-        }
-        let by = inverse(scale);
-        let mut equal = true;
-        let (low, high) = weights.split_at(BLOCK / 2);
-        for ((&a, &b), &code) in low.iter().zip(high).zip(codes) {
-            let code_of = |x: f32| {
-                let code = (x * by + 8.5).trunc();
-                if code < 15.0 { code } else { 15.0 }
-            };
-            equal &= code_of(a) == f32::from(code & 15);
-            equal &= code_of(b) == f32::from(code >> 4);
-        }
-        if !equal {
+        let scale = extreme / -half;
+        if f32_to_f16(scale).to_le_bytes() != *stored
+            || !equal_codes(weights, codes, 0.0, inverse(scale), half + 0.5, 2.0 * half - 1.0)
+        {
             return (place, zeros);
         }
         zeros += usize::from(least == 0.0 && greatest == 0.0);
     }
     (weights.len().min(blocks.len()), zeros)
+}
+
+#[inline(always)]
+fn plain_ranged<const SIZE: usize>(
+    weights: &[[f32; BLOCK]],
+    blocks: &[[u8; SIZE]],
+    most: f32,
+) -> (usize, usize) {
+    for (place, (weights, block)) in weights.iter().zip(blocks).enumerate() {
+        let (Some((stored, rest)), (least, greatest)) = (block.split_first_chunk::<2>(), extent(weights))
+        else {
+            return (place, 0);
+        };
+        let Some((offset, codes)) = rest.split_first_chunk::<2>() else { return (place, 0) };
+        let scale = (greatest - least) / most;
+        // Of which sign a zero is depends on the order of the weights.
+        if least == 0.0
+            || f32_to_f16(scale).to_le_bytes() != *stored
+            || f32_to_f16(least).to_le_bytes() != *offset
+            || !equal_codes(weights, codes, least, inverse(scale), 0.5, most)
+        {
+            return (place, 0);
+        }
+    }
+    (weights.len().min(blocks.len()), 0)
+}
+
+/// Are these the codes (with the fifth bits before them, if there is room for more than halves
+/// of bytes) of the weights less `least`, times `by`, plus `add`, of which the greatest is `most`?
+#[inline(always)]
+fn equal_codes(weights: &[f32; BLOCK], codes: &[u8], least: f32, by: f32, add: f32, most: f32) -> bool {
+    let (fifth, codes) = match codes.split_last_chunk::<{ BLOCK / 2 }>() {
+        Some((fifth, codes)) => (fifth.first_chunk().map_or(0, |bits| u32::from_le_bytes(*bits)), codes),
+        None => return false,
+    };
+    let code_of = |x: f32| {
+        let code = ((x - least) * by + add).trunc();
+        if code < most { code } else { most }
+    };
+    let mut equal = true;
+    let (low, high) = weights.split_at(BLOCK / 2);
+    for (place, ((&a, &b), &code)) in (0..16).zip(low.iter().zip(high).zip(codes)) {
+        let fifths = [fifth >> place & 1, fifth >> (place + 16) & 1];
+        equal &= code_of(a) == ((u32::from(code) & 15) | fifths[0] << 4) as f32;
+        equal &= code_of(b) == (u32::from(code >> 4) | fifths[1] << 4) as f32;
+    }
+    equal
 }
 
 #[inline(always)]
@@ -233,7 +276,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / 8_388_608.0 - 1.0
         };
-        for kind in [GgmlType::Q4_0, GgmlType::Q8_0] {
+        for kind in [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0] {
             let mut whole = 0;
             for round in 0..20_000 {
                 let size = 10f32.powi(round % 9 - 7);

@@ -5,7 +5,7 @@
 //! the rows of the query and key projections are in another order there (the halves of a
 //! head one after the other instead of interleaved); they are read in GGUF's order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,9 @@ pub(super) struct Side {
     pub tensors: BTreeMap<String, Entry>,
     /// Bytes before the tensor data of each file.
     pub data_offsets: Vec<u64>,
+    /// Those that hold a second scale for weights of NVFP4, which then are not what their blocks
+    /// alone say.
+    pub scales: BTreeSet<String>,
     pub architecture: Option<String>,
     pub gguf: bool,
     config: Option<serde_json::Value>,
@@ -76,12 +79,24 @@ impl Side {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             data_offsets: Vec::new(),
+            scales: BTreeSet::new(),
             architecture: None,
             gguf: false,
             config: None,
         };
         for file in &files {
             side.add(file)?;
+        }
+        let of_nvfp4 = side.tensors.iter().filter(|(_, entry)| entry.kind == Some(GgmlType::NVFP4));
+        let scaled = of_nvfp4.filter_map(|(name, _)| {
+            let scale = format!("{}.scale", name.strip_suffix(".weight")?);
+            side.tensors.contains_key(&scale).then(|| (name.clone(), scale))
+        });
+        for (name, scale) in scaled.collect::<Vec<_>>() {
+            if let Some(entry) = side.tensors.get_mut(&name) {
+                entry.kind = None;
+            }
+            side.scales.insert(scale);
         }
         if !side.gguf {
             side.config = config(files.first().and_then(|file| file.parent()));

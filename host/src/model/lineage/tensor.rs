@@ -295,8 +295,11 @@ fn tile(
         }
     } else {
         seen.values_differ = true;
-        decode(kind, candidate, weights);
-        seen.weigh(weights, 0, &mut Reference { kind: from, bytes: reference, values, rooms, scratch });
+        // Where a weight was beyond, others will be.
+        if seen.tally.beyond > 0 || !seen.tally.glance(kind, candidate, values) {
+            decode(kind, candidate, weights);
+            seen.weigh(weights, 0, &mut Reference { kind: from, bytes: reference, values, rooms, scratch });
+        }
     }
     if seen.tally.compared > before.compared {
         seen.differing += 1;

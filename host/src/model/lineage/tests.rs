@@ -255,11 +255,11 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     let reference = folder.write("base.gguf", &base, GgmlType::F32);
     let opaque = folder.write_with("fp.gguf", &base, |t, values| match t {
         3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
-        _ => (GgmlType::NVFP4, vec![1; 36 * 4 * ROWS]),
+        _ => (GgmlType::Q8_K, vec![0; 292 * ROWS]),
     });
     let unknown = relate(&opaque, &reference);
     assert_eq!(unknown.relation, Relation::Unknown);
-    assert!(unknown.reasons.iter().any(|reason| reason.contains("NVFP4 cannot be judged")), "{unknown:?}");
+    assert!(unknown.reasons.iter().any(|reason| reason.contains("Q8_K cannot be judged")), "{unknown:?}");
     // Codes of a grid: what is unrelated is told, and nothing else.
     let grid = folder.write_with("iq.gguf", &base, |t, values| match t {
         3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
@@ -284,6 +284,35 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
     assert_eq!(compare(&cut, &reference, &mut |_, _| {}).unwrap_err().exit_code(), 4);
     assert!(compare(&folder.0.path().join("no.gguf"), &reference, &mut |_, _| {}).is_err());
+}
+
+/// Weights of NVFP4 are judged, unless a second scale in another tensor makes them others.
+#[test]
+fn a_scale_in_another_tensor_is_not_overlooked() {
+    let folder = Folder::new();
+    let blocks = COLUMNS * ROWS / 64;
+    let block =
+        |n: usize| [[0x38; 4].as_slice(), &std::array::from_fn::<u8, 32, _>(|i| (i * 7 + n) as u8)].concat();
+    let codes: Vec<u8> = (0..blocks).flat_map(block).collect();
+    let mut values = Vec::new();
+    decode::values(GgmlType::NVFP4, &codes, &mut values, &mut Weights::default());
+    let source: Vec<u8> = values.iter().flat_map(|x| (x * 1.001 + 0.01).to_le_bytes()).collect();
+    let one = 1f32.to_le_bytes();
+    let write = |file: &str, tensors: &[(&str, GgmlType, &[u64], &[u8])]| {
+        let path = folder.0.path().join(file);
+        let tensors: Vec<TensorData<'_>> =
+            tensors.iter().map(|&(name, kind, shape, data)| TensorData { name, kind, shape, data }).collect();
+        write_file(&path, &[("general.name", "m".into())], &tensors).unwrap();
+        path
+    };
+    let (name, shape) = ("blk.0.ffn_up.weight", &[COLUMNS as u64, ROWS as u64][..]);
+    let reference = write("reference.gguf", &[(name, GgmlType::F32, shape, &source)]);
+    let own = (name, GgmlType::NVFP4, shape, codes.as_slice());
+    assert_eq!(relate(&write("own.gguf", &[own]), &reference).relation, Relation::Quantization);
+    let scaled = write("scaled.gguf", &[own, ("blk.0.ffn_up.scale", GgmlType::F32, &[1], &one)]);
+    let scaled = relate(&scaled, &reference);
+    assert_eq!(scaled.relation, Relation::Unknown);
+    assert!(scaled.reasons.iter().any(|reason| reason.contains("NVFP4 cannot be judged")), "{scaled:?}");
 }
 
 /// A change that is the product of two thin matrices, in one of the matrices.

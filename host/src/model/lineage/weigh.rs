@@ -7,7 +7,8 @@
 
 use multiversion::multiversion;
 
-use super::decode::Weights;
+use super::decode::{Taker, Weight, Weights, blocks};
+use crate::model::gguf::GgmlType;
 
 const LANES: usize = 16;
 
@@ -37,12 +38,10 @@ impl Tally {
     /// Weighs the candidate's `weights` against the reference's `values`. `rooms` is how far
     /// those may be from what they were rounded from themselves; empty if they were not.
     pub fn weigh(&mut self, weights: &Weights, values: &[f32], rooms: &[f32]) {
-        let start =
-            Lanes { max_error: [self.max_error; LANES], allowed: [self.allowed; LANES], ..Lanes::default() };
-        let lanes = lanes(start, weights, values, rooms);
+        let lanes = lanes(Lanes::new(self), weights, values, rooms);
         self.compared += values.len() as u64;
         let sum = |counts: [u32; LANES]| counts.iter().map(|&count| u64::from(count)).sum::<u64>();
-        self.unchecked += sum(lanes.unchecked);
+        self.unchecked += sum(lanes.sums.unchecked);
         self.beyond += sum(lanes.beyond);
         self.beyond_both += sum(lanes.beyond_both);
         for (&error, &allowed) in lanes.max_error.iter().zip(&lanes.allowed) {
@@ -52,14 +51,26 @@ impl Tally {
         }
         self.excess = lanes.excess.into_iter().fold(self.excess, f32::max);
         self.excess_steps = lanes.excess_steps.into_iter().fold(self.excess_steps, f32::max);
-        let sum = |list: [f32; LANES]| list.iter().map(|&x| f64::from(x)).sum::<f64>();
-        let mut sums = [lanes.reference_power, lanes.candidate_power, lanes.product].map(sum);
-        if !sums.iter().take(2).all(|power| (1e-24..1e30).contains(power)) {
-            sums = exact_sums(weights, values);
-        }
-        self.reference_power += sums[0];
-        self.candidate_power += sums[1];
-        self.product += sums[2];
+        self.add_powers(lanes.sums.powers().unwrap_or_else(|| exact_sums(weights, values)));
+    }
+
+    /// The same for whole blocks of a type, without writing their weights down. False, and nothing
+    /// done, if one is beyond its allowance or further off than all before: that is for
+    /// [`Self::weigh`], and seldom.
+    pub fn glance(&mut self, kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
+        let (values, rest) = values.as_chunks();
+        let sums = glance(self.max_error, kind, bytes, values).filter(|_| rest.is_empty());
+        let Some((sums, powers)) = sums.and_then(|sums| Some((sums, sums.powers()?))) else { return false };
+        self.compared += (values.len() * LANES) as u64;
+        self.unchecked += sums.unchecked.iter().map(|&count| u64::from(count)).sum::<u64>();
+        self.add_powers(powers);
+        true
+    }
+
+    fn add_powers(&mut self, [reference, candidate, product]: [f64; 3]) {
+        self.reference_power += reference;
+        self.candidate_power += candidate;
+        self.product += product;
     }
 }
 
@@ -72,43 +83,67 @@ fn exact_sums(weights: &Weights, values: &[f32]) -> [f64; 3] {
     })
 }
 
+/// What is added up of every weight, for every sixteenth each.
+#[derive(Default, Clone, Copy)]
+struct Sums {
+    unchecked: [u32; LANES],
+    reference_power: [f32; LANES],
+    candidate_power: [f32; LANES],
+    product: [f32; LANES],
+}
+
 /// A [`Tally`] of every sixteenth weight each.
 #[derive(Default)]
 struct Lanes {
-    unchecked: [u32; LANES],
+    sums: Sums,
     beyond: [u32; LANES],
     beyond_both: [u32; LANES],
     max_error: [f32; LANES],
     allowed: [f32; LANES],
     excess: [f32; LANES],
     excess_steps: [f32; LANES],
-    reference_power: [f32; LANES],
-    candidate_power: [f32; LANES],
-    product: [f32; LANES],
+}
+
+impl Sums {
+    /// Powers of reference and candidate, and their product; `None` if they are of a size that
+    /// single precision is not for.
+    fn powers(&self) -> Option<[f64; 3]> {
+        let sum = |list: [f32; LANES]| list.iter().map(|&x| f64::from(x)).sum::<f64>();
+        let sums = [self.reference_power, self.candidate_power, self.product].map(sum);
+        sums.iter().take(2).all(|power| (1e-24..1e30).contains(power)).then_some(sums)
+    }
+
+    /// Adds a weight to lane `i`; true if it is unusual: beyond its allowance, or further off
+    /// than `most`.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "callers have as many weights as there are lanes")]
+    fn add(&mut self, i: usize, [value, below, above]: [f32; 3], expected: f32, most: f32) -> bool {
+        let error = expected - value;
+        let (size, allowed) = (error.abs(), if error < 0.0 { below } else { above });
+        let (finite, open) = (size < f32::INFINITY, allowed == f32::INFINITY);
+        self.unchecked[i] += u32::from(open & finite);
+        // An allowance that is not a number allows nothing.
+        let inside = size <= allowed;
+        let (x, y) = if finite { (value, expected) } else { (0.0, 0.0) };
+        self.candidate_power[i] += x * x;
+        self.reference_power[i] += y * y;
+        self.product[i] += x * y;
+        !inside | !finite | (!open & (size > most))
+    }
 }
 
 impl Lanes {
-    /// Adds sixteen weights. What is seldom, a weight beyond its allowance or the largest error
-    /// so far, is left to [`Self::add_unusual`].
+    fn new(tally: &Tally) -> Self {
+        Self { max_error: [tally.max_error; LANES], allowed: [tally.allowed; LANES], ..Self::default() }
+    }
+
+    /// Adds sixteen weights. What is seldom is left to [`Self::add_unusual`].
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
     fn add(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
         let mut unusual = false;
         for i in 0..LANES {
-            let (value, expected) = (own[i], values[i]);
-            let error = expected - value;
-            let finite = error.abs() < f32::INFINITY;
-            let (low, high) =
-                ((error < 0.0) & (below[i] == f32::INFINITY), (error >= 0.0) & (above[i] == f32::INFINITY));
-            let open = low | high;
-            self.unchecked[i] += u32::from(open & finite);
-            // An allowance that is not a number allows nothing.
-            let inside = (-error <= below[i]) & (error <= above[i]);
-            unusual |= !inside | !finite | (!open & (error.abs() > self.max_error[i]));
-            let (x, y) = if finite { (value, expected) } else { (0.0, 0.0) };
-            self.candidate_power[i] += x * x;
-            self.reference_power[i] += y * y;
-            self.product[i] += x * y;
+            unusual |= self.sums.add(i, [own[i], below[i], above[i]], values[i], self.max_error[i]);
         }
         if unusual {
             self.add_unusual([own, below, above, steps, values, rooms]);
@@ -165,6 +200,54 @@ fn lanes(mut lanes: Lanes, weights: &Weights, values: &[f32], rooms: &[f32]) -> 
     lanes
 }
 
+/// Weights that are compared as they are decoded.
+struct Glance<'a> {
+    sums: Sums,
+    /// Those still to be compared with.
+    values: &'a [[f32; LANES]],
+    most: f32,
+    unusual: bool,
+}
+
+impl Taker for Glance<'_> {
+    /// Other weights than there are to compare with are for somebody else.
+    #[inline(always)]
+    fn begin(&mut self, count: usize) {
+        self.unusual |= count != self.values.len() * LANES;
+    }
+
+    #[inline(always)]
+    fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W) {
+        const { assert!(N.is_multiple_of(LANES)) };
+        let Some((own, rest)) = self.values.split_at_checked(RUNS * N / LANES) else {
+            self.unusual = true;
+            return;
+        };
+        self.values = rest;
+        // Copies, and no way out in between, so that they stay in registers.
+        let (mut sums, mut unusual, most) = (self.sums, false, self.most);
+        for (number, own) in own.chunks_exact(N / LANES).enumerate() {
+            let weight = run(number);
+            for (part, &values) in own.iter().enumerate() {
+                for (i, &expected) in values.iter().enumerate() {
+                    let Weight { value, below, above, .. } = weight(part * LANES + i);
+                    unusual |= sums.add(i, [value, below, above], expected, most);
+                }
+            }
+        }
+        self.sums = sums;
+        self.unusual |= unusual;
+    }
+}
+
+/// The sums, if there was nothing unusual: nothing beyond its allowance or further off than `most`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn glance(most: f32, kind: GgmlType, bytes: &[u8], values: &[[f32; LANES]]) -> Option<Sums> {
+    let mut glance = Glance { sums: Sums::default(), values, most, unusual: false };
+    blocks(kind, bytes, &mut glance);
+    (!glance.unusual).then_some(glance.sums)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +284,64 @@ mod tests {
             }
         }
         tally
+    }
+
+    /// A glance finds the very numbers that weighing finds, or gives up and leaves them as they
+    /// were; it gives up for every weight that is beyond, and hardly ever else.
+    #[test]
+    fn a_glance_is_as_weighing() {
+        use GgmlType::*;
+        let mut state = 7u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u32
+        };
+        let kinds = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K];
+        for kind in kinds.into_iter().chain([IQ4_NL, IQ4_XS, MXFP4, NVFP4, TQ1_0, TQ2_0, Q1_0, Q2_0]) {
+            let size = usize::try_from(kind.bytes(1024).unwrap()).unwrap();
+            for round in 0..60 {
+                // Of any bytes, some scales are no numbers or too large: those are for weighing.
+                let mask = if round % 3 == 0 { 0xff } else { 0x3b };
+                let mut bytes: Vec<u8> = (0..size).map(|_| next() as u8 & mask).collect();
+                if kind == MXFP4 {
+                    bytes.chunks_mut(17).for_each(|block| block[0] = block[0] % 8 + 120);
+                }
+                let (mut weights, mut expected) = (Weights::default(), Tally::default());
+                super::super::decode::decode(kind, &bytes, &mut weights);
+                let mut values: Vec<f32> = (weights.iter())
+                    .map(|of| {
+                        of.value + (next() as f32 / 2f32.powi(31) - 0.5) * of.above.min(of.below).min(of.step)
+                    })
+                    .collect();
+                (expected.max_error, expected.allowed) = (f32::MAX, 1.0);
+                let mut tally = expected;
+                expected.weigh(&weights, &values, &[]);
+                let glanced = tally.glance(kind, &bytes, &values);
+                assert!(glanced || round % 3 == 0, "{kind:?}: {expected:?}");
+                assert!(!glanced || tally == expected, "{kind:?}: {tally:?} {expected:?}");
+                // One beyond, wherever it is; and weights that are not whole lanes.
+                let place = next() as usize % values.len();
+                let before = tally;
+                for wrong in [values[place] + 1e9, values[place] - 1e9, f32::NAN] {
+                    let right = std::mem::replace(&mut values[place], wrong);
+                    let weight = weights.get(place).unwrap();
+                    let room = if wrong > right { weight.above } else { weight.below };
+                    let inside = (wrong - weight.value).abs() <= room;
+                    assert!(inside || !tally.glance(kind, &bytes, &values), "{kind:?} {wrong} {weight:?}");
+                    tally = before;
+                    values[place] = right;
+                }
+                assert!(!tally.glance(kind, &bytes, &values[1..]) && tally == before);
+            }
+        }
+        // What is further off than all before is for weighing, too.
+        let (mut tally, mut weights) = (Tally::default(), Weights::default());
+        let bytes = [0x35; 144];
+        super::super::decode::decode(Q4_K, &bytes, &mut weights);
+        let off: Vec<f32> = weights.values.iter().map(|value| value * 1.001).collect();
+        assert!(!tally.glance(Q4_K, &bytes, &off));
+        tally.weigh(&weights, &off, &[]);
+        assert!(tally.max_error > 0.0 && tally.glance(Q4_K, &bytes, &off) && tally.compared == 512);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Lists of digests and what they say about an artifact: `sha256sum` (text, binary, escaped
 //! and `--tag` lines), `llama-gguf-hash` (every kind it knows), this program's own lists,
-//! manifests of ollama, Git LFS pointers, and files that are called after their digest.
+//! manifests of ollama, `manifest.json` of quantising pipelines, Git LFS pointers, and files that are called after their digest.
 //!
 //! A line that is not understood, a digest that cannot be computed and a list that names
 //! nothing of the artifact mean "could not be checked", never "fine". Signed lists are in
 //! `signature`.
 
 mod compare;
+mod formats;
 mod names;
 mod own;
 mod parse;
@@ -22,6 +23,7 @@ use crate::digest::HashKind;
 use crate::domain::inspection::Inspection;
 use crate::domain::{Problem, budget};
 use compare::Thing;
+pub use formats::Formats;
 pub use names::check_names;
 pub use own::write as write_list;
 pub use registry::Registry;
@@ -31,6 +33,7 @@ pub use registry::Registry;
 pub enum List {
     Digests(Manifest),
     Registry(Registry),
+    Formats(Formats),
     /// A signed list: the text of a sigstore bundle.
     Signature(String),
 }
@@ -68,6 +71,9 @@ impl List {
             if media.starts_with("application/vnd.dev.sigstore.bundle") {
                 return Ok(Self::Signature(text));
             }
+            if let Some(formats) = Formats::parse(&document) {
+                return formats.map(Self::Formats);
+            }
             return Registry::ollama(&document).map(Self::Registry);
         }
         if text.starts_with("version https://git-lfs.github.com/spec/v1") {
@@ -80,7 +86,7 @@ impl List {
     pub fn kinds(&self) -> Vec<HashKind> {
         match self {
             Self::Digests(manifest) => manifest.kinds(),
-            Self::Registry(_) | Self::Signature(_) => Vec::new(),
+            Self::Registry(_) | Self::Formats(_) | Self::Signature(_) => Vec::new(),
         }
     }
 }

@@ -31,7 +31,8 @@ struct Blob {
 impl Registry {
     pub(super) fn ollama(document: &Value) -> Result<Self, String> {
         let layers = document.get("layers").and_then(Value::as_array);
-        let layers = layers.ok_or("it is JSON, and neither a manifest of ollama nor a sigstore bundle")?;
+        let layers = layers
+            .ok_or("it is JSON, and neither a manifest of ollama or of formats nor a sigstore bundle")?;
         if layers.len() > LAYERS {
             return Err(format!("it has more than {LAYERS} layers"));
         }

@@ -1,6 +1,9 @@
 //! Looks for values that no weight should have. The common case, nothing wrong, is one
 //! maximum over the bit patterns of a few kilobytes, which compilers turn into vector code.
 
+use std::ops::BitAnd;
+
+use multiversion::multiversion;
 use serde::{Deserialize, Serialize};
 
 use crate::model::gguf::GgmlType;
@@ -31,23 +34,16 @@ pub struct Counts {
 const GROUP: usize = 1024;
 
 /// Looks at whole blocks of a tensor that begin at `offset` of the file.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
 pub fn look(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts) {
     use GgmlType::*;
     match kind {
-        F32 => floats::<4>(bytes, offset, counts, |raw| u64::from(u32::from_le_bytes(raw)), &F32_BITS),
-        F16 => floats::<2>(bytes, offset, counts, |raw| u64::from(u16::from_le_bytes(raw)), &F16_BITS),
-        BF16 => floats::<2>(bytes, offset, counts, |raw| u64::from(u16::from_le_bytes(raw)), &BF16_BITS),
-        F64 => floats::<8>(bytes, offset, counts, u64::from_le_bytes, &F64_BITS),
+        F32 => floats(bytes, offset, counts, u32::from_le_bytes, &F32_BITS),
+        F16 => floats(bytes, offset, counts, u16::from_le_bytes, &F16_BITS),
+        BF16 => floats(bytes, offset, counts, u16::from_le_bytes, &BF16_BITS),
+        F64 => floats(bytes, offset, counts, u64::from_le_bytes, &F64_BITS),
         I8 | I16 | I32 | I64 => {}
-        Q8_K => scales::<4>(
-            kind,
-            bytes,
-            offset,
-            counts,
-            &[0],
-            |raw| u64::from(u32::from_le_bytes(raw)),
-            &F32_BITS,
-        ),
+        Q8_K => scales(kind, bytes, offset, counts, &[0], u32::from_le_bytes, &F32_BITS),
         MXFP4 => bytes_scales(kind, bytes, offset, counts, 1, &[0xff]),
         NVFP4 => bytes_scales(kind, bytes, offset, counts, 4, &[0x7f, 0xff]),
         IQ1_M => iq1_m(bytes, offset, counts),
@@ -64,25 +60,31 @@ pub fn look(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts) {
     }
 }
 
-/// Bit patterns of a float format, without the sign.
-struct Bits {
+/// Bit patterns of a float format, without the sign. Words of the format's own size: of these
+/// processors compare many at a time.
+struct Bits<W> {
     /// Everything but the sign.
-    magnitude: u64,
-    infinity: u64,
+    magnitude: W,
+    infinity: W,
     /// The pattern of 1e6; infinity where that cannot be said.
-    absurd: u64,
+    absurd: W,
 }
 
-const F16_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x7c00 };
+const F16_BITS: Bits<u16> = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x7c00 };
 /// A scale of 4096 means weights beyond tens of thousands; real ones are below 1.
-const SCALE_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x6c00 };
-const BF16_BITS: Bits = Bits { magnitude: 0x7fff, infinity: 0x7f80, absurd: 0x4974 };
-const F32_BITS: Bits = Bits { magnitude: 0x7fff_ffff, infinity: 0x7f80_0000, absurd: 0x4974_2400 };
-const F64_BITS: Bits =
+const SCALE_BITS: Bits<u16> = Bits { magnitude: 0x7fff, infinity: 0x7c00, absurd: 0x6c00 };
+const BF16_BITS: Bits<u16> = Bits { magnitude: 0x7fff, infinity: 0x7f80, absurd: 0x4974 };
+const F32_BITS: Bits<u32> = Bits { magnitude: 0x7fff_ffff, infinity: 0x7f80_0000, absurd: 0x4974_2400 };
+const F64_BITS: Bits<u64> =
     Bits { magnitude: 0x7fff_ffff_ffff_ffff, infinity: 0x7ff0_0000_0000_0000, absurd: 0x412e_8480_0000_0000 };
 
-impl Bits {
-    fn note(&self, value: u64, offset: u64, counts: &mut Counts) {
+impl<W: Copy + Ord + BitAnd<Output = W>> Bits<W> {
+    #[inline(always)]
+    fn is_odd(&self, magnitude: W) -> bool {
+        magnitude > self.absurd || magnitude >= self.infinity
+    }
+
+    fn note(&self, value: W, offset: u64, counts: &mut Counts) {
         let magnitude = value & self.magnitude;
         if magnitude > self.infinity {
             counts.nan.add(offset);
@@ -94,18 +96,19 @@ impl Bits {
     }
 }
 
-fn floats<const N: usize>(
+#[inline(always)]
+fn floats<const N: usize, W: Copy + Ord + Default + BitAnd<Output = W>>(
     bytes: &[u8],
     offset: u64,
     counts: &mut Counts,
-    read: impl Fn([u8; N]) -> u64 + Copy,
-    bits: &Bits,
+    read: impl Fn([u8; N]) -> W,
+    bits: &Bits<W>,
 ) {
     let (values, _) = bytes.as_chunks::<N>();
     let mut place = offset;
     for group in values.chunks(GROUP) {
-        let largest = group.iter().fold(0, |most, &raw| most.max(read(raw) & bits.magnitude));
-        if largest > bits.absurd || largest >= bits.infinity {
+        let largest = group.iter().fold(W::default(), |most, &raw| most.max(read(raw) & bits.magnitude));
+        if bits.is_odd(largest) {
             for (i, &raw) in group.iter().enumerate() {
                 bits.note(read(raw), place + (i * N) as u64, counts);
             }
@@ -114,26 +117,28 @@ fn floats<const N: usize>(
     }
 }
 
+#[inline(always)]
 fn half_scales(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts, places: &[usize]) {
-    scales::<2>(kind, bytes, offset, counts, places, |raw| u64::from(u16::from_le_bytes(raw)), &SCALE_BITS);
+    scales(kind, bytes, offset, counts, places, u16::from_le_bytes, &SCALE_BITS);
 }
 
 /// Scales at fixed places of each block.
-fn scales<const N: usize>(
+#[inline(always)]
+fn scales<const N: usize, W: Copy + Ord + BitAnd<Output = W>>(
     kind: GgmlType,
     bytes: &[u8],
     offset: u64,
     counts: &mut Counts,
     places: &[usize],
-    read: impl Fn([u8; N]) -> u64,
-    bits: &Bits,
+    read: impl Fn([u8; N]) -> W,
+    bits: &Bits<W>,
 ) {
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
     for (i, block) in bytes.chunks_exact(size).enumerate() {
         for &place in places {
             let Some(raw) = block.get(place..).and_then(|rest| rest.first_chunk::<N>()) else { continue };
             let value = read(*raw);
-            if value & bits.magnitude > bits.absurd.min(bits.infinity - 1) {
+            if bits.is_odd(value & bits.magnitude) {
                 bits.note(value, offset + (i * size + place) as u64, counts);
             }
         }
@@ -156,9 +161,10 @@ fn bytes_scales(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts, 
 fn iq1_m(bytes: &[u8], offset: u64, counts: &mut Counts) {
     for (i, block) in bytes.chunks_exact(56).enumerate() {
         let (words, _) = block.get(48..).unwrap_or_default().as_chunks::<2>();
-        let scale = words.iter().enumerate().fold(0u64, |scale, (nibble, &word)| {
-            scale | u64::from(u16::from_le_bytes(word) >> 12) << (4 * nibble)
-        });
+        let scale = words
+            .iter()
+            .enumerate()
+            .fold(0, |scale, (nibble, &word)| scale | (u16::from_le_bytes(word) >> 12) << (4 * nibble));
         SCALE_BITS.note(scale, offset + (i * 56 + 48) as u64, counts);
     }
 }
