@@ -3,9 +3,12 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stderr,
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "serve/chat.rs"]
+mod chat;
 #[path = "serve/completions.rs"]
 mod completions;
 #[path = "../src/api/testing.rs"]
