@@ -117,7 +117,7 @@ const SHAPES: [(&str, &str, &str); 10] = [
     (
         "Zephyr",
         "{% for message in messages %}
-{% if message['role'] == 'user' %}
+    {% if message['role'] == 'user' %}
 {{ '<|user|>\\n' + message['content'] + eos_token }}
 {% elif message['role'] == 'system' %}
 {{ '<|system|>\\n' + message['content'] + eos_token }}
