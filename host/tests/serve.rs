@@ -6,6 +6,8 @@
     reason = "a test that cannot go on must stop"
 )]
 
+#[path = "serve/chat.rs"]
+mod chat;
 #[path = "serve/completions.rs"]
 mod completions;
 #[path = "../src/api/testing.rs"]

@@ -31,7 +31,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["candle_core", "candle_nn", "candle_transformers", "tokenizers"], &["engine/candle/"]),
     (&["sqlx"], &["store/"]),
     (&["landlock"], &["worker/", "governor/"]),
-    (&["seccompiler", "libc"], &["worker/"]),
+    (&["seccompiler", "libc", "minijinja", "minijinja_contrib"], &["worker/"]),
     (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
     (&["p256", "sigstore_verify"], &["model/signature/"]),

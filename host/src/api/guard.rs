@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::reply::{ApiError, shape};
-use super::{Api, completions, events, health};
+use super::{Api, chat, completions, events, health};
 use crate::domain::budget;
 
 /// Nothing may be loaded, framed or sent by an answer unless its handler says so.
@@ -49,7 +49,7 @@ pub async fn guard(State(api): State<Api>, request: Request, next: Next) -> Resp
 
 /// Time for an answer to be made; a model may have to be loaded first.
 fn patience(path: &str) -> std::time::Duration {
-    let works = [completions::PATH, "/tokenize", "/detokenize", "/tokenizer_info"];
+    let works = [completions::PATH, chat::PATH, "/tokenize", "/detokenize", "/tokenizer_info"];
     if works.contains(&path) { budget::HTTP_COMPLETION } else { budget::HTTP_ANSWER }
 }
 

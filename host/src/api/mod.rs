@@ -10,11 +10,13 @@
 mod artifacts;
 mod assays;
 mod bundle;
+mod chat;
 mod completions;
 mod control;
 mod docs;
 mod events;
 mod extract;
+mod generate;
 mod governor;
 mod guard;
 mod health;
@@ -103,6 +105,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/plugins", get(plugins::list))
         .route("/v1/models", get(models::list))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(chat::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/tokenizer_info", get(tokens::info))

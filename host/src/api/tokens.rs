@@ -13,6 +13,7 @@ use super::work::{Task, Told, order, unexpected};
 
 /// Body of `/tokenize`.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Text {
     model: Option<String>,
@@ -28,6 +29,7 @@ fn yes() -> bool {
 
 /// Body of `/detokenize`.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Tokens {
     model: Option<String>,
@@ -72,7 +74,7 @@ pub async fn info(State(api): State<Api>, Params(query): Params<Model>) -> Resul
             "pad_token": null,
             "add_bos_token": adds_bos,
             "model_max_length": context,
-            // Templates are programs of the model's author, and none is run here.
+            // A program of the model's author: `/v1/chat/completions` runs it, apart from everything.
             "chat_template": null,
         }))),
         _ => Err(unexpected()),

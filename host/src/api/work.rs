@@ -15,6 +15,7 @@ use super::models::{Served, served};
 use super::reply::ApiError;
 use crate::domain::{Problem, ProblemKind};
 use crate::measure::complete::{Ask, Choice};
+use crate::worker::Message;
 
 /// Seconds after which a client may try again when the models are in use.
 pub const BUSY_SECONDS: u32 = 5;
@@ -23,6 +24,13 @@ pub const BUSY_SECONDS: u32 = 5;
 #[derive(Debug)]
 pub enum Task {
     Complete(Ask),
+    /// Answer a conversation; `ask` is the rest, and its prompts and length are not looked at.
+    Chat {
+        messages: Vec<Message>,
+        ask: Ask,
+        /// What the context leaves, up to [`crate::domain::budget::CHAT_NEW_TOKENS`], if `None`.
+        new_tokens: Option<u32>,
+    },
     Tokenize {
         text: String,
         add_special: bool,

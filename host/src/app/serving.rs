@@ -3,7 +3,7 @@
 //!
 //! Invariants: never beside an assay's models; only files as they were inspected; loaded as for
 //! a judged run (F32 cache, weights as they lie in the file), through the same admission and
-//! limits. Deliberately absent: a second model in memory.
+//! limits; its chat template is rendered in a worker apart. Deliberately absent: a second model in memory.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
@@ -20,8 +20,10 @@ use crate::domain::modes::JUDGED_PARALLEL;
 use crate::domain::{Problem, ProblemKind, budget};
 use crate::engine::{LoadSpec, default_threads, engine_for};
 use crate::governor::admission::Caps;
-use crate::measure::complete::{self, Failure};
-use crate::store::Stamp;
+use crate::measure::chat;
+use crate::measure::complete::{self, Ask, Failure, Prompt};
+use crate::model::likeness;
+use crate::store::{Artifact, Stamp};
 use crate::worker::{Ending, GiveUp, Policy, Worker, WorkerEnd, WorkerLimits, plan, stamps};
 
 /// How often a model that nobody asks is looked at: whether an assay wants its turn.
@@ -36,6 +38,8 @@ struct Loaded {
     artifact: Uuid,
     stamps: Vec<Stamp>,
     worker: Worker,
+    /// The chat template, once somebody wanted to chat.
+    template: Option<Option<String>>,
     used: Instant,
     _turn: Taken,
 }
@@ -112,7 +116,7 @@ impl Serving {
     fn answer(&mut self, order: &Order) -> Result<(), ApiError> {
         let mut loaded = self.load(&order.model, &order.cancel)?;
         loaded.worker.cancelled_by(Arc::clone(&order.cancel));
-        match work(&mut loaded.worker, order) {
+        match self.done(&mut loaded, order) {
             Ok(told) => {
                 let _ = order.tell.send(told);
             }
@@ -170,8 +174,68 @@ impl Serving {
         let worker = Worker::start(spec, &limits, &mut |_| {}).map_err(failed)?;
         tracing::info!(model = model.id, context = spec.context, "loaded to be served");
         let stamps = artifact.stamps.clone();
-        Ok(Loaded { artifact: artifact.id, stamps, worker, used: Instant::now(), _turn: turn })
+        Ok(Loaded {
+            artifact: artifact.id,
+            stamps,
+            worker,
+            template: None,
+            used: Instant::now(),
+            _turn: turn,
+        })
     }
+
+    /// Does what an order says.
+    fn done(&self, loaded: &mut Loaded, order: &Order) -> Result<Told, Failure> {
+        let mut piece = |prompt, text: &str| {
+            let _ = order.tell.send(Told::Piece { prompt, text: text.to_owned() });
+        };
+        let worker = &mut loaded.worker;
+        let context = worker.spec().context;
+        Ok(match &order.task {
+            Task::Complete(ask) => Told::Choices(complete::complete(worker, ask, &mut piece)?),
+            Task::Chat { messages, ask, new_tokens } => {
+                let template = match &mut loaded.template {
+                    Some(template) => template,
+                    unread => unread.insert(template(&order.model.artifact)?),
+                };
+                let limits = WorkerLimits { cancel: Some(Arc::clone(&order.cancel)), ..self.limits.clone() };
+                let prompt = chat::prompt(worker, template.as_deref(), messages, &limits)?;
+                let left = context.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
+                let new_tokens = new_tokens.unwrap_or(left.clamp(1, budget::CHAT_NEW_TOKENS));
+                let ask = Ask { prompts: vec![Prompt::Tokens(prompt)], new_tokens, ..ask.clone() };
+                let answered = complete::complete(worker, &ask, &mut piece);
+                Told::Choices(answered.map_err(|failure| match failure {
+                    Failure::Ask { param: "prompt", why } => Failure::Ask { param: "messages", why },
+                    other => other,
+                })?)
+            }
+            Task::Tokenize { text, add_special } => {
+                let made = worker.tokenize(std::slice::from_ref(text), *add_special)?;
+                Told::Tokens { tokens: made.into_iter().next().unwrap_or_default(), context }
+            }
+            Task::Detokenize(tokens) => {
+                if let Some(token) = tokens.iter().find(|&&token| token >= worker.info().vocab) {
+                    let why = format!("token {token} is not in the vocabulary of {}", worker.info().vocab);
+                    return Err(Failure::Ask { param: "tokens", why });
+                }
+                let text = worker.detokenize(std::slice::from_ref(tokens))?.into_iter().next();
+                Told::Text(text.unwrap_or_default())
+            }
+            Task::Describe => {
+                let [bos, eos] = chat::ends(worker)?;
+                Told::Tokenizer { bos, eos, adds_bos: worker.info().adds_bos, context }
+            }
+        })
+    }
+}
+
+/// The chat template of an artifact whose files are as they were when it was inspected.
+fn template(artifact: &Artifact) -> Result<Option<String>, Failure> {
+    let read = likeness::templates(&artifact.path).map_err(|problem| Failure::Model(problem.to_string()));
+    if !artifact.stamps.iter().all(still) {
+        return Err(Failure::Model("its files changed after they were inspected".to_owned()));
+    }
+    Ok(read?.remove("default"))
 }
 
 /// Whether a file is as it was when it was inspected.
@@ -179,37 +243,6 @@ fn still(stamp: &Stamp) -> bool {
     let Ok(now) = std::fs::metadata(&stamp.path) else { return false };
     let modified = i128::from(now.mtime()) * 1_000_000_000 + i128::from(now.mtime_nsec());
     (now.len(), now.ino(), modified) == (stamp.bytes, stamp.inode, stamp.modified_ns)
-}
-
-/// Does what an order says.
-fn work(worker: &mut Worker, order: &Order) -> Result<Told, Failure> {
-    let context = worker.spec().context;
-    Ok(match &order.task {
-        Task::Complete(ask) => Told::Choices(complete::complete(worker, ask, &mut |prompt, text| {
-            let _ = order.tell.send(Told::Piece { prompt, text: text.to_owned() });
-        })?),
-        Task::Tokenize { text, add_special } => {
-            let made = worker.tokenize(std::slice::from_ref(text), *add_special)?;
-            Told::Tokens { tokens: made.into_iter().next().unwrap_or_default(), context }
-        }
-        Task::Detokenize(tokens) => {
-            if let Some(token) = tokens.iter().find(|&&token| token >= worker.info().vocab) {
-                let why = format!("token {token} is not in the vocabulary of {}", worker.info().vocab);
-                return Err(Failure::Ask { param: "tokens", why });
-            }
-            Told::Text(
-                worker.detokenize(std::slice::from_ref(tokens))?.into_iter().next().unwrap_or_default(),
-            )
-        }
-        Task::Describe => {
-            let (bos, eos) = (worker.info().bos, worker.info().eos);
-            let ids: Vec<Vec<u32>> = bos.into_iter().chain(eos).map(|id| vec![id]).collect();
-            let mut texts = worker.detokenize(&ids)?.into_iter();
-            let mut text = |id: Option<u32>| id.and_then(|_| texts.next());
-            let (bos, eos) = (text(bos), text(eos));
-            Told::Tokenizer { bos, eos, adds_bos: worker.info().adds_bos, context }
-        }
-    })
 }
 
 /// The end of a worker as a client is told: a lack of memory passes, a broken model does not.

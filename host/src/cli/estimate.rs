@@ -12,6 +12,7 @@ use crate::domain::footprint::Footprint;
 use crate::domain::size::ByteSize;
 use crate::engine::{self, EngineKind, KvType, LoadSpec};
 use crate::governor::admission::{Budget, Caps, Fit, Guardrail};
+use crate::model::footprint::place::{self, Placement};
 use crate::model::footprint::{Counted, Shape, count};
 use crate::model::gguf::GgmlType;
 use crate::model::{self, InspectOptions};
@@ -25,6 +26,7 @@ use crate::worker::{WorkerLimits, demand_of, dry_run};
   assayd estimate model.gguf --ctx 8192 --kv-type q8_0
   assayd estimate model.gguf --max-memory 8GiB --json | jq .fits
   assayd estimate moe.gguf --gpu-layers -1 --n-cpu-moe 12     experts of 12 layers stay on the CPU
+  assayd estimate moe.gguf --vram 24GiB,8GiB                  what fits two accelerators
 
 Judged runs use a cache of f32; servers usually use f16, which is the default here.
 Exit codes: 0 it fits, 1 it does not, 4 it could not be estimated, 2 usage.")]
@@ -46,6 +48,10 @@ pub struct Args {
     threads: Option<u32>,
     #[command(flatten)]
     placement: PlacementArgs,
+    /// Memory of each accelerator, such as 24GiB,8GiB: says which layers and experts would fit, by
+    /// formula from the header; the accelerators need not be here
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', conflicts_with = "gpu_layers")]
+    vram: Vec<ByteSize>,
     /// Most memory of a worker, such as 8GiB
     #[arg(long, value_name = "SIZE")]
     max_memory: Option<ByteSize>,
@@ -88,6 +94,8 @@ struct Output {
     /// `dry-run`, or `formula` where the engine cannot count.
     method: &'static str,
     formula: Option<Formula>,
+    /// Null unless `--vram` asks for it.
+    placement: Option<Placed>,
     /// How the counting worker was held.
     enforcement: String,
 }
@@ -100,6 +108,17 @@ struct Device {
     compute_bytes: u64,
     output_bytes: u64,
     total_bytes: u64,
+}
+
+/// What fits accelerators with given memory.
+#[derive(Debug, Serialize)]
+struct Placed {
+    /// For `--gpu-layers`, `--n-cpu-moe` and llama.cpp's `--tensor-split`.
+    gpu_layers: usize,
+    cpu_experts: usize,
+    split: Vec<usize>,
+    used_bytes: Vec<u64>,
+    budget_bytes: Vec<u64>,
 }
 
 /// The same by formula from the header alone, as a cross-check.
@@ -165,12 +184,22 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         (EngineKind::LlamaCpp, Some(first)) => count(first, shape(context, args.parallel, args.kv_type)).ok(),
         _ => None,
     };
+    let placement = match (args.vram.is_empty(), engine, spec.paths.first()) {
+        (true, _, _) => None,
+        (false, EngineKind::LlamaCpp, Some(first)) => {
+            let load = place::load(first, shape(context, args.parallel, args.kv_type))?;
+            let budget_bytes: Vec<u64> = args.vram.iter().map(|size| size.0).collect();
+            let Placement { gpu_layers, cpu_experts, split, used_bytes } = load.place(&budget_bytes);
+            Some(Placed { gpu_layers, cpu_experts, split, used_bytes, budget_bytes })
+        }
+        _ => return Err(Problem::usage("--vram is for GGUF models: layers of others are not placed")),
+    };
     let (footprint, seen) = dry_run(&spec, &WorkerLimits::default())?;
     let caps = Caps {
         max_memory_bytes: args.max_memory.map(|size| size.0),
         min_free_bytes: args.min_free.map(|size| size.0),
     };
-    let output = output(args, context, &footprint, Budget::now(caps), formula, seen.enforcement);
+    let output = output(args, context, &footprint, Budget::now(caps), formula, placement, seen.enforcement);
     if args.json {
         screen::print_json(&output)?;
     } else {
@@ -185,6 +214,7 @@ fn output(
     footprint: &Footprint,
     budget: Budget,
     formula: Option<Counted>,
+    placement: Option<Placed>,
     enforcement: String,
 ) -> Output {
     let demand = demand_of(footprint);
@@ -222,8 +252,25 @@ fn output(
             active_bytes: counted.active_bytes,
             compute_bytes: counted.compute_bytes,
         }),
+        placement,
         enforcement,
     }
+}
+
+/// What to pass on so that it fits; empty if nobody asked.
+fn placed(placement: Option<&Placed>) -> String {
+    let Some(placed) = placement else { return String::new() };
+    let split: Vec<String> = placed.split.iter().map(usize::to_string).collect();
+    let devices = placed.used_bytes.iter().zip(&placed.budget_bytes);
+    let devices: Vec<String> =
+        devices.map(|(used, budget)| format!("{} of {}", ByteSize(*used), ByteSize(*budget))).collect();
+    format!(
+        "fits: --gpu-layers {} --n-cpu-moe {} --tensor-split {} ({})\n",
+        placed.gpu_layers,
+        placed.cpu_experts,
+        split.join(","),
+        devices.join(", "),
+    )
 }
 
 fn table(output: &Output) -> String {
@@ -246,7 +293,7 @@ fn table(output: &Output) -> String {
     format!(
         "{table}\nthe process itself {}; {} in all, of which {} are pages of the model's files\n\
          {verdict} ({}): {} needed at guardrail {}, {} available (limit: {})\n\
-         for {} tokens, {} sequence(s), a cache of {}\n",
+         for {} tokens, {} sequence(s), a cache of {}\n{}",
         size(output.process_bytes),
         size(output.total_bytes),
         size(output.mapped_bytes),
@@ -258,5 +305,6 @@ fn table(output: &Output) -> String {
         output.context,
         output.parallel,
         kv.as_ref().and_then(serde_json::Value::as_str).unwrap_or("n/a"),
+        placed(output.placement.as_ref()),
     )
 }

@@ -277,6 +277,14 @@ pub const CA_FILE_BYTES: u64 = 1 << 20;
 /// Time for one answer of a remote endpoint, and bytes of it.
 pub const REMOTE_ANSWER: Duration = Duration::from_secs(60);
 pub const REMOTE_BODY_BYTES: u64 = 32 << 20;
+/// Messages of one chat, and tokens of an answer where nobody says; fewer where the context ends.
+pub const CHAT_MESSAGES: usize = 1_000;
+pub const CHAT_NEW_TOKENS: u32 = 512;
+/// Steps of a chat template, bytes of its text, and time and memory of the worker that renders it.
+pub const CHAT_FUEL: u64 = 5_000_000;
+pub const CHAT_TEXT_BYTES: usize = 1 << 20;
+pub const CHAT_STALL: Duration = Duration::from_secs(5);
+pub const CHAT_BYTES: u64 = 256 << 20;
 /// Most likely tokens told of each token of a completion, as OpenAI and vLLM have them.
 pub const COMPLETION_LOGPROBS: usize = 5;
 pub const COMPLETION_PROMPT_LOGPROBS: usize = 20;

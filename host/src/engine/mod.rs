@@ -285,6 +285,10 @@ pub trait Model {
     /// Token ids of a text; `add_special` adds what the model's tokenizer adds by itself (BOS).
     fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<u32>, EngineError>;
 
+    /// Token ids of a rendered chat: names of control tokens in it are those tokens, and nothing
+    /// is added.
+    fn tokenize_marked(&self, text: &str) -> Result<Vec<u32>, EngineError>;
+
     /// Text of token ids; bytes that are not UTF-8 become U+FFFD.
     fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError>;
 

@@ -293,6 +293,10 @@ impl Model for ScriptedModel {
         Ok(add_special.then_some(0).into_iter().chain(bytes).collect())
     }
 
+    fn tokenize_marked(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.tokenize(text, false)
+    }
+
     fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError> {
         Ok(tokens.iter().map(|token| format!("<{token}>")).collect())
     }

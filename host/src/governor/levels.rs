@@ -175,6 +175,15 @@ mod tests {
         assert_eq!(gauge.rise(95), [Level::Critical, Level::Kill]);
         assert_eq!(gauge.rise(10), []);
         assert_eq!(gauge.rise(99), [Level::Warning, Level::Critical, Level::Kill]);
+        for (percent, level) in [
+            (74, Level::Normal),
+            (84, Level::Warning),
+            (85, Level::Critical),
+            (91, Level::Critical),
+            (92, Level::Kill),
+        ] {
+            assert_eq!(Levels::default().of(percent), level, "{percent}");
+        }
         assert_eq!(percent_of(299, 400), 74);
         assert_eq!(percent_of(u64::MAX, 1), 100);
         assert_eq!(percent_of(0, 0), 100);

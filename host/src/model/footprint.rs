@@ -5,7 +5,9 @@
 //! `llama-memory-recurrent.cpp` and `llama-hparams.cpp`, as pinned. The cache is exact for the
 //! families below; scratch memory has no closed form and is an estimate of its largest terms.
 //! Invariants: every product is checked or saturates; absurd values are clamped before they are
-//! multiplied. Deliberately absent: placement on devices.
+//! multiplied. Where layers go when there are several devices is [`place`]'s.
+
+pub mod place;
 
 use std::path::Path;
 
@@ -91,6 +93,11 @@ const LAYERS_MAX: u64 = 512;
 /// # Errors
 /// A part cannot be read, or is no GGUF file.
 pub fn count(path: &Path, shape: Shape) -> Result<Counted, Problem> {
+    Ok(of_headers(&headers(path)?, shape))
+}
+
+/// The headers of all parts.
+fn headers(path: &Path) -> Result<Vec<Header>, Problem> {
     let paths = split::of_path(path).map_or_else(|| vec![path.to_owned()], |name| name.paths(path));
     let mut headers = Vec::with_capacity(paths.len());
     for part in &paths {
@@ -99,7 +106,7 @@ pub fn count(path: &Path, shape: Shape) -> Result<Counted, Problem> {
             read_strict(&source).map_err(|error| Problem::input(format!("{}: {error}", part.display())))?;
         headers.push(header);
     }
-    Ok(of_headers(&headers, shape))
+    Ok(headers)
 }
 
 /// As [`count`], of headers already read; the first has the metadata.
@@ -118,9 +125,8 @@ pub fn of_headers(headers: &[Header], shape: Shape) -> Counted {
         0 => 0,
         experts => u128::from(expert_bytes) * u128::from(experts.saturating_sub(used)) / u128::from(experts),
     };
-    let context = shape.context.clamp(1, CONTEXT_MAX).next_multiple_of(CELL_PAD);
-    let shape = Shape { context, parallel: shape.parallel.clamp(1, 1 << 16), ..shape };
-    let vocabulary = first.metadata.array("tokenizer.ggml.tokens").map_or(0, super::gguf::Array::len);
+    let shape = shape.clamped();
+    let vocabulary = vocabulary(&first.metadata);
     let text = ["tokenizer.ggml.tokens", "tokenizer.ggml.merges"]
         .into_iter()
         .filter_map(|key| first.metadata.array(key))
@@ -137,6 +143,19 @@ pub fn of_headers(headers: &[Header], shape: Shape) -> Counted {
         compute_bytes: facts.compute_bytes(shape, vocabulary),
         vocabulary_bytes: text,
     }
+}
+
+impl Shape {
+    /// As the engine rounds it, and no further than anything real.
+    fn clamped(self) -> Self {
+        let context = self.context.clamp(1, CONTEXT_MAX).next_multiple_of(CELL_PAD);
+        Self { context, parallel: self.parallel.clamp(1, 1 << 16), ..self }
+    }
+}
+
+/// Tokens of the vocabulary.
+fn vocabulary(metadata: &Metadata) -> u64 {
+    metadata.array("tokenizer.ggml.tokens").map_or(0, super::gguf::Array::len)
 }
 
 /// What llama.cpp keeps for one token or merge besides its text: two maps and a record.
@@ -246,26 +265,36 @@ impl Facts {
     }
 
     fn kv_bytes(&self, shape: Shape) -> u64 {
-        let mut sum = 0u64;
-        for (layer, &heads) in self.heads_kv.iter().enumerate() {
-            if layer as u64 >= self.owning || self.recurrent.get(layer).copied().unwrap_or(false) {
-                continue;
-            }
-            let windowed = self.windowed.get(layer).copied().unwrap_or(false);
-            let (key, value) =
-                if windowed { (self.key_window, self.value_window) } else { (self.key, self.value) };
-            let value = if self.latent { 0 } else { value };
-            let cells = self.cells_of(layer, shape).saturating_mul(shape.parallel);
-            let row = |width: u64| row_bytes(shape.kv, width.saturating_mul(heads)).saturating_mul(cells);
-            sum = sum.saturating_add(row(key)).saturating_add(row(value));
+        (0..self.heads_kv.len()).map(|layer| self.kv_of(layer, shape)).fold(0, u64::saturating_add)
+    }
+
+    /// The cache of one layer.
+    fn kv_of(&self, layer: usize, shape: Shape) -> u64 {
+        let heads = self.heads_kv.get(layer).copied().unwrap_or(0);
+        if layer as u64 >= self.owning || self.is_recurrent(layer) {
+            return 0;
         }
-        sum
+        let windowed = self.windowed.get(layer).copied().unwrap_or(false);
+        let (key, value) =
+            if windowed { (self.key_window, self.value_window) } else { (self.key, self.value) };
+        let value = if self.latent { 0 } else { value };
+        let cells = self.cells_of(layer, shape).saturating_mul(shape.parallel);
+        let row = |width: u64| row_bytes(shape.kv, width.saturating_mul(heads)).saturating_mul(cells);
+        row(key).saturating_add(row(value))
+    }
+
+    fn is_recurrent(&self, layer: usize) -> bool {
+        self.recurrent.get(layer).copied().unwrap_or(false)
     }
 
     fn state_bytes(&self, shape: Shape) -> u64 {
-        let layers = self.recurrent.iter().filter(|recurrent| **recurrent).count() as u64;
+        (0..self.recurrent.len()).map(|layer| self.state_of(layer, shape)).fold(0, u64::saturating_add)
+    }
+
+    /// The state of one layer.
+    fn state_of(&self, layer: usize, shape: Shape) -> u64 {
         let each = self.convolution.saturating_add(self.state).saturating_mul(4);
-        each.saturating_mul(layers).saturating_mul(shape.parallel)
+        if self.is_recurrent(layer) { each.saturating_mul(shape.parallel) } else { 0 }
     }
 
     /// Cells of all tables: one for the plain layers, one for the windowed ones.

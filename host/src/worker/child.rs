@@ -4,6 +4,7 @@ use std::io::{BufReader, BufWriter, Write};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
+use super::chat;
 use super::guard::{Confinement, confine_calls, confine_files, guard_self};
 use super::protocol::{Event, PROTOCOL, Request, read_frame, write_frame};
 use crate::engine::{self, EngineError, Model};
@@ -104,17 +105,24 @@ fn answer(
         let devices = engine::estimate(spec)?;
         return events.send(Event::Estimated(devices)).map_err(gone);
     }
+    if let Request::Render(conversation) = &request {
+        return events.send(Event::Rendered(chat::rendered(conversation))).map_err(gone);
+    }
     let model = model.as_mut().ok_or_else(|| EngineError::Request("no model is loaded".to_owned()))?;
     match request {
         Request::Guard(_)
         | Request::Load(_)
         | Request::Estimate(_)
         | Request::Quantize(_)
+        | Request::Render(_)
         | Request::Exit => Ok(()),
         Request::Tokenize { texts, add_special } => {
             let tokens =
                 texts.iter().map(|text| model.tokenize(text, add_special)).collect::<Result<_, _>>()?;
             events.send(Event::Tokens(tokens)).map_err(gone)
+        }
+        Request::TokenizeMarked { text } => {
+            events.send(Event::Tokens(vec![model.tokenize_marked(&text)?])).map_err(gone)
         }
         Request::Detokenize { sequences } => {
             let texts = sequences.iter().map(|tokens| model.detokenize(tokens)).collect::<Result<_, _>>()?;

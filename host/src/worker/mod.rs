@@ -9,6 +9,7 @@
 
 mod admit;
 mod answers;
+mod chat;
 mod child;
 mod ending;
 mod estimate;
@@ -22,6 +23,7 @@ mod stamp;
 mod watchdog;
 
 pub use admit::{GiveUp, Plan, Policy, demand_of, give_up, plan};
+pub use chat::{Conversation, Message, render};
 pub use child::serve;
 pub use ending::{Ending, WorkerEnd};
 pub use estimate::{Seen, dry_run, try_confinement};

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel}
 use std::time::{Duration, Instant};
 
 use super::answers::{check_trace, fits_run};
+use super::chat::Conversation;
 use super::ending::{Ending, WorkerEnd};
 use super::estimate::Seen;
 use super::guard::{Confinement, GuardOrder, Output};
@@ -15,6 +16,7 @@ use super::limits::{WorkerLimits, WorkerMemory};
 use super::process::Guarded;
 use super::protocol::{Event, FRAME_CUT_SHORT, PROTOCOL, Request, read_frame, write_frame};
 use super::stamp::{difference, stamps};
+use crate::domain::budget;
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
 use crate::engine::{
@@ -152,6 +154,27 @@ impl Worker {
         Ok(())
     }
 
+    /// The text of a conversation, made by a worker of its own that is ended with it.
+    pub(super) fn render(
+        conversation: &Conversation,
+        limits: &WorkerLimits,
+    ) -> Result<Result<String, String>, WorkerEnd> {
+        let nothing = LoadSpec::judged(EngineKind::Scripted, Vec::new(), 1, 1);
+        let (mut worker, _) = Self::guarded(&nothing, None, limits)?;
+        worker.ask(Request::Render(conversation.clone()));
+        loop {
+            match worker.next()? {
+                Event::Progress { .. } => {}
+                // It runs a program that nobody trusts, so it is not asked to leave.
+                Event::Rendered(Ok(text)) if text.len() > budget::CHAT_TEXT_BYTES => {
+                    return Err(worker.unexpected("more text than is allowed"));
+                }
+                Event::Rendered(text) => return Ok(text),
+                other => return Err(worker.not_answered(other)),
+            }
+        }
+    }
+
     /// Starts a worker that has no model yet and is confined to the files of `spec`, whose
     /// paths come back absolute, and to writing `output`.
     fn guarded(
@@ -245,6 +268,13 @@ impl Worker {
         self.ask(Request::Tokenize { texts: texts.to_vec(), add_special });
         let tokens = self.tokens(Stage::Generating, &mut |_| {})?;
         self.checked_tokens(tokens, texts.len(), None)
+    }
+
+    /// Token ids of a rendered chat: names of control tokens are those tokens, and nothing is added.
+    pub fn tokenize_marked(&mut self, text: &str) -> Result<Vec<u32>, WorkerEnd> {
+        self.ask(Request::TokenizeMarked { text: text.to_owned() });
+        let tokens = self.tokens(Stage::Generating, &mut |_| {})?;
+        Ok(self.checked_tokens(tokens, 1, None)?.pop().unwrap_or_default())
     }
 
     /// Text of each token sequence.

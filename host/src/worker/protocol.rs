@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::chat::Conversation;
 use super::guard::{Confinement, GuardOrder};
 use crate::domain::budget;
 use crate::domain::footprint::DeviceBytes;
@@ -33,6 +34,8 @@ pub(super) enum Request {
     Estimate(LoadSpec),
     /// Answered by `Tokens`.
     Tokenize { texts: Vec<String>, add_special: bool },
+    /// A rendered chat; answered by `Tokens`.
+    TokenizeMarked { text: String },
     /// Answered by `Texts`.
     Detokenize { sequences: Vec<Vec<u32>> },
     /// Answered by `Progress`... and `Tokens`.
@@ -42,6 +45,8 @@ pub(super) enum Request {
     Score { items: Vec<ScoreItem> },
     /// Write a quantised copy of a model; answered by `Progress`... and `Done`. Needs no `Load`.
     Quantize(QuantizeSpec),
+    /// Answered by `Rendered`. Needs no `Load`.
+    Render(Conversation),
     /// Free the model and exit; answered by `Done`.
     Exit,
     /// Answered by `Chosen` per token, and `Ran`.
@@ -63,6 +68,8 @@ pub(super) enum Event {
     Estimated(Vec<DeviceBytes>),
     Tokens(Vec<Vec<u32>>),
     Texts(Vec<String>),
+    /// The text of a conversation, or why its template made none.
+    Rendered(Result<String, String>),
     Trace {
         index: u32,
         trace: Box<Trace>,

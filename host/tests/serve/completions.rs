@@ -170,8 +170,8 @@ fn what_is_not_supported_is_named_and_costs_nothing() {
 }
 
 /// The data of every event, to the end of the stream.
-fn streamed(address: SocketAddr, body: &Value) -> Vec<String> {
-    let answer: Answer = send(address, "POST", "/v1/completions", &[], Some(&body.to_string()));
+pub fn streamed(address: SocketAddr, path: &str, body: &Value) -> Vec<String> {
+    let answer: Answer = send(address, "POST", path, &[], Some(&body.to_string()));
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.header("content-type").starts_with("text/event-stream"));
     answer.body.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
@@ -190,6 +190,7 @@ fn a_stream_tells_the_same_text_and_a_client_that_leaves_frees_the_model() {
         let whole = complete(address, ask(json!({"echo": echo})));
         let data = streamed(
             address,
+            "/v1/completions",
             &ask(json!({"echo": echo, "stream": true, "stream_options": {"include_usage": true}})),
         );
         assert_eq!(data.iter().filter(|data| *data == "[DONE]").count(), 1);

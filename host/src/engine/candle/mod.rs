@@ -324,6 +324,10 @@ impl Model for CandleModel {
         self.tokens.encode(text, add_special).map_err(EngineError::Request)
     }
 
+    fn tokenize_marked(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.tokens.encode_marked(text).map_err(EngineError::Request)
+    }
+
     fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError> {
         self.tokens.decode(tokens).map_err(EngineError::Request)
     }

@@ -1,8 +1,9 @@
 //! `tokenizer.json` through the `tokenizers` crate.
 //!
 //! As in the other engine, a text is only text: the names of special tokens in it are not read
-//! as special tokens. Truncation and padding that the file asks for are switched off.
+//! as special tokens, but in a rendered chat. Truncation and padding that the file asks for are switched off.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use tokenizers::Tokenizer;
@@ -16,7 +17,8 @@ const TEXT_BYTES: usize = 16 << 20;
 /// The tokenizer of a folder, if it has one.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    tokenizer: Option<Tokenizer>,
+    /// Borrowed for one call at a time; how it reads special tokens is a setting of its own.
+    tokenizer: Option<RefCell<Tokenizer>>,
     pub adds_bos: bool,
 }
 
@@ -34,10 +36,10 @@ impl Tokens {
         tokenizer.set_encode_special_tokens(true);
         let first = tokenizer.encode_fast("a", true).map_err(failed)?.get_ids().first().copied();
         let adds_bos = bos.is_some() && first == bos;
-        Ok(Self { tokenizer: Some(tokenizer), adds_bos })
+        Ok(Self { tokenizer: Some(RefCell::new(tokenizer)), adds_bos })
     }
 
-    fn tokenizer(&self) -> Result<&Tokenizer, String> {
+    fn tokenizer(&self) -> Result<&RefCell<Tokenizer>, String> {
         self.tokenizer.as_ref().ok_or_else(|| "the model has no tokenizer.json".to_owned())
     }
 
@@ -48,11 +50,19 @@ impl Tokens {
                 text.len()
             ));
         }
-        let encoded = self.tokenizer()?.encode_fast(text, add_special);
+        let encoded = self.tokenizer()?.borrow().encode_fast(text, add_special);
         encoded.map(|encoded| encoded.get_ids().to_vec()).map_err(|error| error.to_string())
     }
 
+    /// With special tokens where the text names them, and nothing added.
+    pub fn encode_marked(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer()?.borrow_mut().set_encode_special_tokens(false);
+        let tokens = self.encode(text, false);
+        self.tokenizer()?.borrow_mut().set_encode_special_tokens(true);
+        tokens
+    }
+
     pub fn decode(&self, tokens: &[u32]) -> Result<String, String> {
-        self.tokenizer()?.decode(tokens, false).map_err(|error| error.to_string())
+        self.tokenizer()?.borrow().decode(tokens, false).map_err(|error| error.to_string())
     }
 }

@@ -314,7 +314,8 @@ impl Model {
         }
     }
 
-    pub(super) fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<u32>, String> {
+    /// Token ids; with `marked`, names of control tokens in the text are those tokens.
+    pub(super) fn tokenize(&self, text: &str, add_special: bool, marked: bool) -> Result<Vec<u32>, String> {
         let length = i32::try_from(text.len()).map_err(|_| "text is too long".to_owned())?;
         let mut room = text.len() + 16;
         for _ in 0..2 {
@@ -329,7 +330,7 @@ impl Model {
                     tokens.as_mut_ptr(),
                     max,
                     add_special,
-                    false,
+                    marked,
                 )
             };
             match usize::try_from(n) {

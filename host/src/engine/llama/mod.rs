@@ -228,7 +228,11 @@ impl Model for LlamaModel {
     }
 
     fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<u32>, EngineError> {
-        self.model.tokenize(text, add_special).map_err(EngineError::Request)
+        self.model.tokenize(text, add_special, false).map_err(EngineError::Request)
+    }
+
+    fn tokenize_marked(&self, text: &str) -> Result<Vec<u32>, EngineError> {
+        self.model.tokenize(text, false, true).map_err(EngineError::Request)
     }
 
     fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError> {

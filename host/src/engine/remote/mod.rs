@@ -146,6 +146,10 @@ impl Model for RemoteModel {
         self.client.tokenize(text, add_special)
     }
 
+    fn tokenize_marked(&self, _text: &str) -> Result<Vec<u32>, EngineError> {
+        Err(EngineError::Request("an endpoint renders its chats itself".to_owned()))
+    }
+
     fn detokenize(&self, tokens: &[u32]) -> Result<String, EngineError> {
         self.client.detokenize(tokens)
     }

@@ -95,6 +95,15 @@ pub fn compare(candidate: &Path, reference: &Path) -> Result<Likeness, Problem> 
     Ok(out)
 }
 
+/// The chat templates of an artifact by name; `default` is the one used when nobody asks for
+/// another.
+///
+/// # Errors
+/// The artifact cannot be read.
+pub fn templates(path: &Path) -> Result<BTreeMap<String, String>, Problem> {
+    Ok(Facts::open(path)?.templates)
+}
+
 impl Likeness {
     fn tokenizers(&mut self, candidate: &Facts, reference: &Facts, same_form: bool) {
         let (Some(ours), Some(theirs)) = (&candidate.tokens, &reference.tokens) else {
