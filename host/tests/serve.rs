@@ -506,16 +506,6 @@ fn doctor_says_what_there_is() {
     }
 }
 
-#[test]
-fn completions_for_every_shell() {
-    let dir = house("");
-    for shell in ["bash", "zsh", "fish"] {
-        let output = command(dir.path()).args(["completions", shell]).output().unwrap();
-        assert!(output.status.success());
-        assert!(String::from_utf8(output.stdout).unwrap().contains("serve"), "{shell}");
-    }
-}
-
 /// Drops the example models in: one without a reference is measured, and of those that wait
 /// together only the first makes the reference answer.
 #[test]

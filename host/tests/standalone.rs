@@ -15,3 +15,13 @@ fn starts_without_cargo() {
     assert!(output.status.success(), "{said}");
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("assayd "), "{output:?}");
 }
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_assayd")).args(["completions", shell]).output().expect("it starts");
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stdout).contains("serve"), "{shell}");
+    }
+}
