@@ -75,7 +75,7 @@ fn compare(name: &str, spec: &LoadSpec) -> f64 {
         footprint.process_bytes as f64 / MIB as f64,
     );
     // A short run is over between two looks of the watchdog: what it held for less is not seen.
-    let unseen = predicted.abs_diff(seen) <= MIB / 4;
+    let unseen = predicted.abs_diff(seen) <= MIB / 2;
     if unseen { all.abs() } else { held.abs().max(all.abs()) }
 }
 

@@ -48,7 +48,7 @@ pub fn dry_run(spec: &LoadSpec, limits: &WorkerLimits) -> Result<(Footprint, See
 /// and inputs per token of the context. Measured over contexts from 256 to 8192; it shows
 /// beside models of a few MiB only.
 fn heap_bytes(spec: &LoadSpec) -> u64 {
-    const ALWAYS: u64 = 256 << 10;
+    const ALWAYS: u64 = 384 << 10;
     const PER_BATCH_TOKEN: u64 = 300;
     const PER_TOKEN: u64 = 200;
     if spec.engine != EngineKind::LlamaCpp {
