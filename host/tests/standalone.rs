@@ -19,8 +19,10 @@ fn starts_without_cargo() {
 #[test]
 fn completions_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_assayd")).args(["completions", shell]).output().expect("it starts");
+        let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
+            .args(["completions", shell])
+            .output()
+            .expect("it starts");
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("serve"), "{shell}");
     }
