@@ -2,7 +2,12 @@
 //! the deciders, what every report says whatever decides, the measured band, the user's own
 //! prompts, and the relationship label.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on must stop"
+)]
 
 use std::path::{Path, PathBuf};
 

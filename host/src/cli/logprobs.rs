@@ -23,7 +23,7 @@ Examples:
 FILE holds a JSON array of arrays of token ids. They are taken as they are: no BOS is added.
 The key-value cache is F32 unless --kv-type says otherwise; F16 alone moves results by up to 0.04.")]
 pub struct Args {
-    /// GGUF file, any part of a split set, a safetensors folder, or an endpoint (http[s]://HOST[:PORT]/v1#MODEL)
+    /// GGUF file, any part of a split set, a safetensors folder, or an endpoint (https://HOST/v1#MODEL or http://)
     model: PathBuf,
     /// JSON array of arrays of token ids
     #[arg(long, value_name = "FILE")]

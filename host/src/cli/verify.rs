@@ -45,7 +45,7 @@ SAME claims that the mean clipped divergence is below delta, DIFFERENT that it i
 probability at most 1 - confidence; `assayd modes` prints what the modes demand.
 Exit codes: 0 SAME, 1 DIFFERENT, 3 UNDECIDED, 4 could not be judged, 2 usage.")]
 pub struct Args {
-    /// Model that is judged: files, or an endpoint (http[s]://HOST[:PORT]/v1#MODEL, scored with --scorer delta-ce)
+    /// Model that is judged: files, or an endpoint (https://HOST/v1#MODEL or http://, scored with --scorer delta-ce)
     #[arg(value_name = "CANDIDATE")]
     pub candidate: PathBuf,
     /// Model that is trusted
