@@ -64,12 +64,12 @@ fn a_model_behind_tls_is_judged_if_it_shows_to_be_its_host_and_else_gets_no_ques
         std::fs::write(dir.join(name), text).unwrap();
         dir.join(name)
     });
-    let (port, asked) = proxy(daemon.address, shown("localhost", &own));
-    let url = format!("https://localhost:{port}/v1#reference");
+    let (port, asked) = proxy(daemon.address, shown("127.0.0.1", &own));
+    let url = format!("https://127.0.0.1:{port}/v1#reference");
     let quick = ["--mode", "quick"];
     let (code, report) = verify_url(dir, &url, &quick, &[("ASSAYD_REMOTE_CA_FILE", &own_file)]);
     assert_eq!((code, report["final_decision"].as_str()), (0, Some("SAME")), "{}", report["errors"]);
-    assert!(report["engine"]["device"].as_str().unwrap().starts_with("https://localhost"));
+    assert!(report["engine"]["device"].as_str().unwrap().starts_with("https://127.0.0.1"));
     assert!(asked.swap(0, Ordering::SeqCst) > 3);
 
     // Nobody vouches for it, somebody else does, or it is vouched for as another host.
@@ -79,7 +79,7 @@ fn a_model_behind_tls_is_judged_if_it_shows_to_be_its_host_and_else_gets_no_ques
         (port, &[("ASSAYD_REMOTE_CA_FILE", &*other_file)]),
         (elsewhere, &[("ASSAYD_REMOTE_CA_FILE", &*own_file)]),
     ] {
-        let url = format!("https://localhost:{port}/v1#reference");
+        let url = format!("https://127.0.0.1:{port}/v1#reference");
         let (code, report) = verify_url(dir, &url, &quick, environment);
         assert_eq!((code, report["final_decision"].as_str()), (4, Some("ERROR")), "{environment:?}");
         let why = report["error"].as_str().unwrap();
@@ -92,7 +92,7 @@ fn a_model_behind_tls_is_judged_if_it_shows_to_be_its_host_and_else_gets_no_ques
         "no request came through"
     );
     // An endpoint without TLS is not spoken to as if it had it.
-    let plain = format!("https://localhost:{}/v1#reference", daemon.address.port());
+    let plain = format!("https://127.0.0.1:{}/v1#reference", daemon.address.port());
     let (code, report) = verify_url(dir, &plain, &quick, &[]);
     assert_eq!((code, report["final_decision"].as_str()), (4, Some("ERROR")), "{report}");
 }
