@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use place::example;
 use serde_json::Value;
@@ -42,9 +41,7 @@ impl Accelerated {
 }
 
 fn json(binary: &Path, folder: &Path, arguments: &[&str]) -> (i32, Value) {
-    let mut command = Command::new(binary);
-    command.args(arguments).arg("--json").env("ASSAYD_CACHE", folder.join("cache"));
-    let output = command.output().unwrap();
+    let output = place::command(binary, folder).args(arguments).arg("--json").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
     (output.status.code().unwrap(), value)

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 use assayd::engine::{Detail, EngineKind, LoadSpec, ScoreItem};
 use assayd::governor::Enforcement;
 use assayd::worker::{Ending, Stamp, Worker, WorkerEnd, WorkerLimits};
+use processes::{kib, stats, status};
+
+mod processes;
 
 /// One at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -54,33 +57,9 @@ fn start(path: PathBuf, limits: &WorkerLimits) -> Result<Worker, WorkerEnd> {
     Worker::start(&spec(path), limits, &mut |_| {})
 }
 
-/// Fields of `/proc/PID/stat` after the name, and the number.
-fn stats() -> Vec<(u32, Vec<String>)> {
-    let entries = std::fs::read_dir("/proc").unwrap();
-    entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let fields = stat.rsplit(')').next()?.split_whitespace().map(str::to_owned).collect();
-            Some((pid, fields))
-        })
-        .collect()
-}
-
 /// Children of this process, dead or alive.
 fn children() -> Vec<u32> {
-    let me = std::process::id().to_string();
-    stats().into_iter().filter(|(_, fields)| fields[1] == me).map(|(pid, _)| pid).collect()
-}
-
-fn status(pid: u32, field: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(text.lines().find_map(|line| line.strip_prefix(field))?.trim().to_owned())
-}
-
-fn kib(pid: u32, field: &str) -> Option<u64> {
-    status(pid, field)?.strip_suffix("kB")?.trim().parse().ok()
+    processes::children(std::process::id())
 }
 
 /// What an onlooker saw of a worker that ate past a limit.

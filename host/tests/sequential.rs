@@ -10,22 +10,13 @@ use place::command;
 
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod place;
+mod processes;
 mod wide;
 
 /// Resident KiB of the children of a process, by their number.
 fn children(of: u32) -> HashMap<u32, u64> {
-    let numbers = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
-    // A child may be started by any thread.
-    let threads = std::fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten();
-    let lists =
-        threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
-    let all = lists.fold(numbers, |all, list| format!("{all} {list}"));
-    let resident = |pid: u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        Some((pid, line.trim().strip_suffix(" kB")?.parse().ok()?))
-    };
-    all.split_whitespace().filter_map(|pid| resident(pid.parse().ok()?)).collect()
+    let numbers = processes::children(of).into_iter();
+    numbers.filter_map(|pid| Some((pid, processes::kib(pid, "VmRSS:")?))).collect()
 }
 
 #[test]

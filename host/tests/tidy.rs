@@ -35,7 +35,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
     (&["p256", "sigstore_verify"], &["model/signature/"]),
-    (&["ureq"], &["engine/remote/", "cli/"]),
+    (&["ureq", "rustls"], &["engine/remote/", "cli/"]),
     (&["clap", "clap_complete", "indicatif", "comfy_table"], &["cli/"]),
 ];
 

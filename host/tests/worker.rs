@@ -10,6 +10,9 @@ use assayd::domain::trace::Distribution;
 use assayd::engine::{Detail, EngineKind, LoadSpec, ScoreItem};
 use assayd::worker::{Ending, Worker, WorkerEnd, WorkerLimits};
 
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod processes;
+
 fn limits() -> WorkerLimits {
     WorkerLimits {
         stall: Duration::from_secs(30),
@@ -173,16 +176,9 @@ fn bytes_that_are_no_model_are_refused_with_a_reason() {
 
 /// Children of this process, dead or alive. Other tests of this file run in threads of the same
 /// process, so only a count that never comes down to nothing is a leak.
+/// Children of this process, dead or alive.
 fn children() -> usize {
-    let mine = std::process::id().to_string();
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("stat")).ok())
-        .filter(|stat| {
-            let after_name = stat.rsplit(')').next().unwrap_or_default();
-            after_name.split_whitespace().nth(1) == Some(&mine)
-        })
-        .count()
+    processes::children(std::process::id()).len()
 }
 
 #[test]

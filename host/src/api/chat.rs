@@ -9,7 +9,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
-use super::completions::shown;
 use super::extract::{JsonBody, Nothing, Params};
 use super::generate::{Common, Form, answer, finish_reason, unsupported};
 use super::reply::ApiError;
@@ -164,7 +163,7 @@ fn logprobs(choice: &Choice, most: usize) -> Value {
     let one = |text: &str, logprob: Option<f64>| json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()});
     let content = choice.tokens.iter().map(|said| {
         let mut likely: Vec<&Likely> =
-            shown(said, most).filter(|likely| likely.rank.is_some_and(|rank| rank <= most)).collect();
+            said.likely.iter().filter(|likely| likely.rank.is_some_and(|rank| rank <= most)).collect();
         likely.sort_by_key(|likely| likely.rank);
         let top: Vec<Value> = likely.iter().map(|likely| one(&likely.text, Some(likely.logprob))).collect();
         let mut shown = one(&said.piece, said.likely.first().map(|likely| likely.logprob));

@@ -160,7 +160,7 @@ fn logprobs(choice: &Choice, ask: &Ask) -> Value {
 }
 
 /// The token itself, and the `most` likely ones.
-pub fn shown(said: &Said, most: usize) -> impl Iterator<Item = &Likely> {
+fn shown(said: &Said, most: usize) -> impl Iterator<Item = &Likely> {
     let (own, others) = said.likely.split_at(said.likely.len().min(1));
     own.iter().chain(others.iter().filter(move |likely| likely.rank.is_some_and(|rank| rank <= most)))
 }

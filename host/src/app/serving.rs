@@ -3,7 +3,8 @@
 //!
 //! Invariants: never beside an assay's models; only files as they were inspected; loaded as for
 //! a judged run (F32 cache, weights as they lie in the file), through the same admission and
-//! limits; its chat template is rendered in a worker apart. Deliberately absent: a second model in memory.
+//! limits; its chat template is rendered in a worker apart. Deliberately absent: a second model
+//! in memory.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;

@@ -215,6 +215,9 @@ impl AssayRequest {
         if self.threads == Some(0) {
             return Err(Problem::usage("threads must be at least 1"));
         }
+        if self.gpu_layers < -1 {
+            return Err(Problem::usage("gpu_layers must be -1, for all of them, or more"));
+        }
         plugins.record(PluginKind::Scorer, &self.scorer)?;
         plugins.record(PluginKind::Decider, &self.decider)?;
         Ok(params)

@@ -113,11 +113,8 @@ struct Device {
 /// What fits accelerators with given memory.
 #[derive(Debug, Serialize)]
 struct Placed {
-    /// For `--gpu-layers`, `--n-cpu-moe` and llama.cpp's `--tensor-split`.
-    gpu_layers: usize,
-    cpu_experts: usize,
-    split: Vec<usize>,
-    used_bytes: Vec<u64>,
+    #[serde(flatten)]
+    placement: Placement,
     budget_bytes: Vec<u64>,
 }
 
@@ -168,18 +165,12 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
     let context = args.ctx.unwrap_or_else(|| usual_context(inspection.context_length));
-    let spec = LoadSpec {
+    let threads = args.threads.unwrap_or_else(|| engine::default_threads(&inspection));
+    let spec = args.placement.place(LoadSpec {
         kv_type: args.kv_type,
         parallel: args.parallel,
-        gpu_layers: args.placement.gpu_layers,
-        cpu_experts: args.placement.cpu_experts(),
-        ..LoadSpec::judged(
-            engine,
-            paths,
-            context,
-            args.threads.unwrap_or_else(|| engine::default_threads(&inspection)),
-        )
-    };
+        ..LoadSpec::judged(engine, paths, context, threads)
+    });
     let formula = match (engine, spec.paths.first()) {
         (EngineKind::LlamaCpp, Some(first)) => count(first, shape(context, args.parallel, args.kv_type)).ok(),
         _ => None,
@@ -189,8 +180,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         (false, EngineKind::LlamaCpp, Some(first)) => {
             let load = place::load(first, shape(context, args.parallel, args.kv_type))?;
             let budget_bytes: Vec<u64> = args.vram.iter().map(|size| size.0).collect();
-            let Placement { gpu_layers, cpu_experts, split, used_bytes } = load.place(&budget_bytes);
-            Some(Placed { gpu_layers, cpu_experts, split, used_bytes, budget_bytes })
+            Some(Placed { placement: load.place(&budget_bytes), budget_bytes })
         }
         _ => return Err(Problem::usage("--vram is for GGUF models: layers of others are not placed")),
     };
@@ -260,14 +250,13 @@ fn output(
 /// What to pass on so that it fits; empty if nobody asked.
 fn placed(placement: Option<&Placed>) -> String {
     let Some(placed) = placement else { return String::new() };
-    let split: Vec<String> = placed.split.iter().map(usize::to_string).collect();
-    let devices = placed.used_bytes.iter().zip(&placed.budget_bytes);
+    let Placement { gpu_layers, cpu_experts, split, used_bytes } = &placed.placement;
+    let split: Vec<String> = split.iter().map(usize::to_string).collect();
+    let devices = used_bytes.iter().zip(&placed.budget_bytes);
     let devices: Vec<String> =
         devices.map(|(used, budget)| format!("{} of {}", ByteSize(*used), ByteSize(*budget))).collect();
     format!(
-        "fits: --gpu-layers {} --n-cpu-moe {} --tensor-split {} ({})\n",
-        placed.gpu_layers,
-        placed.cpu_experts,
+        "fits: --gpu-layers {gpu_layers} --n-cpu-moe {cpu_experts} --tensor-split {} ({})\n",
         split.join(","),
         devices.join(", "),
     )

@@ -1,8 +1,9 @@
 //! Who may load, and how much memory there is to hand out.
 //!
 //! Invariants: the sum of what was promised never exceeds the budget, unless somebody insisted;
-//! two loads never overlap, not even those of two processes of one user; after an end, the next load waits until the memory
-//! is really back, for a bounded time. A refusal names the numbers and the limit that decides.
+//! two loads never overlap, not even those of two processes of one user; after an end, the next
+//! load waits until the memory is really back, for a bounded time. A refusal names the numbers
+//! and the limit that decides.
 //! Deliberately absent: models; a job is two numbers of bytes here.
 
 use std::path::PathBuf;
@@ -314,12 +315,6 @@ impl Admission {
             return false;
         }
         true
-    }
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Self::new(None)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The program in a folder of its own, and the models that tests find.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -30,7 +31,7 @@ pub fn beside(path: &str, test: &str) -> Option<PathBuf> {
 }
 
 /// `program` with cache and keys in `folder`, and nothing to read.
-pub fn command(program: &str, folder: &Path) -> Command {
+pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.env("ASSAYD_CACHE", folder.join("cache")).env("ASSAYD_KEYS", folder.join("keys"));
     command.current_dir(folder).stdin(Stdio::null());

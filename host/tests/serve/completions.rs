@@ -277,6 +277,10 @@ fn too_many_requests_and_an_assays_turn_are_told_when_to_come_back() {
     let refused =
         post(address, "/api/assays", &json!({"candidate": copy, "reference": path, "adapter": "none"}));
     assert_eq!((refused.status, refused.json()["param"].as_str()), (400, Some("adapter")));
+    let refused =
+        post(address, "/api/assays", &json!({"candidate": copy, "reference": path, "gpu_layers": -2}));
+    assert_eq!(refused.status, 400);
+    assert!(refused.body.contains("gpu_layers must be -1"), "{}", refused.body);
     let exact =
         json!({"candidate": copy, "reference": path, "mode": "quick", "exact": true, "adapter": path});
     let queued = post(address, "/api/assays", &exact).json();

@@ -227,6 +227,11 @@ pub fn serve(
                 while stream.write_all(&block).is_ok() {}
                 return;
             }
+            "not text" => {
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n\xff\xfe");
+                return;
+            }
             "torn" => answer.truncate(answer.len() / 2),
             // Busy at first, and then it works.
             "busy" if count < 2 => (status, answer) = (429, "{}".to_owned()),
@@ -255,6 +260,7 @@ fn a_hostile_endpoint_gives_an_error_and_never_a_number() {
         ("nan", "no log-probability"),
         ("other tokens", "about other tokens"),
         ("torn", "no JSON"),
+        ("not text", "UTF-8"),
         ("endless", "larger than"),
         ("other tokenizer", "cut"),
     ] {

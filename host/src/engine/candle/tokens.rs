@@ -1,7 +1,8 @@
 //! `tokenizer.json` through the `tokenizers` crate.
 //!
 //! As in the other engine, a text is only text: the names of special tokens in it are not read
-//! as special tokens, but in a rendered chat. Truncation and padding that the file asks for are switched off.
+//! as special tokens, but in a rendered chat. Truncation and padding that the file asks for are
+//! switched off.
 
 use std::cell::RefCell;
 use std::path::PathBuf;

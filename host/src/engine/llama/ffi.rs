@@ -143,14 +143,14 @@ pub(super) fn devices() -> Vec<String> {
 
 /// How many devices with memory and kernels of their own there are.
 pub(super) fn accelerators() -> u32 {
-    // SAFETY: indices below the count are valid device handles; their type is read only.
-    let kinds = unsafe {
-        (0..sys::ggml_backend_dev_count())
-            .map(|i| sys::ggml_backend_dev_type(sys::ggml_backend_dev_get(i)))
-            .collect::<Vec<_>>()
-    };
     let own = [sys::GGML_BACKEND_DEVICE_TYPE_GPU, sys::GGML_BACKEND_DEVICE_TYPE_IGPU];
-    u32::try_from(kinds.iter().filter(|kind| own.contains(kind)).count()).unwrap_or(u32::MAX)
+    // SAFETY: indices below the count are valid device handles; their type is read only.
+    let count = unsafe {
+        let kinds = (0..sys::ggml_backend_dev_count())
+            .map(|i| sys::ggml_backend_dev_type(sys::ggml_backend_dev_get(i)));
+        kinds.filter(|kind| own.contains(kind)).count()
+    };
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Loading options that the trait's `LoadSpec` decides.

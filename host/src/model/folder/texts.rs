@@ -58,21 +58,18 @@ pub(super) fn check(path: &Path, names: &BTreeSet<String>, config: Option<&Confi
 
 /// Looks at the documents of the folder. Whatever is wrong with one is no fault of the weights.
 pub(super) fn documents(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
-    for (number, name) in names.iter().filter(|name| document::is_document(name)).enumerate() {
+    let mut documents = names.iter().filter(|name| document::is_document(name));
+    for name in documents.by_ref().take(budget::DOCUMENTS) {
         within(name, findings, |findings| {
-            if number >= budget::DOCUMENTS {
-                let message = format!("the folder has more than {} documents", budget::DOCUMENTS);
-                findings.push(Code::DocumentUnread.finding(message));
-                return;
-            }
             let read = SourceFile::open(&path.join(name)).and_then(|file| document::check(&file, findings));
             if let Err(error) = read {
                 findings.push(Code::DocumentUnread.finding(format!("{name} cannot be read: {error}")));
             }
         });
-        if number >= budget::DOCUMENTS {
-            return;
-        }
+    }
+    if let Some(name) = documents.next() {
+        let message = format!("the folder has more than {} documents", budget::DOCUMENTS);
+        within(name, findings, |findings| findings.push(Code::DocumentUnread.finding(message)));
     }
 }
 

@@ -9,6 +9,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::{Facts, Header, Shape, headers, is_expert, vocabulary};
 use crate::domain::Problem;
 
@@ -31,7 +33,7 @@ pub struct Load {
 }
 
 /// A plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Placement {
     /// Layers on accelerators as `--gpu-layers` counts them: the output is one more.
     pub gpu_layers: usize,

@@ -1,6 +1,7 @@
 //! Lists of digests and what they say about an artifact: `sha256sum` (text, binary, escaped
 //! and `--tag` lines), `llama-gguf-hash` (every kind it knows), this program's own lists,
-//! manifests of ollama, `manifest.json` of quantising pipelines, Git LFS pointers, and files that are called after their digest.
+//! manifests of ollama, `manifest.json` of quantising pipelines, Git LFS pointers, and files that
+//! are called after their digest.
 //!
 //! A line that is not understood, a digest that cannot be computed and a list that names
 //! nothing of the artifact mean "could not be checked", never "fine". Signed lists are in
