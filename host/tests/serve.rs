@@ -14,6 +14,8 @@ mod completions;
 mod http;
 #[path = "serve/remote.rs"]
 mod remote;
+#[path = "serve/resume.rs"]
+mod resume;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -60,15 +60,25 @@ impl Supervisor {
         assay.state = AssayState::Running;
         assay.attempts += 1;
         assay.started_at = Some(Timestamp::now());
-        // On record before it runs, so that a death under it is counted. If it cannot be
-        // written it stays in the queue, and the next tick tries again.
-        if self.write(&[Change::Assay(&assay, None)]).await.is_err() {
+        // On record before it runs, so that a death under it is counted, and its key with it. If
+        // it cannot be written it stays in the queue, and the next tick tries again.
+        let given = self.with_key(&assay);
+        let kept = match &given {
+            Ok((_, Some(key))) => key.to_json().ok(),
+            _ => None,
+        };
+        let mut changes = vec![Change::Assay(&assay, None)];
+        changes.extend(kept.as_deref().map(|key| Change::Key(&assay, key)));
+        if self.write(&changes).await.is_err() {
+            if let Ok((_, Some(key))) = given {
+                self.keys.insert(assay.id, key);
+            }
             return;
         }
         self.queue.pop_front();
         let cancel = Arc::new(AtomicBool::new(false));
         let job = Job { assay, cancel, cancelled: false, began: Instant::now() };
-        let started = self.with_key(&job.assay).and_then(|request| self.start(&job, request));
+        let started = given.and_then(|(request, _)| self.start(&job, request));
         let id = job.assay.id;
         self.live.set(id, Progress { stage: "starting".to_owned(), ..Progress::default() });
         self.running = Some(job);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::config::Config;
 use super::inspector::{Inspected, Inspector};
 use super::jobs::Job;
-use super::keys::SharedKey;
+use super::keys::DrawnKey;
 use super::parts::{Ended, Parts};
 use super::turn::Turn;
 use crate::api::{Api, Command, Live, Metrics, Progress};
@@ -55,7 +55,7 @@ pub struct Supervisor {
     pub(super) queue: VecDeque<Assay>,
     pub(super) running: Option<Job>,
     /// Keys of queued assays that share one with an earlier assay, by assay.
-    pub(super) keys: BTreeMap<Uuid, SharedKey>,
+    pub(super) keys: BTreeMap<Uuid, DrawnKey>,
     /// Changes that could not be written yet, by id, newest state only.
     unwritten_artifacts: BTreeMap<Uuid, Artifact>,
     unwritten_assays: BTreeMap<Uuid, (Assay, Option<String>)>,
@@ -105,6 +105,12 @@ impl Supervisor {
         }
         let unfinished = self.reader.unfinished().await.map_err(lost)?;
         let count = unfinished.len();
+        for (assay, key) in self.reader.keys().await.map_err(lost)? {
+            match DrawnKey::from_json(&key) {
+                Ok(key) => drop(self.keys.insert(assay, key)),
+                Err(problem) => tracing::warn!(%assay, "a fresh key is drawn: {}", problem.message),
+            }
+        }
         self.requeue(unfinished).await;
         let present =
             self.artifacts.values().filter(|artifact| artifact.state != crate::store::ArtifactState::Gone);

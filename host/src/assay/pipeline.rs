@@ -38,7 +38,7 @@ const RAW_VOCAB: u32 = 256;
 
 /// What a judged run may give up for lack of memory. The batch and the format of the cache are
 /// in the table of constants and stay.
-const GIVE_UP: GiveUp = GiveUp { context_min: 256, ..GiveUp::NOTHING };
+const GIVE_UP: GiveUp = GiveUp { context_min: 256, accelerator: true, ..GiveUp::NOTHING };
 
 /// Runs one assay in guarded workers. Blocks; cancellable; always gives a report.
 pub fn run(request: &AssayRequest, context: &AssayContext<'_>) -> Report {
@@ -472,8 +472,8 @@ impl Assay<'_> {
         if candidate.files().and_then(artifact_root) != Some(drawn_for) {
             return Ok(Key::random()?);
         }
-        let remark = "challenges: the key is shared with an earlier assay of the same reference; it was drawn \
-                      when this candidate's digest was on record";
+        let remark = "challenges: the key was drawn when this candidate's digest was on record; assays of the \
+                      same reference that waited then share it";
         self.draft.report.remarks.push(remark.to_owned());
         Ok(self.request.challenge_key()?)
     }

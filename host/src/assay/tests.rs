@@ -350,7 +350,7 @@ fn a_shared_key_is_only_for_the_bytes_it_was_drawn_for() {
     let revealed = |report: Report| report.challenges.unwrap().key_revealed.unwrap();
     bench.request.candidate_root = Some(root);
     let kept = bench.run();
-    assert!(kept.remarks.iter().any(|remark| remark.contains("shared")), "{:?}", kept.remarks);
+    assert!(kept.remarks.iter().any(|remark| remark.contains("share it")), "{:?}", kept.remarks);
     assert_eq!(revealed(kept), "42".repeat(32));
     bench.request.candidate_root = Some(sha256_parts(&[b"other bytes"]));
     let fresh = revealed(bench.run());

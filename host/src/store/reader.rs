@@ -78,6 +78,14 @@ impl Reader {
         rows.iter().map(|row| from_json(row)).collect()
     }
 
+    /// The secrets of assays that have not ended.
+    pub async fn keys(&self) -> Result<Vec<(Uuid, String)>, StoreError> {
+        let rows: Vec<(String, String)> =
+            sqlx::query_as("SELECT assay, body FROM keys").fetch_all(&self.db).await?;
+        let id = |text: &str| Uuid::parse_str(text).map_err(|error| StoreError::Value(error.to_string()));
+        rows.into_iter().map(|(assay, key)| Ok((id(&assay)?, key))).collect()
+    }
+
     pub async fn assay(&self, id: Uuid) -> Result<Option<Assay>, StoreError> {
         let row: Option<String> = sqlx::query_scalar("SELECT body FROM assays WHERE id = ?")
             .bind(id.to_string())

@@ -6,8 +6,9 @@ use super::StoreError;
 
 /// One step per version, applied in order; `user_version` is the number applied.
 /// A released step never changes: a new one is added.
-const STEPS: [(&str, &str); 1] = [(
-    "
+const STEPS: [(&str, &str); 2] = [
+    (
+        "
     CREATE TABLE artifacts (
         id TEXT PRIMARY KEY NOT NULL,
         path TEXT NOT NULL UNIQUE,
@@ -33,8 +34,18 @@ const STEPS: [(&str, &str); 1] = [(
         data TEXT NOT NULL
     ) STRICT;
     ",
-    "PRAGMA user_version = 1",
-)];
+        "PRAGMA user_version = 1",
+    ),
+    (
+        "
+    CREATE TABLE keys (
+        assay TEXT PRIMARY KEY NOT NULL REFERENCES assays (id) ON DELETE CASCADE,
+        body TEXT NOT NULL
+    ) STRICT;
+    ",
+        "PRAGMA user_version = 2",
+    ),
+];
 
 /// Brings the database up to date, each step in its own transaction.
 pub(super) async fn migrate(db: &mut SqliteConnection) -> Result<(), StoreError> {

@@ -75,6 +75,25 @@ async fn what_was_told_is_there_after_a_sudden_end() {
 }
 
 #[tokio::test]
+async fn a_key_is_kept_until_its_assay_has_ended_and_is_told_to_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).await;
+    let (mut job, other) = (assay("/m/a.gguf"), assay("/m/b.gguf"));
+    job.state = AssayState::Running;
+    store.writer.put(&[Change::Assay(&job, None), Change::Key(&job, "secret")]).await.unwrap();
+    store.writer.put(&[Change::Assay(&other, None), Change::Key(&other, "another")]).await.unwrap();
+    drop(store);
+    let mut store = open(dir.path()).await;
+    let kept: Vec<String> = store.reader.keys().await.unwrap().into_iter().map(|(_, key)| key).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    let told = store.reader.events_after(0).await.unwrap();
+    assert!(told.len() == 2 && !format!("{told:?}").contains("secret"), "{told:?}");
+    job.state = AssayState::Cancelled;
+    store.writer.put(&[Change::Assay(&job, None)]).await.unwrap();
+    assert_eq!(store.reader.keys().await.unwrap(), [(other.id, "another".to_owned())]);
+}
+
+#[tokio::test]
 async fn a_second_daemon_is_told_who_holds_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path()).await;

@@ -1,5 +1,7 @@
 //! The one writer.
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ pub enum Change<'a> {
     Artifact(&'a Artifact),
     /// Adds or replaces an assay, together with its report where there is one.
     Assay(&'a Assay, Option<&'a str>),
+    /// Keeps the secret of an assay on record until it has ended. Of this nobody is told.
+    Key(&'a Assay, &'a str),
     /// Removes an artifact from the record.
     Forget(&'a Artifact),
 }
@@ -97,6 +101,9 @@ impl Writer {
 }
 
 async fn connect(file: &Path) -> Result<SqliteConnection, StoreError> {
+    // Keys of assays that run are in it; SQLite gives its log the same permissions.
+    let ours = OpenOptions::new().append(true).create(true).mode(0o600).open(file);
+    ours.and_then(|made| made.set_permissions(Permissions::from_mode(0o600))).map_err(sqlx::Error::Io)?;
     let mut db = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(true)
@@ -121,6 +128,10 @@ async fn write(db: &mut SqliteConnection, changes: &[Change<'_>]) -> Result<Vec<
             Change::Artifact(artifact) => put_artifact(db, artifact).await?,
             Change::Assay(assay, report) => put_assay(db, assay, *report).await?,
             Change::Forget(artifact) => forget(db, artifact).await?,
+            Change::Key(assay, key) => {
+                put_key(db, assay, key).await?;
+                continue;
+            }
         });
     }
     sqlx::raw_sql("COMMIT").execute(&mut *db).await?;
@@ -180,6 +191,9 @@ async fn put_assay(
     .bind(to_json(assay)?)
     .execute(&mut *db)
     .await?;
+    if assay.state.is_final() {
+        sqlx::query("DELETE FROM keys WHERE assay = ?").bind(assay.id.to_string()).execute(&mut *db).await?;
+    }
     if let Some(report) = report {
         sqlx::query(
             "INSERT INTO reports (assay, body) VALUES (?, ?)
@@ -199,6 +213,17 @@ async fn put_assay(
         "error": assay.error,
     });
     add_event(db, format!("assay.{}", assay.state.as_str()), assay.id, data).await
+}
+
+async fn put_key(db: &mut SqliteConnection, assay: &Assay, key: &str) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO keys (assay, body) VALUES (?, ?) ON CONFLICT (assay) DO UPDATE SET body = excluded.body",
+    )
+    .bind(assay.id.to_string())
+    .bind(key)
+    .execute(&mut *db)
+    .await?;
+    Ok(())
 }
 
 async fn forget(db: &mut SqliteConnection, artifact: &Artifact) -> Result<Event, StoreError> {
