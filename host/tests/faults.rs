@@ -217,9 +217,12 @@ fn a_worker_that_forks_takes_its_children_along_also_those_that_left_its_group()
     let path = faults(folder.path(), "fork", r#""fork_on_load":true"#);
     // Confined it cannot fork at all.
     let cancel = Arc::new(AtomicBool::new(false));
-    for (confine, expected) in [(true, 0), (false, 2)] {
+    // Without a control group only their descent tells whose they are.
+    let rungs =
+        [(true, Enforcement::Auto, 0), (false, Enforcement::Auto, 2), (false, Enforcement::Watchdog, 2)];
+    for (confine, enforcement, expected) in rungs {
         cancel.store(false, Ordering::Relaxed);
-        let limits = WorkerLimits { confine, cancel: Some(Arc::clone(&cancel)), ..limits() };
+        let limits = WorkerLimits { confine, enforcement, cancel: Some(Arc::clone(&cancel)), ..limits() };
         let path = path.clone();
         let running = std::thread::spawn(move || start(path, &limits).unwrap_err());
         let deadline = Instant::now() + Duration::from_secs(if expected == 0 { 2 } else { 20 });

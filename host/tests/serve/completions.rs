@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use super::http::{Answer, get, post, send, wait};
 use super::{Daemon, command, house, inspected, start};
 
+#[expect(dead_code, reason = "each test file uses a part of it")]
+#[path = "../processes/mod.rs"]
+mod processes;
+
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models").join(name)
 }
@@ -50,6 +54,27 @@ fn logprobs(dir: &Path, model: &str, tokens: &[u32]) -> Vec<f64> {
 
 fn numbers(list: &Value) -> Vec<Option<f64>> {
     list.as_array().unwrap_or_else(|| panic!("no list: {list}")).iter().map(Value::as_f64).collect()
+}
+
+#[test]
+fn one_model_stays_in_memory_until_another_takes_its_place() {
+    let (dir, daemon) = serving(&["reference.gguf", "finetuned.gguf"]);
+    let (address, pid) = (daemon.address, daemon.child.id());
+    let loads =
+        || std::fs::read_to_string(dir.path().join("log")).unwrap().matches("loaded to be served").count();
+    let mut seen = Vec::new();
+    for (model, loaded) in
+        [("reference", 1), ("reference", 1), ("finetuned", 2), ("finetuned", 2), ("reference", 3)]
+    {
+        complete(address, json!({"model": model, "prompt": "The", "max_tokens": 2}));
+        assert_eq!(loads(), loaded, "after {model}");
+        // The one before is gone, with its memory, before the next is there.
+        let workers = processes::children(pid);
+        assert_eq!(workers.len(), 1, "{workers:?}");
+        seen.extend(workers);
+    }
+    assert!(seen[0] == seen[1] && seen[2] == seen[3], "the same worker answers again: {seen:?}");
+    assert!(seen[1] != seen[2] && seen[3] != seen[4] && seen[0] != seen[4], "{seen:?}");
 }
 
 #[test]
