@@ -138,12 +138,16 @@ fn a_long_vocabulary_is_compared_in_little_memory() {
     wide::write(&reference, 150_000, 0.0);
     wide::write(&candidate, 150_000, 0.1);
     let tokens = token_file(folder.path(), &some_tokens(2, 201, 300, 149_000));
-    let mut child =
-        command(&candidate, &reference, &tokens, &["--json", "--max-memory", "512MiB", "--threads", "2"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    let mut child = command(
+        &candidate,
+        &reference,
+        &tokens,
+        &["--json", "--max-memory", "512MiB", "--guardrail", "relaxed", "--threads", "2"],
+    )
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
     let mut peak_kib = 0u64;
     while child.try_wait().unwrap().is_none() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();

@@ -373,6 +373,41 @@ fn what_does_not_fit_is_refused_with_numbers_and_loaded_by_force() {
     assert!(memory["confinement"].is_string() && memory["guardrail"] == "balanced", "{memory}");
 }
 
+/// Whatever loads a model counts before what it would take.
+#[test]
+fn every_command_that_loads_refuses_with_numbers_what_does_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("t.json");
+    std::fs::write(&tokens, "[[1, 20, 21, 22]]").unwrap();
+    let model = root().join("examples/models/reference.gguf");
+    let (model, tokens) = (model.to_str().unwrap(), tokens.to_str().unwrap());
+    let commands: [&[&str]; 4] = [
+        &["logprobs", model, "--tokens", tokens],
+        &["compare", model, "--reference", model, "--tokens", tokens],
+        &["bench", model, "--runs", "1", "--prompt-tokens", "8", "--new-tokens", "4", "--ctx", "64"],
+        &["determinism", model, "--new-tokens", "4"],
+    ];
+    // Enough to run in, and less than the margin of 256 MiB asks for.
+    for command in commands {
+        let tight = run(&[command, &["--max-memory", "200MiB"]].concat());
+        let said = String::from_utf8(tight.stderr).unwrap();
+        assert_eq!((tight.status.code(), tight.stdout.len()), (Some(4), 0), "{command:?}: {said}");
+        for part in [
+            "REFUSED",
+            "not loaded: it would take",
+            "200.00 MiB can be had (max-memory)",
+            "--guardrail relaxed",
+        ] {
+            assert!(said.contains(part), "{command:?}: {said}");
+        }
+        for way in [&["--guardrail", "relaxed"][..], &["--force"]] {
+            let loaded = run(&[command, &["--max-memory", "200MiB"], way].concat());
+            let said = String::from_utf8(loaded.stderr).unwrap();
+            assert_eq!(loaded.status.code(), Some(0), "{command:?} {way:?}: {said}");
+        }
+    }
+}
+
 #[test]
 fn models_are_listed_with_their_fit() {
     let folder = root().join("examples/models");

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::memory::MemoryArgs;
 use super::placement::PlacementArgs;
 use super::screen::{self, Bar};
-use crate::domain::{Problem, size::ByteSize};
+use crate::domain::Problem;
 use crate::engine::KvType;
 use crate::measure::bench::{self, Bench, Plan, Spread};
-use crate::worker::WorkerLimits;
 
 /// Measures how fast a model runs and what memory it takes, over runs in processes of their own.
 #[derive(Debug, clap::Args)]
@@ -43,9 +43,8 @@ pub struct Args {
     kv_type: KvType,
     #[command(flatten)]
     placement: PlacementArgs,
-    /// Most memory of a worker, such as 8GiB; one that takes more is ended
-    #[arg(long, value_name = "SIZE")]
-    max_memory: Option<ByteSize>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -65,7 +64,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         kv_type: args.kv_type,
         gpu_layers: args.placement.gpu_layers,
         cpu_experts: args.placement.cpu_experts(),
-        limits: WorkerLimits { memory_bytes: args.max_memory.map(|size| size.0), ..WorkerLimits::default() },
+        limits: args.memory.limits(),
     };
     let bar = Bar::new("starting");
     let found = bench::bench(&args.model, &plan, &mut |what, fraction| {

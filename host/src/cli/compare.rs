@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::logprobs::read_tokens;
+use super::memory::MemoryArgs;
 use super::screen::{self, Bar, cache_folder};
-use crate::domain::{Problem, size::ByteSize};
+use crate::domain::Problem;
 use crate::engine::KvType;
 use crate::measure::compare::{self, Comparison, Request};
-use crate::worker::WorkerLimits;
 
 /// Measures how far a candidate's predictions are from a reference's, on given tokens.
 #[derive(Debug, clap::Args)]
@@ -39,9 +39,8 @@ pub struct Args {
     /// Threads [default: all cores, one for a small model]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Most memory of a worker, such as 8GiB; one that takes more is ended
-    #[arg(long, value_name = "SIZE")]
-    max_memory: Option<ByteSize>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Folder of the temporary file [default: assayd's cache folder]
     #[arg(long, value_name = "DIR")]
     temp: Option<PathBuf>,
@@ -65,7 +64,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         threads: args.threads,
         kv_type: args.kv_type,
         temp: &temp,
-        limits: WorkerLimits { memory_bytes: args.max_memory.map(|size| size.0), ..WorkerLimits::default() },
+        limits: args.memory.limits(),
     };
     let bar = Bar::new("starting");
     let comparison = compare::compare(&request, &mut |what, fraction| {

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::memory::MemoryArgs;
 use super::screen::{self, Bar};
-use crate::domain::{Problem, size::ByteSize};
+use crate::domain::Problem;
 use crate::measure::determinism::{self, Axis, Decision, Determinism};
-use crate::worker::WorkerLimits;
 
 /// Repeats greedy generation while only what must not matter changes: seeds, batch sizes, threads, restarts.
 #[derive(Debug, clap::Args)]
@@ -28,9 +28,8 @@ pub struct Args {
     /// Threads of the baseline [default: all cores, one for a small model]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Most memory of a worker, such as 8GiB; one that takes more is ended
-    #[arg(long, value_name = "SIZE")]
-    max_memory: Option<ByteSize>,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -41,7 +40,7 @@ pub struct Args {
 /// # Errors
 /// The model cannot be run, or a run failed.
 pub fn run(args: &Args) -> Result<u8, Problem> {
-    let limits = WorkerLimits { memory_bytes: args.max_memory.map(|size| size.0), ..WorkerLimits::default() };
+    let limits = args.memory.limits();
     let bar = Bar::new("starting");
     let found =
         determinism::examine(&args.model, args.new_tokens, args.threads, limits, &mut |what, fraction| {

@@ -5,18 +5,18 @@ use std::path::PathBuf;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use super::memory::CapsArgs;
 use super::placement::PlacementArgs;
 use super::screen;
 use crate::domain::Problem;
 use crate::domain::footprint::Footprint;
 use crate::domain::size::ByteSize;
 use crate::engine::{self, EngineKind, KvType, LoadSpec};
-use crate::governor::admission::{Budget, Caps, Fit, Guardrail};
+use crate::governor::admission::{Budget, Fit, Guardrail};
 use crate::model::footprint::place::{self, Placement};
-use crate::model::footprint::{Counted, Shape, count};
-use crate::model::gguf::GgmlType;
+use crate::model::footprint::{Counted, count};
 use crate::model::{self, InspectOptions};
-use crate::worker::{WorkerLimits, demand_of, dry_run};
+use crate::worker::{WorkerLimits, demand_of, dry_run, on_accelerators};
 
 /// Says what a model would take, by device and by what for, and which limit that would break.
 /// Nothing is loaded: a limited worker reads the header and counts.
@@ -52,12 +52,8 @@ pub struct Args {
     /// formula from the header; the accelerators need not be here
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', conflicts_with = "gpu_layers")]
     vram: Vec<ByteSize>,
-    /// Most memory of a worker, such as 8GiB
-    #[arg(long, value_name = "SIZE")]
-    max_memory: Option<ByteSize>,
-    /// Memory that must stay free on the machine, such as 2GiB
-    #[arg(long, value_name = "SIZE")]
-    min_free: Option<ByteSize>,
+    #[command(flatten)]
+    caps: CapsArgs,
     /// How careful to be
     #[arg(long, value_enum, default_value = "balanced")]
     guardrail: Guardrail,
@@ -86,7 +82,7 @@ struct Output {
     available_bytes: u64,
     fits: bool,
     fit: Fit,
-    /// The limit that decides: `max-memory`, `available` or `group`.
+    /// The limit that decides: `max-memory`, `available`, `group` or `accelerator`.
     limiting: &'static str,
     guardrail: Guardrail,
     /// What must be there for it to start.
@@ -108,6 +104,8 @@ struct Device {
     compute_bytes: u64,
     output_bytes: u64,
     total_bytes: u64,
+    /// What is free on it now; null of the machine's own memory.
+    free_bytes: Option<u64>,
 }
 
 /// What fits accelerators with given memory.
@@ -131,29 +129,6 @@ struct Formula {
 
 /// Context taken when nobody says.
 const USUAL_CONTEXT: u32 = 4096;
-/// Tokens computed at once.
-const MICRO_BATCH: u64 = 512;
-
-/// The format of a cache as the files name it.
-pub fn cache_format(kv_type: KvType) -> GgmlType {
-    match kv_type {
-        KvType::F32 => GgmlType::F32,
-        KvType::F16 => GgmlType::F16,
-        KvType::Q8_0 => GgmlType::Q8_0,
-    }
-}
-
-/// How a plain run of one sequence is shaped.
-pub fn shape(context: u32, parallel: u32, kv_type: KvType) -> Shape {
-    Shape {
-        context: u64::from(context),
-        parallel: u64::from(parallel),
-        micro_batch: MICRO_BATCH,
-        outputs: u64::from(parallel),
-        kv: cache_format(kv_type),
-        flash: kv_type != KvType::F32,
-    }
-}
 
 /// The context to take for a model that was trained for `trained` tokens.
 pub fn usual_context(trained: Option<u64>) -> u32 {
@@ -172,23 +147,20 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         ..LoadSpec::judged(engine, paths, context, threads)
     });
     let formula = match (engine, spec.paths.first()) {
-        (EngineKind::LlamaCpp, Some(first)) => count(first, shape(context, args.parallel, args.kv_type)).ok(),
+        (EngineKind::LlamaCpp, Some(first)) => count(first, spec.shape()).ok(),
         _ => None,
     };
     let placement = match (args.vram.is_empty(), engine, spec.paths.first()) {
         (true, _, _) => None,
         (false, EngineKind::LlamaCpp, Some(first)) => {
-            let load = place::load(first, shape(context, args.parallel, args.kv_type))?;
+            let load = place::load(first, spec.shape())?;
             let budget_bytes: Vec<u64> = args.vram.iter().map(|size| size.0).collect();
             Some(Placed { placement: load.place(&budget_bytes), budget_bytes })
         }
         _ => return Err(Problem::usage("--vram is for GGUF models: layers of others are not placed")),
     };
     let (footprint, seen) = dry_run(&spec, &WorkerLimits::default())?;
-    let caps = Caps {
-        max_memory_bytes: args.max_memory.map(|size| size.0),
-        min_free_bytes: args.min_free.map(|size| size.0),
-    };
+    let caps = args.caps.caps();
     let output = output(args, context, &footprint, Budget::now(caps), formula, placement, seen.enforcement);
     if args.json {
         screen::print_json(&output)?;
@@ -208,7 +180,14 @@ fn output(
     enforcement: String,
 ) -> Output {
     let demand = demand_of(footprint);
-    let needed_bytes = args.guardrail.needed_bytes(demand);
+    // The machine itself, unless only an accelerator is too full.
+    let fits = |demand, budget: Budget| args.guardrail.needed_bytes(demand) <= budget.bytes;
+    let full = on_accelerators(footprint).find(|(_, demand, free)| !fits(*demand, *free));
+    let (deciding, budget) = match full {
+        Some((_, demand, free)) if fits(demand_of(footprint), budget) => (demand, free),
+        _ => (demand, budget),
+    };
+    let needed_bytes = args.guardrail.needed_bytes(deciding);
     let devices = footprint.devices.iter().map(|device| Device {
         name: device.name.clone(),
         model_bytes: device.model_bytes,
@@ -216,6 +195,7 @@ fn output(
         compute_bytes: device.compute_bytes,
         output_bytes: device.output_bytes,
         total_bytes: device.total_bytes(),
+        free_bytes: device.free_bytes,
     });
     Output {
         model: args.model.clone(),
@@ -229,7 +209,7 @@ fn output(
         process_bytes: footprint.process_bytes,
         available_bytes: budget.bytes,
         fits: needed_bytes <= budget.bytes,
-        fit: Fit::of(demand, budget),
+        fit: Fit::of(deciding, budget),
         limiting: budget.limiting.as_str(),
         guardrail: args.guardrail,
         needed_bytes,

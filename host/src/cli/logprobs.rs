@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::MemoryArgs;
 use super::placement::PlacementArgs;
 use super::screen::{self, Bar};
 use crate::domain::{Problem, budget};
 use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem, remote};
 use crate::model::{self, InspectOptions};
-use crate::worker::{Worker, WorkerLimits};
+use crate::worker::Worker;
 
 /// Log-probability of every given token after the tokens before it.
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,8 @@ pub struct Args {
     threads: Option<u32>,
     #[command(flatten)]
     placement: PlacementArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// Do not repack weights for this CPU: slower, and the same numbers on every machine of its kind
     #[arg(long)]
     portable: bool,
@@ -166,9 +169,8 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let parallel = args.parallel.min(u32::try_from(sequences.len()).unwrap_or(u32::MAX));
     let spec = LoadSpec { parallel, ..spec(args, context)? };
     let bar = Bar::new("loading");
-    let mut worker = Worker::start(&spec, &WorkerLimits::default(), &mut |progress| {
-        bar.set(f64::from(progress.fraction))
-    })?;
+    let mut worker =
+        Worker::start(&spec, &args.memory.limits(), &mut |progress| bar.set(f64::from(progress.fraction)))?;
     bar.label("scoring");
     let items: Vec<ScoreItem> = sequences
         .iter()

@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod keys;
 pub mod lineage;
 pub mod logprobs;
+mod memory;
 pub mod models;
 pub mod modes;
 pub mod monitor;

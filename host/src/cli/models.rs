@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::estimate::{shape, usual_context};
+use super::estimate::usual_context;
+use super::memory::CapsArgs;
 use super::screen::{self, Bar};
 use crate::app::config::{self, Overrides};
 use crate::domain::Problem;
 use crate::domain::inspection::{ArtifactKind, Status};
 use crate::domain::size::ByteSize;
-use crate::engine::KvType;
-use crate::governor::admission::{Budget, Caps, Fit};
+use crate::engine::{KvType, shape};
+use crate::governor::admission::{Budget, Fit};
 use crate::model::footprint::count;
 use crate::model::{self, InspectOptions};
 use crate::worker::demand_of;
@@ -40,12 +41,8 @@ pub struct Args {
     /// Number format of the key-value cache
     #[arg(long, value_enum, default_value = "f16")]
     kv_type: KvType,
-    /// Most memory of a worker, such as 8GiB
-    #[arg(long, value_name = "SIZE")]
-    max_memory: Option<ByteSize>,
-    /// Memory that must stay free on the machine, such as 2GiB
-    #[arg(long, value_name = "SIZE")]
-    min_free: Option<ByteSize>,
+    #[command(flatten)]
+    caps: CapsArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -87,10 +84,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     } else {
         args.paths.clone()
     };
-    let caps = Caps {
-        max_memory_bytes: args.max_memory.map(|size| size.0),
-        min_free_bytes: args.min_free.map(|size| size.0),
-    };
+    let caps = args.caps.caps();
     let budget = Budget::now(caps);
     let (mut paths, mut ignored) = (Vec::new(), 0);
     for folder in &folders {

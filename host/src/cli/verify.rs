@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 
 use super::keys::SigningArgs;
+use super::memory::MemoryArgs;
 use super::placement::PlacementArgs;
 use super::screen;
 use super::verify_screen::{Progress, result};
@@ -18,10 +19,8 @@ use crate::assay::probe;
 use crate::assay::report::Report;
 use crate::assay::{AssayContext, AssayRequest, KeyText};
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName, prove_modes};
-use crate::domain::size::ByteSize;
 use crate::domain::{Problem, ProblemKind, budget};
 use crate::governor::Enforcement;
-use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
 use crate::store::atomic;
 
@@ -90,18 +89,8 @@ pub struct Args {
     /// Hold the candidate to a digest, root or list of your own: parameters of a hash check as JSON
     #[arg(long, value_name = "ID=JSON|ID=@FILE")]
     pub hash_check: Vec<String>,
-    /// Most memory of a worker, such as 8GiB; one that takes more is ended
-    #[arg(long, value_name = "SIZE")]
-    pub max_memory: Option<ByteSize>,
-    /// Memory that must stay free on the machine, such as 2GiB
-    #[arg(long, value_name = "SIZE")]
-    pub min_free: Option<ByteSize>,
-    /// Go on although the memory does not suffice by estimate
-    #[arg(long)]
-    pub force: bool,
-    /// How careful to be with the memory estimate
-    #[arg(long, value_enum, default_value = "balanced")]
-    pub guardrail: Guardrail,
+    #[command(flatten)]
+    memory: MemoryArgs,
     /// How workers are held to their memory limit; a rung that is named must be there
     #[arg(long, value_enum, default_value = "auto", env = "ASSAYD_ENFORCEMENT")]
     pub enforcement: Enforcement,
@@ -209,10 +198,10 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         threads: args.threads,
         gpu_layers: args.placement.gpu_layers,
         cpu_experts: args.placement.cpu_experts(),
-        max_memory_bytes: args.max_memory.map(|size| size.0),
-        min_free_bytes: args.min_free.map(|size| size.0),
-        force: args.force,
-        guardrail: args.guardrail,
+        max_memory_bytes: args.memory.caps().max_memory_bytes,
+        min_free_bytes: args.memory.caps().min_free_bytes,
+        force: args.memory.force,
+        guardrail: args.memory.guardrail,
         enforcement: args.enforcement,
         exact: args.exact,
         ..AssayRequest::new(&args.candidate, Some(args.reference.clone()))

@@ -17,6 +17,8 @@ pub struct DeviceBytes {
     /// Part of `model_bytes` that is mapped from the file, and so comes back by itself when
     /// memory is short.
     pub mapped_bytes: u64,
+    /// What an accelerator says is free on it now; `None` of the machine's own memory.
+    pub free_bytes: Option<u64>,
 }
 
 impl DeviceBytes {

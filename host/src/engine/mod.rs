@@ -13,6 +13,8 @@ use crate::domain::Problem;
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::inspection::{ArtifactKind, Inspection, Severity, Status};
 use crate::domain::trace::Trace;
+use crate::model::footprint::Shape;
+use crate::model::gguf::GgmlType;
 
 pub mod candle;
 pub mod llama;
@@ -94,9 +96,31 @@ impl LoadSpec {
         }
     }
 
+    /// How it is run, for formulas.
+    pub fn shape(&self) -> Shape {
+        shape(self.context, self.parallel, self.kv_type)
+    }
+
     /// A model behind an endpoint; the context is the most tokens that it is sent at once.
     pub fn remote(endpoint: remote::Endpoint, context: u32) -> Self {
         Self { remote: Some(endpoint), ..Self::judged(EngineKind::Remote, Vec::new(), context, 1) }
+    }
+}
+
+/// How a plain run is shaped: for formulas that go by headers alone.
+pub fn shape(context: u32, parallel: u32, kv_type: KvType) -> Shape {
+    let kv = match kv_type {
+        KvType::F32 => GgmlType::F32,
+        KvType::F16 => GgmlType::F16,
+        KvType::Q8_0 => GgmlType::Q8_0,
+    };
+    Shape {
+        context: u64::from(context),
+        parallel: u64::from(parallel),
+        micro_batch: u64::from(MICRO_BATCH),
+        outputs: u64::from(parallel),
+        kv,
+        flash: kv_type != KvType::F32,
     }
 }
 

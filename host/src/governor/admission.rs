@@ -60,6 +60,19 @@ impl Guardrail {
     }
 }
 
+impl Guardrail {
+    /// The most that a job may take of what is free, all of it held.
+    pub fn room(self, free_bytes: u64) -> u64 {
+        let needed = |held_bytes| self.needed_bytes(Demand { held_bytes, mapped_bytes: 0 });
+        let (mut least, mut most) = (0, free_bytes);
+        while least < most {
+            let middle = most - (most - least) / 2;
+            if needed(middle) <= free_bytes { least = middle } else { most = middle - 1 }
+        }
+        least
+    }
+}
+
 /// What a job will take, as predicted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
@@ -87,6 +100,8 @@ pub enum Limiting {
     Available,
     /// The control group that assayd lives in.
     Group,
+    /// What is free on an accelerator.
+    Accelerator,
 }
 
 impl Limiting {
@@ -95,6 +110,7 @@ impl Limiting {
             Self::MaxMemory => "max-memory",
             Self::Available => "available",
             Self::Group => "group",
+            Self::Accelerator => "accelerator",
         }
     }
 
@@ -104,6 +120,9 @@ impl Limiting {
             Self::MaxMemory => "raise --max-memory, or use a smaller model or context",
             Self::Available => "close other programs, lower --min-free, or use a smaller model or context",
             Self::Group => "raise the memory limit of the container or control group",
+            Self::Accelerator => {
+                "place less on it with --gpu-layers, --n-cpu-moe or --cpu-moe, or end what else is on it"
+            }
         }
     }
 }

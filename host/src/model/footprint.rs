@@ -65,6 +65,7 @@ impl Counted {
             compute_bytes: self.compute_bytes,
             output_bytes: self.output_bytes,
             mapped_bytes: self.model_bytes,
+            free_bytes: None,
         };
         let process = [PROCESS_BYTES, self.cell_bytes, self.vocabulary_bytes];
         Footprint {

@@ -22,7 +22,7 @@ mod protocol;
 mod stamp;
 mod watchdog;
 
-pub use admit::{GiveUp, Plan, Policy, demand_of, give_up, plan};
+pub use admit::{GiveUp, Plan, Policy, demand_of, give_up, on_accelerators, plan};
 pub use chat::{Conversation, Message, render};
 pub use child::serve;
 pub use ending::{Ending, WorkerEnd};

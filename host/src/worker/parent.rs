@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::admit;
 use super::answers::{check_trace, fits_run};
 use super::chat::Conversation;
 use super::ending::{Ending, WorkerEnd};
@@ -22,7 +23,7 @@ use crate::domain::trace::Trace;
 use crate::engine::{
     EngineError, EngineKind, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, RunToken, ScoreItem,
 };
-use crate::governor::admission::{ADMISSION, Budget, Ticket};
+use crate::governor::admission::{ADMISSION, Budget, Demand, Guardrail, Ticket};
 
 /// What a worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +70,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker and loads a model in it. Blocks until loaded.
+    /// Starts a worker and loads a model in it. Blocks until loaded. Where the limits have a
+    /// guardrail and nobody has counted what the load takes, that is done first.
+    ///
+    /// # Errors
+    /// REFUSED with the numbers if it does not fit, else the way the worker ended.
     pub fn start(
         spec: &LoadSpec,
         limits: &WorkerLimits,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, WorkerEnd> {
+        let counted = match limits {
+            WorkerLimits { guardrail: Guardrail::Off, .. } => None,
+            WorkerLimits { demand, .. } if *demand != Demand::default() => None,
+            _ => Some(admit::alone(spec, limits)?),
+        };
+        let limits = counted.as_ref().unwrap_or(limits);
         let mut ticket = admitted(limits)?;
         let started = Instant::now();
         let (mut worker, spec) = Self::guarded(spec, None, &limits.bounded())?;

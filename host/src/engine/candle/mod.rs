@@ -76,6 +76,7 @@ pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
         compute_bytes: largest.max(scores.saturating_mul(3).saturating_add(rows)),
         output_bytes: product(&[2, rows_per_step(config.vocab), config.vocab]),
         mapped_bytes: 0,
+        free_bytes: None,
     }])
 }
 

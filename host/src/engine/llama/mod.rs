@@ -71,7 +71,11 @@ pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
                 None => continue,
             }
         } else {
-            devices.push(DeviceBytes { name: buffer.name.clone(), ..DeviceBytes::default() });
+            devices.push(DeviceBytes {
+                name: buffer.name.clone(),
+                free_bytes: Some(buffer.free),
+                ..DeviceBytes::default()
+            });
             match devices.last_mut() {
                 Some(device) => device,
                 None => continue,

@@ -16,6 +16,7 @@ struct Record {
     model: u64,
     context: u64,
     compute: u64,
+    free: u64,
     host: bool,
 }
 
@@ -36,6 +37,8 @@ pub(in crate::engine::llama) struct BufferBytes {
     pub(in crate::engine::llama) context: u64,
     /// Scratch of the compute graphs.
     pub(in crate::engine::llama) compute: u64,
+    /// What its device says is free on it.
+    pub(in crate::engine::llama) free: u64,
 }
 
 /// Buffer types that are looked at.
@@ -44,7 +47,7 @@ const ROOM: usize = 64;
 impl Context<'_> {
     /// What this context and its model take, or would take if they are dry.
     pub(in crate::engine::llama) fn breakdown(&self) -> Result<Vec<BufferBytes>, String> {
-        let blank = Record { name: [0; 64], model: 0, context: 0, compute: 0, host: false };
+        let blank = Record { name: [0; 64], model: 0, context: 0, compute: 0, free: 0, host: false };
         let mut records = vec![blank; ROOM];
         // SAFETY: the context is live, and the shim writes at most as many records as there is
         // room for, each with a NUL within its name.
@@ -64,6 +67,7 @@ impl Context<'_> {
             model: record.model,
             context: record.context,
             compute: record.compute,
+            free: record.free,
         };
         Ok(records.iter().take(count).map(read).collect())
     }

@@ -25,6 +25,7 @@ struct assayd_memory_record {
     uint64_t model;
     uint64_t context;
     uint64_t compute;
+    uint64_t free;
     bool host;
 };
 
@@ -42,6 +43,12 @@ assayd_memory_breakdown(const struct llama_context * ctx, assayd_memory_record *
                 record.context = bytes.context;
                 record.compute = bytes.compute;
                 record.host = ggml_backend_buft_is_host(type);
+                // Where there is no one device behind it, nothing is known to be free.
+                if (ggml_backend_dev_t device = ggml_backend_buft_get_device(type)) {
+                    size_t free = 0, total = 0;
+                    ggml_backend_dev_memory(device, &free, &total);
+                    record.free = free;
+                }
             }
             ++count;
         }
