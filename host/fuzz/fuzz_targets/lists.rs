@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use assayd_fuzz::domain::inspection::Inspection;
-use assayd_fuzz::model::gguf::{GgmlType, write::{TensorData, write_file}};
+use assayd_fuzz::model::gguf::{
+    GgmlType,
+    write::{TensorData, write_file},
+};
 use assayd_fuzz::model::manifest::List;
 use assayd_fuzz::model::signature::{self, Trust};
 use assayd_fuzz::model::{InspectOptions, inspect};
@@ -48,7 +51,8 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 fn bundle(payload: &[u8], material: serde_json::Value) -> String {
     let pae = sigstore_verify::types::pae(PAYLOAD, payload);
     let signature: Signature = WORLD.key.sign(&pae);
-    let signature = DsseSignature::new(SignatureBytes::new(signature.to_der().as_bytes().to_vec()), KeyId::new(""));
+    let signature =
+        DsseSignature::new(SignatureBytes::new(signature.to_der().as_bytes().to_vec()), KeyId::new(""));
     serde_json::json!({
         "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
         "verificationMaterial": material,
@@ -71,7 +75,9 @@ fuzz_target!(|bytes: &[u8]| {
     let hint = serde_json::json!({"publicKey": {"hint": "x"}, "tlogEntries": []});
     match way % 4 {
         0 => {
-            let Ok(list) = String::from_utf8(bytes.to_vec()).map_err(drop).and_then(|text| List::parse(text).map_err(drop))
+            let Ok(list) = String::from_utf8(bytes.to_vec())
+                .map_err(drop)
+                .and_then(|text| List::parse(text).map_err(drop))
             else {
                 return;
             };
@@ -97,12 +103,14 @@ fuzz_target!(|bytes: &[u8]| {
             let pem = format!("-----BEGIN CERTIFICATE-----\n{root}\n-----END CERTIFICATE-----\n");
             std::fs::write(&file, pem).unwrap();
             let list: Vec<_> = certificates.iter().map(|der| serde_json::json!({"rawBytes": der})).collect();
-            let chain = serde_json::json!({"x509CertificateChain": {"certificates": list}, "tlogEntries": []});
+            let chain =
+                serde_json::json!({"x509CertificateChain": {"certificates": list}, "tlogEntries": []});
             check(&bundle(b"{}", chain), roots);
         }
         _ => {
             let der = SignatureBytes::new(bytes.to_vec()).to_base64();
-            std::fs::write(&file, format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")).unwrap();
+            std::fs::write(&file, format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n"))
+                .unwrap();
             check(&bundle(b"{}", hint), Trust { key: Some(&file), ..Trust::default() });
         }
     }

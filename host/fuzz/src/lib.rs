@@ -21,5 +21,5 @@ pub mod model;
 pub mod bundle;
 
 /// What a worker does with a chat template.
-#[path = "../../src/worker/chat/render.rs"]
+#[path = "../../src/worker/chat/render/mod.rs"]
 pub mod render;
