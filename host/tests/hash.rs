@@ -283,9 +283,58 @@ fn manifests_of_pipelines() {
             "CHANGED",
         ),
         (serde_json::json!({"formats": []}), 4, "must list"),
+        (serde_json::json!({"formats": "m.gguf"}), 4, "neither a list nor an object"),
+        (serde_json::json!({"formats": vec![item.clone(); 1001]}), 4, "must list"),
+        // Formats of one name in several folders: this one is the second.
+        (
+            serde_json::json!({"formats": [{"path": "q8/m.gguf", "sha256": sha256(b"").to_string()}, item]}),
+            0,
+            "1 of 1 as expected",
+        ),
+        (
+            serde_json::json!({"formats": [{"path": "m.gguf", "sha256": digest, "bytes": size + 1}]}),
+            1,
+            "CHANGED",
+        ),
     ] {
         fs::write(folder.path().join("manifest.json"), document.to_string()).unwrap();
         let output = hash(folder.path(), &["m.gguf", "--check", "manifest.json"]);
+        let said = format!("{}{}", text(&output), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{document}\n{said}");
+        assert!(said.contains(words), "{words} in:\n{said}");
+    }
+}
+
+/// Every part of a set counts: a second one that differs, or of which nothing is said.
+#[test]
+fn a_pipeline_s_manifest_speaks_of_every_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+    let item = |part: &str| {
+        let path = folder.path().join(part);
+        serde_json::json!({"path": format!("gguf/{part}"), "sha256": sha256(&fs::read(path).unwrap()).to_string()})
+    };
+    for (number, part) in (0u16..).zip(parts) {
+        let metadata = [
+            ("split.no", Value::U16(number)),
+            ("split.count", Value::U16(2)),
+            ("split.tensors.count", Value::I32(2)),
+        ];
+        let name = format!("tensor{number}");
+        let tensor = TensorData { name: &name, kind: GgmlType::F32, shape: &[64], data: &FIRST };
+        write_file(&folder.path().join(part), &metadata, &[tensor]).unwrap();
+    }
+    let [first, second] = parts.map(item);
+    let mut other = second.clone();
+    other["sha256"] = sha256(b"").to_string().into();
+    for (formats, code, words) in [
+        (vec![&first, &second], 0, "2 of 2 as expected"),
+        (vec![&first, &other], 1, "CHANGED"),
+        (vec![&first], 4, "m-00002-of-00002.gguf is not in the manifest"),
+    ] {
+        let document = serde_json::json!({"formats": formats});
+        fs::write(folder.path().join("manifest.json"), document.to_string()).unwrap();
+        let output = hash(folder.path(), &[parts[0], "--check", "manifest.json"]);
         let said = format!("{}{}", text(&output), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(code), "{document}\n{said}");
         assert!(said.contains(words), "{words} in:\n{said}");

@@ -18,6 +18,7 @@ use assayd::model::facts;
 use assayd::model::finding::Findings;
 use assayd::model::gguf::write::{TensorData, write};
 use assayd::model::gguf::{Array, GgmlType, ReadError, Value, read, read_strict};
+use assayd::model::manifest::List;
 use assayd::model::sniff::Content;
 use assayd::model::{canonical, document, folder, likeness, pickle, safetensors, template};
 use random::Random;
@@ -226,6 +227,19 @@ const TEMPLATE: &str = "{%- set ns = namespace(x=0) -%}{% macro f(a, b='c') %}{{
 const DOCUMENT: &str =
     "# A model\n=======\n\n- ```sh\n  run {INSIDE}\n  ```\n\nof {DATE}, $x_{MAX}$, ${HOME}\n";
 
+/// Lines of every list of digests that is not JSON, and a pipeline's manifest.
+const LIST: &str = "SHA256 (m.gguf) = 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n\
+0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef  m.gguf\n\
+\\0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef *m\\n.gguf\n\
+xxh64     0123456789abcdef  m.gguf:a.weight\nsha1      0123456789abcdef0123456789abcdef01234567  m.gguf\n";
+const MANIFEST: &str = r#"{"formats":[{"type":"gguf","path":"a/m.gguf","size_bytes":12,
+"sha256":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"},{"file_path":"m.gguf","file_size_bytes":3}]}"#;
+
+fn list(bytes: &[u8]) -> bool {
+    let list = List::parse(String::from_utf8_lossy(bytes).into_owned());
+    list.as_ref().is_ok_and(|list| list.kinds().len() < 8)
+}
+
 fn texts(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
     let digest = canonical::digest(&text, &["version"]);
@@ -250,7 +264,7 @@ fn clean(read: impl FnOnce(&mut Findings)) -> bool {
 /// Every reader but that of GGUF; each says whether it found nothing wrong.
 fn the_other_readers() {
     type Read = fn(&[u8]) -> bool;
-    let readers: [(&str, Vec<u8>, Read); 6] = [
+    let readers: [(&str, Vec<u8>, Read); 8] = [
         ("safetensors", safetensors_seed(), |bytes| {
             clean(|findings| {
                 let Ok(header) = safetensors::read(&bytes, findings) else { panic!("bytes cannot fail") };
@@ -268,6 +282,8 @@ fn the_other_readers() {
             clean(|findings| drop(pickle::check(&bytes, Content::Zip, findings)))
         }),
         ("texts", TEXT.as_bytes().to_vec(), texts),
+        ("list", LIST.as_bytes().to_vec(), list),
+        ("manifest", MANIFEST.as_bytes().to_vec(), list),
         ("template", TEMPLATE.as_bytes().to_vec(), |bytes| {
             clean(|findings| template::check("default", &String::from_utf8_lossy(bytes), findings))
         }),

@@ -19,7 +19,9 @@ fuzz_target!(|bytes: &[u8]| {
         && let Some(&section) = SECTIONS.get(usize::from(section))
         && let Some((body, after)) = after.split_at_checked(usize::from(u16::from_le_bytes([low, high])))
     {
-        digests.push(write_record(out, section, body).unwrap());
+        // Seals are short; the writer says so, too.
+        let Ok(digest) = write_record(out, section, body) else { return };
+        digests.push(digest);
         rest = after;
     }
     if rest.is_empty() {

@@ -19,3 +19,7 @@ pub mod model;
 /// The container of bundles, without what is in it.
 #[path = "../../src/assay/bundle/container.rs"]
 pub mod bundle;
+
+/// What a worker does with a chat template.
+#[path = "../../src/worker/chat/render/mod.rs"]
+pub mod render;

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek as _, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -39,6 +40,17 @@ impl Sha256Stream {
     }
 }
 
+impl Write for Sha256Stream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A stream can be put down and taken up again: its state is some hundred hexadecimal digits.
 impl Serialize for Sha256Stream {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -58,6 +70,20 @@ impl<'de> Deserialize<'de> for Sha256Stream {
 /// SHA-256 of bytes in memory.
 pub fn sha256(bytes: &[u8]) -> Sha256 {
     Sha256(sha2::Sha256::digest(bytes).into())
+}
+
+/// SHA-256 of some bytes of a file; `None` if it has fewer.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256_range(path: &Path, bytes: Range<u64>) -> Result<Option<Sha256>, Problem> {
+    let failed = |error: &std::io::Error| Problem::io("read", path, error);
+    let mut file = File::open(path).map_err(|error| failed(&error))?;
+    file.seek(SeekFrom::Start(bytes.start)).map_err(|error| failed(&error))?;
+    let length = bytes.end.saturating_sub(bytes.start);
+    let mut stream = Sha256Stream::new();
+    let read = std::io::copy(&mut file.take(length), &mut stream).map_err(|error| failed(&error))?;
+    Ok((read == length).then(|| stream.finish()))
 }
 
 /// SHA-256 of a file, in one pass. `progress` gets (bytes done, bytes in all).

@@ -10,7 +10,7 @@ pub mod merkle;
 pub mod sign;
 
 pub use bytes::{HashCore, sha256_parts};
-pub use file::{Sha256Stream, sha256, sha256_file};
+pub use file::{Sha256Stream, sha256, sha256_file, sha256_range};
 pub use fuzzy::{TlshStream, tlsh_distance, tlsh_similarity};
 pub use kinds::{AnyStream, GitBlob, HashKind};
 pub use merkle::merkle_root;

@@ -286,10 +286,14 @@ mod tests {
             (">>>>>>> topic", &[1]),
             ("<<<<<<<\nH\n=======\n\nT\n=======\n>>>>>>>", &[1, 3, 7]),
             ("<<<<<<< a\nx\n||||||| base\ny\n=======\nz\n>>>>>>> b\nT\n=======\n", &[1, 3, 5, 7]),
+            ("<<<<<<< a\n>>>>>>> b\nT\n=======\n", &[1, 2]),
+            ("<<<<<<< a\n>>>>>>> b\n=======\n", &[1, 2, 3]),
+            ("\u{feff}<<<<<<< a\n=======\n>>>>>>> b\n", &[1, 2, 3]),
             ("```\n<<<<<<< in code\n=======\n>>>>>>> too\n```\n", &[2, 3, 4]),
         ] {
             assert_eq!(short(text).0, lines, "{text:?}");
         }
+        assert_eq!(look("\u{feff}<<<<<<< a\n".as_bytes()).0.first[0].offset, 3, "behind the mark");
     }
 
     #[test]
@@ -306,6 +310,7 @@ mod tests {
             ("  title={BERT}, size={SIZE}", &["{SIZE}"]),
             ("```sh\n{INSIDE}\n```\n{AFTER}", &["{AFTER}"]),
             ("~~~\n{INSIDE}\n```\n{STILL}\n~~~~\n{AFTER}", &["{AFTER}"]),
+            ("````\n{INSIDE}\n```\n{STILL}\n````\n{AFTER}", &["{AFTER}"]),
             ("- ```sh\n  {INSIDE}\n  ```\n{AFTER}", &["{AFTER}"]),
             ("1. text\n   ```\n   {INSIDE}\n   ```\n> ```\n> {QUOTED}\n> ```\n{AFTER}", &["{AFTER}"]),
             ("``` {INLINE} ```\n{AFTER}", &["{INLINE}", "{AFTER}"]),

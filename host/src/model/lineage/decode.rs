@@ -37,11 +37,6 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// None.
-    pub fn clear(&mut self) {
-        self.resize(0);
-    }
-
     fn resize(&mut self, count: usize) {
         for list in [&mut self.values, &mut self.below, &mut self.above, &mut self.steps] {
             list.resize(count, 0.0);
@@ -121,9 +116,8 @@ pub(super) struct Scale {
     /// How far step and offset may be from those that the codes were chosen with.
     pub rounding: f32,
     pub offset_rounding: f32,
-    /// The least and the greatest code where they stand for what lies beyond them, too, and
-    /// how far beyond.
-    pub ends: [(f32, f32); 2],
+    /// The greatest code, where it stands for what lies beyond it, too, and how far beyond.
+    pub end: (f32, f32),
 }
 
 /// Rounding of the arithmetic itself, relative to the value and to the step.
@@ -136,14 +130,60 @@ impl Scale {
     pub fn weight(&self, code: i8) -> Weight {
         let step = self.step.abs();
         let room = step * (0.5 + STEP_SLACK) + 0.5 * self.rounding + self.offset_rounding;
-        let [(least, before), (greatest, after)] = self.ends;
+        let (greatest, after) = self.end;
         let code = f32::from(code);
         let value = code * self.step + self.offset;
         let room = room + code.abs() * self.rounding + value.abs() * VALUE_SLACK;
-        let down = room + if code == least { before } else { 0.0 };
         let up = room + if code == greatest { after } else { 0.0 };
-        let (below, above) = if self.step < 0.0 { (up, down) } else { (down, up) };
+        let (below, above) = if self.step < 0.0 { (up, room) } else { (room, up) };
         Weight { value, below, above, step }
+    }
+}
+
+/// The scales of the `RUNS` sub-blocks of a K type, `code * step + offset`. Codes were chosen
+/// with the very scales that are stored. The least and the greatest leave the outward side open
+/// for as many steps as there are codes, and a step of zero says nothing.
+#[derive(Debug)]
+pub(super) struct Clamped<const RUNS: usize> {
+    steps: [f32; RUNS],
+    offsets: [f32; RUNS],
+    rooms: [f32; RUNS],
+    beyond: [f32; RUNS],
+    /// The codes that are open below and above.
+    ends: [[f32; RUNS]; 2],
+}
+
+impl<const RUNS: usize> Clamped<RUNS> {
+    /// `ends` are the least and the greatest code.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every list has as many numbers as there are runs")]
+    pub fn new(steps: [f32; RUNS], offsets: [f32; RUNS], ends: [f32; 2]) -> Self {
+        let ([mut rooms, mut beyond], mut open) = ([[0.0; RUNS]; 2], [[0.0; RUNS]; 2]);
+        for run in 0..RUNS {
+            let step = steps[run];
+            let none = if step == 0.0 { f32::INFINITY } else { 0.0 };
+            rooms[run] = step.abs() * (0.5 + STEP_SLACK) + none;
+            beyond[run] = step.abs() * (ends[1] - ends[0] - 0.5);
+            (open[0][run], open[1][run]) = if step < 0.0 { (ends[1], ends[0]) } else { (ends[0], ends[1]) };
+        }
+        Self { steps, offsets, rooms, beyond, ends: open }
+    }
+
+    /// Makes weights of the codes of a run.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "callers name one of the runs")]
+    pub fn run(&self, run: usize) -> impl Fn(i8) -> Weight {
+        let (step, offset) = (self.steps[run], self.offsets[run]);
+        let (room, beyond, [least, greatest]) =
+            (self.rooms[run], self.beyond[run], self.ends.map(|end| end[run]));
+        move |code| {
+            let code = f32::from(code);
+            let value = code * step + offset;
+            let room = room + value.abs() * VALUE_SLACK;
+            let below = room + if code == least { beyond } else { 0.0 };
+            let above = room + if code == greatest { beyond } else { 0.0 };
+            Weight { value, below, above, step: step.abs() }
+        }
     }
 }
 
@@ -161,7 +201,6 @@ pub(super) fn is_known(kind: GgmlType) -> bool {
 pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
     match kind {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 | GgmlType::F64 => floats(kind, bytes, out),
-        _ if super::grids::is_known(kind) => super::grids::decode(kind, bytes, out),
         _ => write_down(kind, bytes, out),
     }
 }
@@ -171,13 +210,14 @@ fn write_down(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
     blocks(kind, bytes, out);
 }
 
-/// Hands the weights of whole blocks on; none of floats, of grids and of types not known.
+/// Hands the weights of whole blocks on; none of floats and of types not known.
 #[inline(always)]
 pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     use GgmlType::*;
     match kind {
         Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 => simple(kind, bytes, out),
         Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => super::kquants::blocks(kind, bytes, out),
+        _ if super::grids::is_known(kind) => super::grids::blocks(kind, bytes, out),
         _ => super::tables::blocks(kind, bytes, out),
     }
 }
@@ -312,23 +352,13 @@ fn nibbles(bytes: &[u8], fifth: u32, zero: i8) -> [i8; 32] {
 #[inline(always)]
 fn symmetric(step: f32, greatest: f32) -> Scale {
     let rounding = f16_half_step(step);
-    let ends = [(0.0, 0.0), (greatest, step.abs() * 0.5 + rounding)];
-    Scale { step, rounding, ends, ..Scale::default() }
+    Scale { step, rounding, end: (greatest, step.abs() * 0.5 + rounding), ..Scale::default() }
 }
 
 #[inline(always)]
 fn ranged(step: f32, offset: f32) -> Scale {
     let (rounding, offset_rounding) = (f16_half_step(step), f16_half_step(offset));
     Scale { step, offset, rounding, offset_rounding, ..Scale::default() }
-}
-
-/// The scale of a K type, whose codes are those from `least` to `greatest`: clamped ones leave
-/// the outward side open for as many steps as there are codes, and a step of zero says nothing.
-#[inline(always)]
-pub(super) fn clamped(step: f32, offset: f32, least: f32, greatest: f32) -> Scale {
-    let beyond = step.abs() * (greatest - least - 0.5);
-    let offset_rounding = if step == 0.0 { f32::INFINITY } else { 0.0 };
-    Scale { step, offset, rounding: 0.0, offset_rounding, ends: [(least, beyond), (greatest, beyond)] }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! about where its reference must lie: every allowance is infinite. Values are known, and with
 //! them how alike two tensors are.
 
-use super::decode::{Scale, Taker as _, Weights, split};
+use super::decode::{Taker, Weight, split};
 use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
@@ -28,17 +28,18 @@ pub(super) fn is_known(kind: GgmlType) -> bool {
     matches!(kind, IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S)
 }
 
-/// The weights of whole blocks, instead of what `out` held.
-pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
+/// Hands the weights of whole blocks on; none of types that are not known.
+#[inline(always)]
+pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     match kind {
-        GgmlType::IQ2_XXS => blocks::<66>(bytes, out, iq2_xxs),
-        GgmlType::IQ2_XS => blocks::<74>(bytes, out, iq2_xs),
-        GgmlType::IQ2_S => blocks::<82>(bytes, out, iq2_s),
-        GgmlType::IQ3_XXS => blocks::<98>(bytes, out, iq3_xxs),
-        GgmlType::IQ3_S => blocks::<110>(bytes, out, iq3_s),
-        GgmlType::IQ1_S => blocks::<50>(bytes, out, iq1_s),
-        GgmlType::IQ1_M => blocks::<56>(bytes, out, iq1_m),
-        _ => out.clear(),
+        GgmlType::IQ2_XXS => groups::<66>(bytes, out, iq2_xxs),
+        GgmlType::IQ2_XS => groups::<74>(bytes, out, iq2_xs),
+        GgmlType::IQ2_S => groups::<82>(bytes, out, iq2_s),
+        GgmlType::IQ3_XXS => groups::<98>(bytes, out, iq3_xxs),
+        GgmlType::IQ3_S => groups::<110>(bytes, out, iq3_s),
+        GgmlType::IQ1_S => groups::<50>(bytes, out, iq1_s),
+        GgmlType::IQ1_M => groups::<56>(bytes, out, iq1_m),
+        _ => out.begin(0),
     }
 }
 
@@ -46,31 +47,44 @@ pub(super) fn decode(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
 type Eight = ([i8; 8], f32, f32);
 
 /// A block is eight parts of four groups of eight weights.
-fn blocks<const SIZE: usize>(
+#[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+fn groups<const SIZE: usize>(
     bytes: &[u8],
-    out: &mut Weights,
+    out: &mut impl Taker,
     group: impl Fn(&[u8; SIZE], usize, usize) -> Eight,
 ) {
     let blocks = bytes.as_chunks::<SIZE>().0;
     out.begin(blocks.len() * 256);
     for block in blocks {
+        let (mut codes, mut steps, mut offsets) = ([[0; 8]; 32], [[0.0; 8]; 32], [[0.0; 8]; 32]);
         for place in 0..32 {
-            let (codes, step, offset) = group(block, place / 4, place % 4);
-            let scale = Scale { step, offset, offset_rounding: f32::INFINITY, ..Scale::default() };
-            out.codes(&codes, &scale);
+            let (own, step, offset) = group(block, place / 4, place % 4);
+            (codes[place], steps[place], offsets[place]) = (own, [step; 8], [offset; 8]);
         }
+        let (codes, steps, offsets) = (codes.as_flattened(), steps.as_flattened(), offsets.as_flattened());
+        out.block::<1, 256, _>(|_| {
+            |place| {
+                let (value, step) =
+                    (f32::from(codes[place]) * steps[place] + offsets[place], steps[place].abs());
+                Weight { value, below: f32::INFINITY, above: f32::INFINITY, step }
+            }
+        });
     }
 }
 
+#[inline(always)]
 fn half(block: &[u8]) -> f32 {
     f16_to_f32(u16::from_le_bytes(*split::<2>(block).0))
 }
 
+#[inline(always)]
 fn point(grid: usize, index: usize) -> u16 {
     POINTS.get(grid + index).map_or(0, |raw| u16::from_le_bytes(*raw))
 }
 
 /// A point of the two-bit grids, with the signs that the bits of a byte say.
+#[inline(always)]
 fn two_bits(grid: usize, index: usize, signs: u8) -> [i8; 8] {
     let point = point(grid, index);
     std::array::from_fn(|i| {
@@ -84,6 +98,7 @@ fn two_bits(grid: usize, index: usize, signs: u8) -> [i8; 8] {
 }
 
 /// Two points of the three-bit grids, each of four weights; `size` is what a place stands for.
+#[inline(always)]
 fn three_bits(grid: usize, indices: [usize; 2], signs: u8, size: impl Fn(i8) -> i8) -> [i8; 8] {
     let points = indices.map(|index| point(grid, index));
     std::array::from_fn(|i| {
@@ -94,11 +109,13 @@ fn three_bits(grid: usize, indices: [usize; 2], signs: u8, size: impl Fn(i8) -> 
 }
 
 /// Seven signs, and an eighth that makes their number even.
+#[inline(always)]
 fn even(signs: u32) -> u8 {
     let signs = (signs & 127) as u8;
     signs | (signs.count_ones() as u8 & 1) << 7
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq2_xxs(block: &[u8; 66], part: usize, group: usize) -> Eight {
     let own: &[u8; 8] = split(&block[2 + 8 * part..]).0;
@@ -108,10 +125,12 @@ fn iq2_xxs(block: &[u8; 66], part: usize, group: usize) -> Eight {
 }
 
 /// The scale of a group from four bits: the first two groups have the lower half.
+#[inline(always)]
 fn quarter(block: &[u8], scales: u8, group: usize) -> f32 {
     half(block) * (0.5 + f32::from(scales >> (4 * (group / 2)) & 15)) * 0.25
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq2_xs(block: &[u8; 74], part: usize, group: usize) -> Eight {
     let code = u16::from_le_bytes(*split(&block[2 + 8 * part + 2 * group..]).0);
@@ -119,6 +138,7 @@ fn iq2_xs(block: &[u8; 74], part: usize, group: usize) -> Eight {
     (codes, quarter(block, block[66 + part], group), 0.0)
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq2_s(block: &[u8; 82], part: usize, group: usize) -> Eight {
     let high = usize::from(block[66 + part] >> (2 * group) & 3);
@@ -127,6 +147,7 @@ fn iq2_s(block: &[u8; 82], part: usize, group: usize) -> Eight {
     (codes, quarter(block, block[74 + part], group), 0.0)
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq3_xxs(block: &[u8; 98], part: usize, group: usize) -> Eight {
     let indices = [0, 1].map(|i| usize::from(block[2 + 8 * part + 2 * group + i]));
@@ -136,6 +157,7 @@ fn iq3_xxs(block: &[u8; 98], part: usize, group: usize) -> Eight {
     (three_bits(IQ3_XXS, indices, even(more >> (7 * group)), size), step, 0.0)
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq3_s(block: &[u8; 110], part: usize, group: usize) -> Eight {
     let indices = [0, 1].map(|i| {
@@ -148,12 +170,14 @@ fn iq3_s(block: &[u8; 110], part: usize, group: usize) -> Eight {
 }
 
 /// A point of the one-bit grid: less, nothing or more.
+#[inline(always)]
 fn ternary(index: usize, step: f32, less: bool) -> Eight {
     let point = point(IQ1, index);
     let codes = std::array::from_fn(|i| (point >> (2 * i) & 3) as i8 - 1);
     (codes, step, if less { -step * DELTA } else { step * DELTA })
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq1_s(block: &[u8; 50], part: usize, group: usize) -> Eight {
     let more = u16::from_le_bytes(*split(&block[34 + 2 * part..]).0);
@@ -162,6 +186,7 @@ fn iq1_s(block: &[u8; 50], part: usize, group: usize) -> Eight {
     ternary(index, step, more >> 15 == 1)
 }
 
+#[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn iq1_m(block: &[u8; 56], part: usize, group: usize) -> Eight {
     // The scale is spread over the top four bits of four words.

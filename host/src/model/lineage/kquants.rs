@@ -2,7 +2,7 @@
 //! or two binary16 ones. Decoding only: finding the scales is a search that differs from
 //! version to version, but codes are always the nearest ones under the scales stored.
 
-use super::decode::{Taker, clamped, split};
+use super::decode::{Clamped, Taker, split};
 use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
@@ -43,6 +43,7 @@ fn sixteens<T: Sixteens<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl T
     out.begin(blocks.len() * SUPER);
     for block in blocks {
         let (steps, offsets) = T::scales(block);
+        let scales = Clamped::new(steps, offsets, [T::LEAST, T::GREATEST]);
         let mut codes = [[0; 32]; 8];
         for (eighth, codes) in codes.iter_mut().enumerate() {
             for (i, code) in codes.iter_mut().enumerate() {
@@ -51,8 +52,8 @@ fn sixteens<T: Sixteens<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl T
         }
         let codes = codes.as_flattened().as_chunks::<16>().0;
         out.block::<16, 16, _>(|sub| {
-            let (codes, scale) = (&codes[sub], clamped(steps[sub], offsets[sub], T::LEAST, T::GREATEST));
-            move |place| scale.weight(codes[place])
+            let (codes, weight) = (&codes[sub], scales.run(sub));
+            move |place| weight(codes[place])
         });
     }
 }
@@ -168,11 +169,15 @@ fn thirty_twos<const SIZE: usize>(bytes: &[u8], out: &mut impl Taker, five: bool
                 *own = (code | (fifth[i] >> sub & 1) << 4).cast_signed();
             }
         }
-        out.block::<8, 32, _>(|sub| {
+        let (mut steps, mut offsets) = ([0.0; 8], [0.0; 8]);
+        for sub in 0..8 {
             let (factor, offset) = six_bits(scales, sub);
-            let greatest = if five { 31.0 } else { 15.0 };
-            let (codes, scale) = (&own[sub], clamped(scale * factor, -(least * offset), 0.0, greatest));
-            move |place| scale.weight(codes[place])
+            (steps[sub], offsets[sub]) = (scale * factor, -(least * offset));
+        }
+        let scales = Clamped::new(steps, offsets, [0.0, if five { 31.0 } else { 15.0 }]);
+        out.block::<8, 32, _>(|sub| {
+            let (codes, weight) = (&own[sub], scales.run(sub));
+            move |place| weight(codes[place])
         });
     }
 }

@@ -247,14 +247,19 @@ fn nearest<const RUNS: usize, const N: usize>(
     scale: impl Fn(usize) -> (f32, f32),
 ) {
     out.block::<RUNS, N, _>(|run| {
-        let near = &near[run];
         let (scale, rounding) = scale(run);
-        let (size, half_size, half_rounding) = (scale.abs(), scale.abs() / 2.0, rounding / 2.0);
+        // A scale of nothing says nothing.
+        let none = scale == 0.0;
+        let (half, half_rounding, slack) =
+            (if none { f32::INFINITY } else { scale / 2.0 }, rounding / 2.0, scale.abs() * 1e-3);
+        let Near { entries, lower, upper } = &near[run];
         move |place| {
-            let entry = f32::from(near.entries[place]);
-            let (lower, upper) = (f32::from(near.lower[place]), f32::from(near.upper[place]));
+            // A negative scale turns the entries around; a gap times the scale stays what it is.
+            let beside = (lower[place], upper[place]);
+            let (lower, upper) = if scale < 0.0 { (beside.1, beside.0) } else { beside };
+            let (entry, lower, upper) = (f32::from(entries[place]), f32::from(lower), f32::from(upper));
             // The border between two entries lies halfway, under the scale before it was stored.
-            let border = |gap: f32, sum: f32| gap * half_size + sum.abs() * half_rounding + size * 1e-3;
+            let border = |gap: f32, sum: f32| gap * half + sum.abs() * half_rounding + slack;
             let (down, up) = (border(entry - lower, entry + lower), border(upper - entry, upper + entry));
             let (least, greatest) = (entry == lower, entry == upper);
             let step = if greatest | !least & (down > up) { down } else { up } * 2.0;
@@ -262,11 +267,8 @@ fn nearest<const RUNS: usize, const N: usize>(
             let (down, up) =
                 (if least { up * 256.0 } else { down }, if greatest { down * 256.0 } else { up });
             let slack = (entry * rounding).abs();
-            let (down, up) = (down + slack, up + slack);
-            let (below, above) = if scale > 0.0 { (down, up) } else { (up, down) };
-            // A scale of nothing says nothing.
-            let none = Weight { below: f32::INFINITY, above: f32::INFINITY, ..Weight::default() };
-            if scale == 0.0 { none } else { Weight { value: entry * scale, below, above, step } }
+            let (value, step) = if none { (0.0, 0.0) } else { (entry * scale, step) };
+            Weight { value, below: down + slack, above: up + slack, step }
         }
     });
 }
@@ -404,5 +406,13 @@ mod tests {
         assert_eq!(minus.value, -24.0);
         assert!(minus.below > 100.0 && minus.above < 4.1, "{minus:?}");
         assert_eq!(signs(1.0)[0].value, -1.0);
+        // A scale of nothing says nothing.
+        for kind in [GgmlType::IQ4_NL, GgmlType::IQ4_XS, GgmlType::Q2_K, GgmlType::Q4_K] {
+            let zeros = vec![0; usize::try_from(kind.block_bytes()).unwrap()];
+            decode(kind, &zeros, &mut weights);
+            let open =
+                |w: Weight| (w.value, w.step, w.below, w.above) == (0.0, 0.0, f32::INFINITY, f32::INFINITY);
+            assert!(weights.iter().all(open), "{kind:?} {:?}", weights.get(0));
+        }
     }
 }

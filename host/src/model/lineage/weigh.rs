@@ -87,6 +87,9 @@ fn exact_sums(weights: &Weights, values: &[f32]) -> [f64; 3] {
 #[derive(Default, Clone, Copy)]
 struct Sums {
     unchecked: [u32; LANES],
+    /// Weights beyond their allowance, further off than all before, or not numbers; there the
+    /// other sums are none.
+    unusual: [f32; LANES],
     reference_power: [f32; LANES],
     candidate_power: [f32; LANES],
     product: [f32; LANES],
@@ -113,22 +116,21 @@ impl Sums {
         sums.iter().take(2).all(|power| (1e-24..1e30).contains(power)).then_some(sums)
     }
 
-    /// Adds a weight to lane `i`; true if it is unusual: beyond its allowance, or further off
-    /// than `most`.
+    /// Adds a weight to lane `i`. It is unusual if it is further off than `most`, too.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "callers have as many weights as there are lanes")]
-    fn add(&mut self, i: usize, [value, below, above]: [f32; 3], expected: f32, most: f32) -> bool {
+    fn add(&mut self, i: usize, [value, below, above]: [f32; 3], expected: f32, most: f32) {
         let error = expected - value;
-        let (size, allowed) = (error.abs(), if error < 0.0 { below } else { above });
-        let (finite, open) = (size < f32::INFINITY, allowed == f32::INFINITY);
-        self.unchecked[i] += u32::from(open & finite);
-        // An allowance that is not a number allows nothing.
-        let inside = size <= allowed;
-        let (x, y) = if finite { (value, expected) } else { (0.0, 0.0) };
-        self.candidate_power[i] += x * x;
-        self.reference_power[i] += y * y;
-        self.product[i] += x * y;
-        !inside | !finite | (!open & (size > most))
+        let allowed = if error < 0.0 { below } else { above };
+        let open = allowed == f32::INFINITY;
+        self.unchecked[i] += u32::from(open);
+        self.candidate_power[i] += value * value;
+        self.reference_power[i] += expected * expected;
+        self.product[i] += value * expected;
+        // An allowance that is not a number is no larger than `most`, and allows nothing.
+        let nearer = if most < allowed { most } else { allowed };
+        let inside = error.abs() <= if open { f32::MAX } else { nearer };
+        self.unusual[i] = if inside { self.unusual[i] } else { 1.0 };
     }
 }
 
@@ -141,11 +143,17 @@ impl Lanes {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
     fn add(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
-        let mut unusual = false;
+        let mut all_finite = true;
+        self.sums.unusual = [0.0; LANES];
         for i in 0..LANES {
-            unusual |= self.sums.add(i, [own[i], below[i], above[i]], values[i], self.max_error[i]);
+            // What is not a number has no part in sums.
+            let finite = (values[i] - own[i]).abs() < f32::INFINITY;
+            let (weight, expected) =
+                if finite { ([own[i], below[i], above[i]], values[i]) } else { ([0.0; 3], 0.0) };
+            self.sums.add(i, weight, expected, self.max_error[i]);
+            all_finite &= finite;
         }
-        if unusual {
+        if !all_finite | (self.sums.unusual != [0.0; LANES]) {
             self.add_unusual([own, below, above, steps, values, rooms]);
         }
     }
@@ -206,46 +214,46 @@ struct Glance<'a> {
     /// Those still to be compared with.
     values: &'a [[f32; LANES]],
     most: f32,
-    unusual: bool,
+    /// Other weights came than there are values.
+    other: bool,
 }
 
 impl Taker for Glance<'_> {
     /// Other weights than there are to compare with are for somebody else.
     #[inline(always)]
     fn begin(&mut self, count: usize) {
-        self.unusual |= count != self.values.len() * LANES;
+        self.other |= count != self.values.len() * LANES;
     }
 
     #[inline(always)]
     fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W) {
         const { assert!(N.is_multiple_of(LANES)) };
         let Some((own, rest)) = self.values.split_at_checked(RUNS * N / LANES) else {
-            self.unusual = true;
+            self.other = true;
             return;
         };
         self.values = rest;
         // Copies, and no way out in between, so that they stay in registers.
-        let (mut sums, mut unusual, most) = (self.sums, false, self.most);
+        let (mut sums, most) = (self.sums, self.most);
         for (number, own) in own.chunks_exact(N / LANES).enumerate() {
             let weight = run(number);
             for (part, &values) in own.iter().enumerate() {
                 for (i, &expected) in values.iter().enumerate() {
                     let Weight { value, below, above, .. } = weight(part * LANES + i);
-                    unusual |= sums.add(i, [value, below, above], expected, most);
+                    sums.add(i, [value, below, above], expected, most);
                 }
             }
         }
         self.sums = sums;
-        self.unusual |= unusual;
     }
 }
 
 /// The sums, if there was nothing unusual: nothing beyond its allowance or further off than `most`.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn glance(most: f32, kind: GgmlType, bytes: &[u8], values: &[[f32; LANES]]) -> Option<Sums> {
-    let mut glance = Glance { sums: Sums::default(), values, most, unusual: false };
+    let mut glance = Glance { sums: Sums::default(), values, most, other: false };
     blocks(kind, bytes, &mut glance);
-    (!glance.unusual).then_some(glance.sums)
+    (!glance.other && glance.sums.unusual == [0.0; LANES]).then_some(glance.sums)
 }
 
 #[cfg(test)]
@@ -297,7 +305,9 @@ mod tests {
             (state >> 33) as u32
         };
         let kinds = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K];
-        for kind in kinds.into_iter().chain([IQ4_NL, IQ4_XS, MXFP4, NVFP4, TQ1_0, TQ2_0, Q1_0, Q2_0]) {
+        let tables = [IQ4_NL, IQ4_XS, MXFP4, NVFP4, TQ1_0, TQ2_0, Q1_0, Q2_0];
+        let grids = [IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S];
+        for kind in kinds.into_iter().chain(tables).chain(grids) {
             let size = usize::try_from(kind.bytes(1024).unwrap()).unwrap();
             for round in 0..60 {
                 // Of any bytes, some scales are no numbers or too large: those are for weighing.
@@ -332,6 +342,8 @@ mod tests {
                     values[place] = right;
                 }
                 assert!(!tally.glance(kind, &bytes, &values[1..]) && tally == before);
+                let more = [values.as_slice(), &values[..LANES]].concat();
+                assert!(!tally.glance(kind, &bytes, &more) && tally == before);
             }
         }
         // What is further off than all before is for weighing, too.
@@ -342,6 +354,18 @@ mod tests {
         assert!(!tally.glance(Q4_K, &bytes, &off));
         tally.weigh(&weights, &off, &[]);
         assert!(tally.max_error > 0.0 && tally.glance(Q4_K, &bytes, &off) && tally.compared == 512);
+    }
+
+    /// Whatever was further off before.
+    #[test]
+    fn an_allowance_that_is_no_number_allows_nothing() {
+        let one = |x: f32| vec![x; LANES];
+        let mut weights = Weights::default();
+        (weights.values, weights.steps) = (one(1.0), one(1.0));
+        (weights.below, weights.above) = (one(f32::NAN), one(f32::NAN));
+        let mut tally = Tally { max_error: 9.0, ..Tally::default() };
+        tally.weigh(&weights, &one(1.0), &[]);
+        assert_eq!((tally.compared, tally.beyond), (16, 16));
     }
 
     #[test]

@@ -45,13 +45,17 @@ impl Formats {
     /// Compares the artifact's files with those of the same name.
     pub fn check(&self, inspection: &Inspection) -> Report {
         let mut report = Report::default();
+        let mut unlisted = Vec::new();
         for file in &inspection.files {
             let name = base_of(&file.path);
             let named: Vec<&Listed> = self.files.iter().filter(|listed| base(&listed.path) == name).collect();
             let size_fits = |listed: &Listed| listed.bytes.is_none_or(|bytes| bytes == file.bytes);
             let fits = |listed: &&&Listed| listed.sha256 == file.sha256 && size_fits(listed);
             // Formats of one name differ in their folders, which files lose when they are copied.
-            let Some(listed) = named.iter().find(fits).or(named.first()) else { continue };
+            let Some(listed) = named.iter().find(fits).or(named.first()) else {
+                unlisted.push(format!("{name} is not in the manifest"));
+                continue;
+            };
             let size = listed.bytes.filter(|_| !size_fits(listed));
             let found = file.sha256.map(|digest| digest.to_string());
             match (listed.sha256, size) {
@@ -66,9 +70,10 @@ impl Formats {
                 (None, None) => report.unchecked.push(format!("the manifest has no sha256 of {name}")),
             }
         }
-        if report.checked.is_empty() && report.unchecked.is_empty() {
-            report.unchecked.push("the manifest names no file of this artifact".to_owned());
+        if unlisted.len() == inspection.files.len() {
+            unlisted = vec!["the manifest names no file of this artifact".to_owned()];
         }
+        report.unchecked.append(&mut unlisted);
         report
     }
 }

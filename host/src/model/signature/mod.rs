@@ -1,10 +1,11 @@
 //! OpenSSF model signatures (OMS 1.0, `model.sig`): a list of files and their digests in an
 //! in-toto statement, signed as a DSSE envelope in a sigstore bundle of version 0.3. Offline:
-//! the key or the roots are those that the user names, and nothing is fetched.
+//! the key or the roots are those that the user names, and nothing is fetched. Files are signed
+//! whole, or in shards of a size that the signer chose.
 //!
 //! Deliberately absent: signatures that rest on a transparency log or a time stamp (they
-//! need keys of a service), digests other than SHA-256 of whole files, and any trust in a
-//! key that comes with the signature.
+//! need keys of a service), digests other than SHA-256, and any trust in a key that comes with
+//! the signature.
 
 mod chain;
 mod der;

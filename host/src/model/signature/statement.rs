@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::digest::{Sha256Stream, sha256_file};
+use crate::digest::{Sha256Stream, sha256_file, sha256_range};
 use crate::domain::digest::from_hex;
 use crate::domain::inspection::Inspection;
 use crate::domain::{Problem, budget};
@@ -43,6 +44,25 @@ struct Serialization {
     allow_symlinks: bool,
     #[serde(default)]
     ignore_paths: Vec<String>,
+    /// Bytes; a JSON number that signers write with a point.
+    shard_size: Option<f64>,
+}
+
+impl Serialization {
+    /// Bytes of a shard; `None` where files are signed whole.
+    fn shards(&self) -> Result<Option<u64>, String> {
+        match (self.method.as_str(), self.shard_size) {
+            ("files", _) => Ok(None),
+            // Whole numbers up to 2^53 are exact.
+            ("shards", Some(size))
+                if size.fract() == 0.0 && (1.0..=9_007_199_254_740_992.0).contains(&size) =>
+            {
+                Ok(Some(size as u64))
+            }
+            ("shards", _) => Err("the signature is of shards, and does not say how long they are".to_owned()),
+            (other, _) => Err(format!("the signature lists {other}, neither files nor shards")),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -50,6 +70,22 @@ struct Resource {
     name: String,
     algorithm: String,
     digest: String,
+}
+
+impl Resource {
+    /// The file, and which of its bytes where it is a shard: `FILE:FROM:TO`.
+    fn place(&self, shards: Option<u64>) -> Result<(&str, Option<Range<u64>>), String> {
+        let Some(size) = shards else { return Ok((&self.name, None)) };
+        let mut parts = self.name.rsplitn(3, ':');
+        let mut number = || parts.next()?.parse::<u64>().ok();
+        let (end, start) = (number(), number());
+        match (parts.next(), start, end) {
+            (Some(file), Some(start), Some(end)) if start <= end && end - start <= size => {
+                Ok((file, Some(start..end)))
+            }
+            _ => Err(format!("{:?} does not name a shard of up to {size} bytes", self.name)),
+        }
+    }
 }
 
 /// Compares the artifact with a statement whose signature is valid.
@@ -69,10 +105,13 @@ pub(super) fn check(
             return Ok(());
         }
     };
-    if let Some(why) = unsupported(&statement) {
-        report.unchecked.push(why);
-        return Ok(());
-    }
+    let shards = match supported(&statement) {
+        Ok(shards) => shards,
+        Err(why) => {
+            report.unchecked.push(why);
+            return Ok(());
+        }
+    };
     let Predicate { serialization, resources } = statement.predicate;
     // The subject's digest is over the digests of all files, in their order.
     let mut stream = Sha256Stream::new();
@@ -87,33 +126,64 @@ pub(super) fn check(
     let root = if whole { Some(inspection.path.as_path()) } else { inspection.path.parent() };
     let root = root.filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut listed = BTreeSet::new();
-    let mut others = 0;
+    // Files that are signed in shards, and how far their shards reach.
+    let mut signed: BTreeMap<PathBuf, (&str, u64)> = BTreeMap::new();
+    let mut others = BTreeSet::new();
     for resource in &resources {
-        let path = if resource.name == "." { inspection.path.clone() } else { root.join(&resource.name) };
-        let plain = Path::new(&resource.name).components().all(|part| matches!(part, Component::Normal(_)));
-        if resource.name != "." && !plain {
-            report
-                .unchecked
-                .push(format!("the signature names {:?}, which leads out of the folder", resource.name));
+        let (name, bytes) = match resource.place(shards) {
+            Ok(place) => place,
+            Err(why) => {
+                report.unchecked.push(why);
+                continue;
+            }
+        };
+        let path = if name == "." { inspection.path.clone() } else { root.join(name) };
+        let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if name != "." && !plain {
+            report.unchecked.push(format!("the signature names {name:?}, which leads out of the folder"));
             continue;
         }
         if !whole && !inspection.files.iter().any(|file| same(&file.path, &path)) {
-            others += 1;
+            others.insert(name);
             continue;
         }
         listed.insert(path.clone());
         let known = inspection.files.iter().find(|file| same(&file.path, &path)).and_then(|file| file.sha256);
-        let found = match known {
-            Some(digest) => Some(digest.to_string()),
-            None if path.is_file() => Some(sha256_file(&path, &mut |_, _| {})?.to_string()),
-            None => None,
+        let found = match (bytes, known) {
+            (Some(bytes), _) => {
+                let (_, end) = signed.entry(path.clone()).or_insert((name, 0));
+                if bytes.start != *end {
+                    report.unchecked.push(format!(
+                        "the signature goes on with byte {} of {name:?} after byte {end}: shards follow one another",
+                        bytes.start
+                    ));
+                    continue;
+                }
+                *end = bytes.end;
+                if path.is_file() {
+                    sha256_range(&path, bytes)?.map(|digest| digest.to_string())
+                } else {
+                    None
+                }
+            }
+            (None, Some(digest)) => Some(digest.to_string()),
+            (None, None) if path.is_file() => Some(sha256_file(&path, &mut |_, _| {})?.to_string()),
+            (None, None) => None,
         };
         let expected = Some(resource.digest.to_ascii_lowercase());
         report.digest((What::File, &resource.name), "sha256", expected, found);
     }
-    if others > 0 {
+    // Nobody vouches for what follows the last shard.
+    for (path, (name, end)) in signed.iter().filter(|(path, _)| path.is_file()) {
+        let size = fs::metadata(path).map_err(|error| Problem::io("read", path, &error))?.len();
+        if size > *end {
+            report.digest((What::File, name), "bytes", Some(end.to_string()), Some(size.to_string()));
+        }
+    }
+    if !others.is_empty() {
         report.remarks.push(format!(
-            "{others} more signed files were not looked at; name the folder to check all of them"
+            "{} more signed files were not looked at; name the folder to check all of them",
+            others.len()
         ));
     }
     let present = if whole {
@@ -128,24 +198,27 @@ pub(super) fn check(
     Ok(())
 }
 
-fn unsupported(statement: &Statement) -> Option<String> {
+/// Bytes of the shards that were signed, if it is not whole files; or what is not supported.
+fn supported(statement: &Statement) -> Result<Option<u64>, String> {
     if statement.kind != STATEMENT || statement.predicate_type != PREDICATE {
-        return Some(format!("what was signed is of the type {}", statement.predicate_type));
+        return Err(format!("what was signed is of the type {}", statement.predicate_type));
     }
     if statement.subject.len() != 1 {
-        return Some("the signature has not exactly one subject".to_owned());
+        return Err("the signature has not exactly one subject".to_owned());
     }
     let Predicate { serialization, resources } = &statement.predicate;
-    if serialization.method != "files" {
-        return Some(format!("the signature lists {}, not files", serialization.method));
-    }
-    let digest = |resource: &&Resource| {
-        resource.algorithm != "sha256" || from_hex(&resource.digest).is_none_or(|bytes| bytes.len() != 32)
+    let shards = serialization.shards()?;
+    let sharded = shards.map(|size| format!("sha256-sharded-{size}"));
+    let other = |resource: &&Resource| {
+        let known = resource.algorithm == "sha256" || sharded.as_ref() == Some(&resource.algorithm);
+        !known || from_hex(&resource.digest).is_none_or(|bytes| bytes.len() != 32)
     };
-    resources
-        .iter()
-        .find(digest)
-        .map(|resource| format!("the digest of {} is {}, not sha256", resource.name, resource.algorithm))
+    match resources.iter().find(other) {
+        Some(resource) => {
+            Err(format!("the digest of {} is {}, not sha256", resource.name, resource.algorithm))
+        }
+        None => Ok(shards),
+    }
 }
 
 fn same(a: &Path, b: &Path) -> bool {

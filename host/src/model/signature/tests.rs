@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use p256::ecdsa::signature::Signer as _;
+use p256::ecdsa::signature::hazmat::PrehashSigner as _;
 use p256::ecdsa::{Signature, SigningKey};
 use sigstore_verify::types::encoding::{KeyId, PayloadBytes};
 use sigstore_verify::types::{DsseSignature, SignatureBytes};
@@ -34,11 +35,76 @@ fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-fn spki(key: &SigningKey) -> Vec<u8> {
-    let point = key.verifying_key().to_sec1_point(false);
-    let curve = [0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-    let algorithm = tlv(0x30, &[&[0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01], &curve]);
-    tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], point.as_bytes()])])
+/// A key of either curve.
+trait Signs {
+    /// Names of the curve, and of the curve's signatures with its hash.
+    const CURVE: &[u8];
+    const ALGORITHM: &[u8];
+    fn point(&self) -> Vec<u8>;
+    fn der(&self, message: &[u8]) -> Vec<u8>;
+}
+
+impl Signs for SigningKey {
+    const CURVE: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+    const ALGORITHM: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+    fn point(&self) -> Vec<u8> {
+        self.verifying_key().to_sec1_point(false).as_bytes().to_vec()
+    }
+    fn der(&self, message: &[u8]) -> Vec<u8> {
+        let signature: Signature = self.sign(message);
+        signature.to_der().as_bytes().to_vec()
+    }
+}
+
+impl Signs for p384::ecdsa::SigningKey {
+    const CURVE: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+    const ALGORITHM: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
+    fn point(&self) -> Vec<u8> {
+        self.verifying_key().to_sec1_point(false).as_bytes().to_vec()
+    }
+    fn der(&self, message: &[u8]) -> Vec<u8> {
+        let signature: p384::ecdsa::Signature = self.sign(message);
+        signature.to_der().as_bytes().to_vec()
+    }
+}
+
+/// A key of P-384 that hashes as those of P-256 do, as nobody should.
+struct Halved(p384::ecdsa::SigningKey);
+
+impl Signs for Halved {
+    const CURVE: &[u8] = p384::ecdsa::SigningKey::CURVE;
+    const ALGORITHM: &[u8] = SigningKey::ALGORITHM;
+    fn point(&self) -> Vec<u8> {
+        self.0.point()
+    }
+    fn der(&self, message: &[u8]) -> Vec<u8> {
+        let signature: p384::ecdsa::Signature = self.0.sign_prehash(&sha256(message).0).unwrap();
+        signature.to_der().as_bytes().to_vec()
+    }
+}
+
+/// One that hashes as it should, and says that it did not.
+struct Misnamed(p384::ecdsa::SigningKey);
+
+impl Signs for Misnamed {
+    const CURVE: &[u8] = p384::ecdsa::SigningKey::CURVE;
+    const ALGORITHM: &[u8] = SigningKey::ALGORITHM;
+    fn point(&self) -> Vec<u8> {
+        self.0.point()
+    }
+    fn der(&self, message: &[u8]) -> Vec<u8> {
+        self.0.der(message)
+    }
+}
+
+fn key384(number: u8) -> p384::ecdsa::SigningKey {
+    p384::ecdsa::SigningKey::from_slice(&[number; 48]).unwrap()
+}
+
+fn spki<K: Signs>(key: &K) -> Vec<u8> {
+    let family = [0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    let algorithm = tlv(0x30, &[&family, &tlv(0x06, &[K::CURVE])]);
+    tlv(0x30, &[&algorithm, &tlv(0x03, &[&[0], &key.point()])])
 }
 
 fn name(text: &str) -> Vec<u8> {
@@ -68,8 +134,8 @@ const LEAF: Says<'_> = Says {
 };
 const ROOT: Says<'_> = Says { subject: "root", authority: Some(1), usage: Some(0x04), ..LEAF };
 
-fn certificate(says: &Says<'_>, own: &SigningKey, issuer: &SigningKey) -> Vec<u8> {
-    let algorithm = tlv(0x30, &[&[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]]);
+fn certificate<K: Signs>(says: &Says<'_>, own: &impl Signs, issuer: &K) -> Vec<u8> {
+    let algorithm = tlv(0x30, &[&tlv(0x06, &[K::ALGORITHM])]);
     let time = |text: &str| tlv(0x17, &[text.as_bytes()]);
     let extension = |oid: &[u8], critical: bool, value: &[u8]| {
         let critical: &[u8] = if critical { &[0x01, 1, 0xff] } else { &[] };
@@ -99,8 +165,7 @@ fn certificate(says: &Says<'_>, own: &SigningKey, issuer: &SigningKey) -> Vec<u8
             &tlv(0xa3, &[&tlv(0x30, &[&extensions])]),
         ],
     );
-    let signature: Signature = issuer.sign(&signed);
-    tlv(0x30, &[&signed, &algorithm, &tlv(0x03, &[&[0], signature.to_der().as_bytes()])])
+    tlv(0x30, &[&signed, &algorithm, &tlv(0x03, &[&[0], &issuer.der(&signed)])])
 }
 
 // --- Signatures of a folder ---
@@ -182,11 +247,10 @@ fn payload(digests: &BTreeMap<String, String>) -> serde_json::Value {
     })
 }
 
-fn bundle(payload: &serde_json::Value, key: &SigningKey, material: serde_json::Value) -> serde_json::Value {
+fn bundle(payload: &serde_json::Value, key: &impl Signs, material: serde_json::Value) -> serde_json::Value {
     let bytes = payload.to_string().into_bytes();
     let pae = sigstore_verify::types::pae("application/vnd.in-toto+json", &bytes);
-    let signature: Signature = key.sign(&pae);
-    let signature = SignatureBytes::new(signature.to_der().as_bytes().to_vec());
+    let signature = SignatureBytes::new(key.der(&pae));
     let envelope = DsseEnvelope::new(
         "application/vnd.in-toto+json",
         PayloadBytes::new(bytes),
@@ -274,8 +338,9 @@ fn a_key_and_every_way_to_fail() {
 
     // What cannot be judged is no pass.
     type Edit = fn(&mut serde_json::Value);
-    let cases: [(&str, Edit); 5] = [
-        ("shards", |p| p["predicate"]["serialization"]["method"] = "shards".into()),
+    let cases: [(&str, Edit); 6] = [
+        ("trees", |p| p["predicate"]["serialization"]["method"] = "trees".into()),
+        ("shards without a size", |p| p["predicate"]["serialization"]["method"] = "shards".into()),
         ("blake3", |p| p["predicate"]["resources"][0]["algorithm"] = "blake3".into()),
         ("predicate", |p| p["predicateType"] = "https://example.com".into()),
         ("leads out", |p| p["predicate"]["resources"][0]["name"] = "../secret".into()),
@@ -407,4 +472,173 @@ fn ed25519_keys_verify_too() {
     let rsa = tlv(0x30, &[&tlv(0x30, &[&[0x06, 3, 0x2a, 0x86, 0x48]]), &tlv(0x03, &[&[0, 1]])]);
     assert!(Key::from_der(&rsa).unwrap_err().contains("not supported"));
     assert!(Key::from_der(&der[1..]).is_err());
+}
+
+/// Keys and certificates of P-384 beside those of P-256; each curve goes with one hash.
+#[test]
+fn keys_and_certificates_of_p384() {
+    use crate::model::manifest::Outcome::Changed;
+    let folder = Folder::new();
+    let payload = payload(&folder.digests());
+    let (own, small, root) = (key384(1), key(1), key384(3));
+    let by_key = |public: &[u8], bundle: serde_json::Value| {
+        let public = folder.put("own.pub", &pem("PUBLIC KEY", public));
+        let trust = Trust { key: Some(&public), ..Trust::default() };
+        folder.check("model", &bundle.to_string(), trust).unwrap()
+    };
+    let report = by_key(&spki(&own), bundle(&payload, &own, hint()));
+    assert_eq!((report.exit_code(), report.checked.len()), (0, 4), "{report:?}");
+    for (what, public, signed) in [
+        ("another key", spki(&key384(2)), bundle(&payload, &own, hint())),
+        ("a key of P-256", spki(&small), bundle(&payload, &own, hint())),
+        ("a signature of P-256", spki(&own), bundle(&payload, &small, hint())),
+        ("the hash of P-256", spki(&own), bundle(&payload, &Halved(key384(1)), hint())),
+    ] {
+        assert_eq!(outcomes(&by_key(&public, signed)), [("signature", Changed)], "{what}");
+    }
+    // A point of one curve under the name of the other.
+    let mut renamed = spki(&small);
+    let at = renamed.windows(8).position(|window| window == SigningKey::CURVE).unwrap();
+    renamed.splice(at - 1..at + 8, [5].into_iter().chain(p384::ecdsa::SigningKey::CURVE.iter().copied()));
+    let end = renamed.len() as u8;
+    (renamed[1], renamed[3]) = (end - 2, renamed[3] - 3);
+    assert_eq!(Key::from_der(&renamed).unwrap_err(), "the public key is no point of P-384");
+
+    let root_certificate = certificate(&ROOT, &root, &root);
+    let roots = folder.put("roots.pem", &pem("CERTIFICATE", &root_certificate));
+    let trust = Trust { roots: Some(&roots), ..Trust::default() };
+    let check = |certificate: Vec<u8>, signed: serde_json::Value| {
+        let mut signed = signed;
+        signed["verificationMaterial"] = chain(&[certificate]);
+        folder.check("model", &signed.to_string(), trust).unwrap().exit_code()
+    };
+    assert_eq!(check(certificate(&LEAF, &own, &root), bundle(&payload, &own, hint())), 0);
+    // A signer of the smaller curve below a root of the larger.
+    assert_eq!(check(certificate(&LEAF, &small, &root), bundle(&payload, &small, hint())), 0);
+    assert_eq!(check(certificate(&LEAF, &own, &key384(4)), bundle(&payload, &own, hint())), 1, "a stranger");
+    let halved = certificate(&LEAF, &own, &Halved(key384(3)));
+    assert_eq!(check(halved, bundle(&payload, &own, hint())), 1, "the hash of the other curve");
+    let misnamed = certificate(&LEAF, &own, &Misnamed(key384(3)));
+    assert_eq!(check(misnamed, bundle(&payload, &own, hint())), 1, "the name of the other hash");
+}
+
+/// Signatures that the reference implementation made, of shards and below a certificate.
+#[test]
+fn signatures_of_the_reference_implementation() {
+    use crate::model::manifest::Outcome::{Changed, Extra, Missing};
+    // Certificates of the day they were made on.
+    const NOW: i64 = 1_800_000_000;
+    let made: serde_json::Value = serde_json::from_str(include_str!("peer.json")).unwrap();
+    let folder = Folder::new();
+    let model = folder.path("peer");
+    let put = |name: &str, bytes: &[u8]| fs::write(model.join(name), bytes).unwrap();
+    let restore = || {
+        let _ = fs::remove_dir_all(&model);
+        fs::create_dir(&model).unwrap();
+        put("weights.bin", &(0..300u32).map(|i| (i * 7 % 251) as u8).collect::<Vec<_>>());
+        put("config.json", b"{\"hidden_size\": 64}\n");
+        put("a b.txt", &[b'x'; 128]);
+    };
+    let mut inspection = folder.inspection("model/m.gguf");
+    inspection.path.clone_from(&model);
+    let public = folder.put("own.pub", made["key"].as_str().unwrap());
+    let roots = folder.put("roots.pem", made["roots"].as_str().unwrap());
+    let text = made["shards"].to_string();
+    let signature = folder.put("model.sig", &text);
+    let by_key = || {
+        let trust = Trust { key: Some(&public), roots: None, now: NOW };
+        check(&text, &signature, trust, &inspection).unwrap()
+    };
+    restore();
+    let report = by_key();
+    assert_eq!((report.exit_code(), report.checked.len()), (0, 7), "{report:?}");
+    let trust = Trust { key: None, roots: Some(&roots), now: NOW };
+    let report = check(&made["certificate"].to_string(), &signature, trust, &inspection).unwrap();
+    assert_eq!((report.exit_code(), report.checked.len()), (0, 5), "{report:?}");
+
+    // One byte changes one shard, which is named with its file.
+    let mut weights = fs::read(model.join("weights.bin")).unwrap();
+    weights[130] ^= 1;
+    put("weights.bin", &weights);
+    let report = by_key();
+    assert_eq!((outcomes(&report), report.exit_code()), (vec![("weights.bin:128:256", Changed)], 1));
+    weights[130] ^= 1;
+    // Bytes that follow the last shard, or are not there.
+    weights.push(0);
+    put("weights.bin", &weights);
+    assert_eq!(outcomes(&by_key()), [("weights.bin", Changed)], "a byte too many");
+    put("weights.bin", &weights[..299]);
+    assert_eq!(outcomes(&by_key()), [("weights.bin:256:300", Missing)], "a byte too few");
+    restore();
+    fs::remove_file(model.join("config.json")).unwrap();
+    put("more.txt", b"");
+    assert_eq!(outcomes(&by_key()), [("config.json:0:20", Missing), ("more.txt", Extra)]);
+}
+
+/// Lists of shards, properly signed, that do not say what every byte of a file must be.
+#[test]
+fn shards_that_cannot_be_judged() {
+    let folder = Folder::new();
+    fs::write(folder.path("model/README.md"), b"0123456789").unwrap();
+    let own = key(1);
+    let public = folder.put("own.pub", &pem("PUBLIC KEY", &spki(&own)));
+    let trust = Trust { key: Some(&public), ..Trust::default() };
+    // Names of shards of the ten bytes, with their true digests.
+    let check = |names: &[&str], edit: &dyn Fn(&mut serde_json::Value)| {
+        let digest = |name: &str| {
+            let mut numbers = name.split(':').skip(1).filter_map(|number| number.parse().ok());
+            let (from, to) = (numbers.next().unwrap_or(0usize), numbers.next().unwrap_or(0));
+            sha256(b"0123456789".get(from..to).unwrap_or_default()).0
+        };
+        let all: Vec<[u8; 32]> = names.iter().map(|name| digest(name)).collect();
+        let resources: Vec<_> = (names.iter().zip(&all))
+            .map(|(name, digest)| {
+                let digest = crate::domain::digest::hex(digest);
+                serde_json::json!({"name": name, "algorithm": "sha256-sharded-4", "digest": digest})
+            })
+            .collect();
+        let parts: Vec<&[u8]> = all.iter().map(<[u8; 32]>::as_slice).collect();
+        let mut payload = payload(&folder.digests());
+        payload["subject"][0]["digest"]["sha256"] = sha256_parts(&parts).to_string().into();
+        let ignored = ["m.gguf", "model.sig"];
+        payload["predicate"] = serde_json::json!({
+            "serialization": {"method": "shards", "shard_size": 4.0, "ignore_paths": ignored},
+            "resources": resources,
+        });
+        edit(&mut payload);
+        folder.check("model", &bundle(&payload, &own, hint()).to_string(), trust).unwrap().exit_code()
+    };
+    let whole = ["README.md:0:4", "README.md:4:8", "README.md:8:10"];
+    let as_is = |_: &mut serde_json::Value| {};
+    assert_eq!(check(&whole, &as_is), 0);
+    assert_eq!(check(&whole, &|p| p["predicate"]["serialization"]["shard_size"] = 4.into()), 0, "no point");
+    assert_eq!(check(&whole[..2], &as_is), 1, "the end is not signed");
+    for (what, names) in [
+        ("a gap", vec!["README.md:0:4", "README.md:8:10"]),
+        ("the beginning is missing", vec!["README.md:4:8", "README.md:8:10"]),
+        ("twice", vec!["README.md:0:4", "README.md:0:4", "README.md:4:8", "README.md:8:10"]),
+        ("out of order", vec!["README.md:4:8", "README.md:0:4", "README.md:8:10"]),
+        ("longer than a shard", vec!["README.md:0:8", "README.md:8:10"]),
+        ("backwards", vec!["README.md:4:0"]),
+        ("no range", vec!["README.md"]),
+        ("no number", vec!["README.md:0:x"]),
+        ("leads out", vec!["../README.md:0:4"]),
+    ] {
+        assert_ne!(check(&names, &as_is), 0, "{what}");
+    }
+    for size in
+        [0.0, -4.0, 4.5, 1e300].map(serde_json::Value::from).into_iter().chain([serde_json::Value::Null])
+    {
+        let resized = |p: &mut serde_json::Value| {
+            p["predicate"]["serialization"]["shard_size"] = size.clone();
+            for resource in p["predicate"]["resources"].as_array_mut().unwrap() {
+                resource["algorithm"] = "sha256".into();
+            }
+        };
+        assert_eq!(check(&whole, &resized), 4, "{size}");
+    }
+    let other = |p: &mut serde_json::Value| {
+        p["predicate"]["resources"][1]["algorithm"] = "sha256-sharded-8".into();
+    };
+    assert_eq!(check(&whole, &other), 4, "shards of another size");
 }
