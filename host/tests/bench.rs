@@ -1,12 +1,7 @@
 //! `assayd bench`: known delays are measured as what they are, and a real model through the
 //! real binary gives every number with its unit or a reason why not.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test that cannot go on must stop"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
