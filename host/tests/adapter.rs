@@ -28,7 +28,7 @@ fn base_gguf() -> PathBuf {
 }
 
 /// Runs `logprobs` on fixed tokens.
-fn run(model: &Path, adapter: Option<&Path>, folder: &Path) -> (i32, String, String) {
+fn run(model: &Path, adapter: Option<&Path>, more: &[&str], folder: &Path) -> (i32, String, String) {
     let tokens: Vec<u32> = std::iter::once(1).chain((0..80).map(|i| 259 + i * 37 % 250)).collect();
     let path = folder.join("tokens.json");
     fs::write(&path, serde_json::to_string(&[tokens]).unwrap()).unwrap();
@@ -37,11 +37,16 @@ fn run(model: &Path, adapter: Option<&Path>, folder: &Path) -> (i32, String, Str
     if let Some(adapter) = adapter {
         arguments.extend(["--adapter", adapter.to_str().unwrap()]);
     }
+    arguments.extend(more);
     assayd(&arguments, folder)
 }
 
 fn logprobs(model: &Path, adapter: Option<&Path>, folder: &Path) -> Vec<f64> {
-    let (code, out, err) = run(model, adapter, folder);
+    logprobs_with(model, adapter, &[], folder)
+}
+
+fn logprobs_with(model: &Path, adapter: Option<&Path>, more: &[&str], folder: &Path) -> Vec<f64> {
+    let (code, out, err) = run(model, adapter, more, folder);
     assert_eq!(code, 0, "{err}");
     let report: Value = serde_json::from_str(&out).unwrap();
     let rows = report["sequences"][0]["logprobs"].as_array().unwrap();
@@ -49,7 +54,7 @@ fn logprobs(model: &Path, adapter: Option<&Path>, folder: &Path) -> Vec<f64> {
 }
 
 fn refusal(model: &Path, adapter: &Path, folder: &Path) -> String {
-    let (code, out, err) = run(model, Some(adapter), folder);
+    let (code, out, err) = run(model, Some(adapter), &[], folder);
     assert_eq!(code, 4, "{err}");
     assert!(out.is_empty() && err.starts_with("error: "), "{out}{err}");
     err
@@ -160,6 +165,13 @@ fn base_with_adapter_is_the_merged_model_in_both_forms() {
     assert!(furthest(&plain, &whole) > 0.1, "the adapter must matter");
     let ours = logprobs(&folder, Some(&peft(&at("peft"), &pairs, |_| {})), place.path());
     assert!(furthest(&ours, &whole) < 1e-5, "{}", furthest(&ours, &whole));
+    // Quantised on load is the merged matrix, not the base's.
+    let eight = |model: &Path, adapter: Option<&Path>| {
+        logprobs_with(model, adapter, &["--load-bits", "8"], place.path())
+    };
+    let (ours, merged) = (eight(&folder, Some(&at("peft"))), eight(&at("merged"), None));
+    assert!(furthest(&ours, &merged) < 0.02, "{}", furthest(&ours, &merged));
+    assert!(furthest(&ours, &whole) > 1e-5, "it was quantised");
     let theirs =
         logprobs(&base_gguf(), Some(&gguf_adapter(&at("adapter.gguf"), &pairs, &source)), place.path());
     assert!(furthest(&theirs, &whole) < 1e-4, "{}", furthest(&theirs, &whole));

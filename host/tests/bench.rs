@@ -25,6 +25,8 @@ fn scripted(folder: &Path, faults: &str) -> Bench {
         kv_type: KvType::F32,
         gpu_layers: 0,
         cpu_experts: 0,
+        load_bits: None,
+        baseline: None,
         limits: WorkerLimits {
             program: Some(PathBuf::from(env!("CARGO_BIN_EXE_assayd"))),
             ..WorkerLimits::default()
@@ -106,4 +108,72 @@ fn a_real_model_is_measured_or_refused_with_a_reason() {
     assert!(code == 2 && out.is_empty() && err.contains("do not fit a context of 512"), "{err}");
     let (code, out, err) = run(Path::new("nowhere.gguf"), &["--json"]);
     assert!(code == 4 && out.is_empty() && err.contains("nowhere.gguf"), "{err}");
+}
+
+/// A record beside an earlier one of the same model: the JSON holds what the table shows, and it
+/// follows from the two records; others are refused before anything is run.
+#[test]
+fn a_record_is_compared_with_an_earlier_one_of_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models");
+    let asked = |model: &str, [prompt, new, context]: [&str; 3], more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_assayd"));
+        command.current_dir(folder.path()).arg("bench").arg(models.join(model)).args(["--runs", "1"]);
+        command.args(["--prompt-tokens", prompt, "--new-tokens", new, "--ctx", context]);
+        let output = command.args(more).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let usual = ["64", "16", "256"];
+    let bench = |model: &str, more: &[&str]| asked(model, usual, more);
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let (code, before, err) = bench("reference.gguf", &["--json"]);
+    assert_eq!(code, 0, "{err}");
+    file("before.json", &before);
+    let before: Value = serde_json::from_str(&before).unwrap();
+    assert_eq!((&before["schema"], &before["baseline"]), (&"assayd.bench/1".into(), &Value::Null));
+
+    let now = ["--threads", "2", "--kv-type", "f32", "--baseline", "before.json"];
+    let (code, out, err) = bench("reference.gguf", &[&now[..], &["--json"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let now: Value = serde_json::from_str(&out).unwrap();
+    let beside = &now["baseline"];
+    for (part, key) in [("prefill", "prefill_tokens_per_second"), ("decode", "decode_tokens_per_second")] {
+        let speed = |record: &Value| record[key]["mean"].as_f64().unwrap();
+        let penalty = beside[part]["penalty"].as_f64().unwrap();
+        assert!((penalty - speed(&before) / speed(&now)).abs() < 1e-12 * penalty, "{beside}");
+    }
+    let peak = |record: &Value| record["memory"]["peak_bytes"].as_i64().unwrap();
+    assert_eq!(beside["host_memory"]["saved_bytes"], peak(&before) - peak(&now), "{beside}");
+    assert_eq!(beside["device_memory"]["saved_bytes"], Value::Null, "no accelerator, no saving: {beside}");
+    let changed = beside["changed"].as_array().unwrap();
+    assert!(changed.contains(&r#"kv_type: "f16" -> "f32""#.into()), "{beside}");
+
+    // What is missing in the earlier record is not made up.
+    let mut poorer = before.clone();
+    poorer["decode_tokens_per_second"]["mean"] = Value::Null;
+    poorer["memory"]["peak_bytes"] = Value::Null;
+    file("poorer.json", &poorer.to_string());
+    let (code, out, err) = bench("reference.gguf", &["--baseline", "poorer.json"]);
+    assert_eq!(code, 0, "{err}");
+    let row = out.lines().find(|line| line.starts_with("| now | ")).unwrap_or_else(|| panic!("{out}"));
+    let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+    assert!(cells[3].ends_with('x') && cells[4] != "n/a", "{row}");
+    assert_eq!([cells[5], cells[6], cells[7], cells[9]], ["n/a"; 4], "{row}");
+
+    // Other records: before a model is run, with exit code 2 and what to do.
+    let mut older = before;
+    older["schema"] = "assayd.bench/0".into();
+    file("older.json", &older.to_string());
+    for (model, tokens, baseline, words) in [
+        ("finetuned.gguf", usual, "before.json", "another model"),
+        ("reference.gguf", usual, "older.json", "its schema is assayd.bench/0"),
+        ("reference.gguf", usual, "none.json", "none.json"),
+        ("reference.gguf", ["65", "16", "256"], "before.json", "other prompts: 64"),
+        ("reference.gguf", ["64", "8", "256"], "before.json", "--new-tokens 16"),
+        ("reference.gguf", ["64", "16", "300"], "before.json", "context of 256"),
+    ] {
+        let (code, out, err) = asked(model, tokens, &["--baseline", baseline]);
+        assert!(code == 2 && out.is_empty() && err.contains(words), "{model} {tokens:?}: {code} {err}");
+    }
 }

@@ -340,6 +340,36 @@ fn a_placement_is_told_that_fits_and_moves_experts_first() {
     assert_eq!(run(&["estimate", "none.gguf", "--vram", "1GiB", "--gpu-layers", "2"]).status.code(), Some(2));
 }
 
+/// A log of llama.cpp beside the estimate: accelerators only, and nothing that is not in it.
+#[test]
+fn a_log_is_shown_beside_the_estimate() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = root().join("examples/models/reference.gguf");
+    let (model, log) = (model.to_str().unwrap(), folder.path().join("server.log"));
+    std::fs::write(
+        &log,
+        "load_tensors:   CPU_Mapped model buffer size =  6226.00 MiB\n\
+         load_tensors:        CUDA0 model buffer size =   616.15 MiB\n\
+         llama_kv_cache:      CUDA0 KV buffer size =   512.00 MiB\n\
+         llama_context:      CUDA0 compute buffer size =   240.89 MiB\n\
+         llama_context:  CUDA_Host  output buffer size =     0.12 MiB\n",
+    )
+    .unwrap();
+    let asked = ["estimate", model, "--logged", log.to_str().unwrap()];
+    let document = json(&run(&[&asked[..], &["--json"]].concat()));
+    let logged = document["logged"].as_array().unwrap();
+    assert_eq!((logged.len(), &logged[0]["name"]), (1, &Value::from("CUDA0")), "{document}");
+    let total = logged[0]["total_bytes"].as_f64().unwrap() / MIB as f64;
+    assert!((total - 1369.04).abs() < 0.005, "{total}");
+    let text = String::from_utf8(run(&asked).stdout).unwrap();
+    assert!(text.contains("logged on CUDA0: ") && text.contains("counted here: n/a"), "{text}");
+    assert_eq!(json(&run(&["estimate", model, "--json"]))["logged"], Value::Null);
+    std::fs::write(&log, "nothing of the kind\n").unwrap();
+    let refused = run(&asked);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && said.contains("no buffer on an accelerator"), "{said}");
+}
+
 #[test]
 fn what_does_not_fit_is_refused_with_numbers_and_loaded_by_force() {
     let model = root().join("examples/models/reference.gguf");

@@ -20,6 +20,8 @@ use hf::{Dice, Folder, Source, Stored, Weight, pairs_from_halves, write_gguf};
 use place::{assayd, beside, example};
 use serde_json::{Value, json};
 
+#[path = "safetensors/eight.rs"]
+mod eight;
 #[path = "safetensors/families.rs"]
 mod families;
 mod hf;

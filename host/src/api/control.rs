@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::Problem;
 use crate::domain::modes::ModeName;
+use crate::engine::LoadBits;
 use crate::governor::Enforcement;
 use crate::governor::admission::Guardrail;
 use crate::store::Assay;
@@ -68,6 +69,10 @@ pub struct NewAssay {
     /// Layers of both models on an accelerator; -1 for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_layers: Option<i32>,
+    /// The candidate's weights are quantised to so many bits while they are loaded: 8, of
+    /// safetensors folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_bits: Option<LoadBits>,
     /// Challenge key in hexadecimal; a fresh random one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,

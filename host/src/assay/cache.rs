@@ -17,7 +17,7 @@ use super::canonical::digest_of;
 use crate::digest::sha256_parts;
 use crate::domain::trace::{Distribution, Trace};
 use crate::domain::{Problem, Sha256, budget};
-use crate::engine::ModelInfo;
+use crate::engine::{LoadBits, ModelInfo};
 
 const MAGIC: &[u8; 16] = b"assayd-traces/1\n";
 
@@ -32,6 +32,7 @@ pub struct CacheKey {
     pub threads: u32,
     pub gpu_layers: i32,
     pub cpu_experts: u32,
+    pub load_bits: Option<LoadBits>,
     pub positions: u32,
     /// Whether whole distributions are kept whatever the vocabulary.
     pub exact: bool,
@@ -227,6 +228,7 @@ mod tests {
             threads: 2,
             gpu_layers: 0,
             cpu_experts: 0,
+            load_bits: None,
             positions: 64,
             exact: false,
             assayd_version: "0",
@@ -257,6 +259,8 @@ mod tests {
         assert_eq!(*again.get(0).unwrap(), answer(2));
         assert_eq!(*again.get(1).unwrap(), Answer::Failed("no".to_owned()));
         assert!(TraceCache::open(root.path(), &key(8)).unwrap().get(0).is_none(), "other settings");
+        let narrower = CacheKey { load_bits: Some(LoadBits::Eight), ..key(4) };
+        assert!(TraceCache::open(root.path(), &narrower).unwrap().get(0).is_none(), "other weights");
     }
 
     /// Any flipped byte, and any truncation, makes the file as good as absent.

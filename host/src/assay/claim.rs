@@ -1,6 +1,7 @@
 //! The claim of a decision, in words a reader can hold it to.
 
 use crate::domain::score::{Decision, DecisionParams};
+use crate::engine::LoadBits;
 
 /// What the scorer's value measures, and whether it is in nats.
 fn measure(scorer: &str) -> (&'static str, bool) {
@@ -42,6 +43,11 @@ pub fn claim(decision: Decision, params: &DecisionParams, scorer: &str, clip_nat
              {gamma}, each at error probability {alpha}"
         ),
     }
+}
+
+/// What a claim about a candidate with other weights than its files' is about.
+pub fn quantised(bits: LoadBits) -> String {
+    format!("this is a quantised comparison: the candidate's weights were {}", bits.words())
 }
 
 /// A number with at most four significant digits and no trailing zeros.

@@ -12,6 +12,7 @@ use crate::challenge::kdf::Choices;
 use crate::digest::sha256_parts;
 use crate::domain::moments;
 use crate::domain::score::{Decision, DecisionParams, Step};
+use crate::engine::LoadBits;
 use crate::plugin::{Decider, PluginFault};
 
 /// Bisection steps for the certified delta: 2^-20 is finer than anyone reads.
@@ -40,6 +41,7 @@ pub fn fill(
     judge: &Judge,
     records: &[Record],
     band: Option<&Band>,
+    load_bits: Option<LoadBits>,
 ) -> Result<Vec<Note>, PluginFault> {
     let (scores, params) = (judge.scores(), judge.params());
     let moments = moments(scores);
@@ -59,6 +61,9 @@ pub fn fill(
     diff.claim = claim::claim(decision, params, &diff.scorer, diff.clip_nats, diff.n_effective);
     if let Some(band) = band {
         diff.claim = format!("{}; {}", diff.claim, band.claim(decision));
+    }
+    if let Some(bits) = load_bits {
+        diff.claim = format!("{}; {}", diff.claim, claim::quantised(bits));
     }
     let caveat = diff.coverage.as_ref().and_then(coverage::caveat);
     diff.claim.push_str(&caveat.unwrap_or_default());

@@ -90,6 +90,7 @@ impl<'a, Purpose> Comparison<'a, Purpose> {
             threads: pair.reference.threads,
             gpu_layers: pair.reference.gpu_layers,
             cpu_experts: pair.reference.cpu_experts,
+            load_bits: pair.reference.load_bits,
             positions: SCORED_POSITIONS,
             exact: request.exact,
             assayd_version: env!("CARGO_PKG_VERSION"),

@@ -39,6 +39,7 @@ impl Draft {
             model1: request.reference.clone(),
             model2: request.candidate.clone(),
             adapter: request.adapter.clone(),
+            load_bits: None,
             mode: request.mode.as_str().to_owned(),
             final_decision: FinalDecision::Error,
             grounds: None,

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::band::BandChoice;
-use super::closing;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root};
@@ -20,13 +19,14 @@ use super::report::{Challenges, Lineage, Report, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
 use super::{band, hash_checks, probe};
+use super::{claim, closing};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
 use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::remote::{self, Endpoint};
-use crate::engine::{LoadSpec, adapter_for, default_threads, engine_for};
+use crate::engine::{LoadBits, LoadSpec, adapter_for, default_threads, engine_for};
 use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
@@ -153,6 +153,9 @@ impl Assay<'_> {
         }
         let candidate = self.candidate(inspected)?;
         self.findings.candidate_structure = candidate.status;
+        if let Ok((engine, _)) = engine_for(&candidate) {
+            LoadBits::check(self.request.load_bits, engine)?;
+        }
         let reference = match &self.request.reference {
             Some(path) => Some(self.inspect(Role::Reference, path, inspected)?),
             None => None,
@@ -340,7 +343,8 @@ impl Assay<'_> {
             return Err(Halt::no_room(context));
         }
         let threads = self.request.threads.unwrap_or_else(|| default_threads(candidate));
-        let [spec] = self.plan([self.load_spec(candidate, context, threads)?])?;
+        let spec = self.candidate_spec(candidate, context, threads)?;
+        let [spec] = self.plan([spec])?;
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::LoadingCandidate });
         let failed = |draft: &mut Draft, end: &WorkerEnd| {
             draft.worker_failed(Role::Candidate, end);
@@ -385,7 +389,7 @@ impl Assay<'_> {
         let files = candidate.files();
         let mut reference = self.load_spec(reference, context, threads)?;
         let mut candidate = match candidate {
-            Side::Files(inspection) => self.load_spec(inspection, context, threads)?,
+            Side::Files(inspection) => self.candidate_spec(inspection, context, threads)?,
             Side::Endpoint(endpoint) => {
                 LoadSpec { parallel: JUDGED_PARALLEL, ..LoadSpec::remote(endpoint.clone(), context) }
             }
@@ -440,7 +444,8 @@ impl Assay<'_> {
         (self.context.on_event)(AssayEvent::Stage { stage: Stage::Closing });
         let notes = {
             let report = &mut self.draft.report;
-            closing::fill(&mut report.enhanced_diff, &judge, &report.records, report.band.as_ref())?
+            let bits = report.load_bits;
+            closing::fill(&mut report.enhanced_diff, &judge, &report.records, report.band.as_ref(), bits)?
         };
         notes.into_iter().for_each(|note| self.draft.note(note.text));
         Ok(statistics)
@@ -531,6 +536,24 @@ impl Assay<'_> {
         let last = self.draft.report.workers.last();
         self.draft.report.records.is_empty()
             && last.is_some_and(|worker| matches!(worker.ending, Ending::OomKilled | Ending::LimitKilled))
+    }
+
+    /// The candidate's weights may be asked for narrower than they are stored; the reference is
+    /// what it is compared with, as it is.
+    fn candidate_spec(
+        &mut self,
+        inspection: &Inspection,
+        context: u32,
+        threads: u32,
+    ) -> Result<LoadSpec, Halt> {
+        let load_bits = self.request.load_bits;
+        let spec = LoadSpec { load_bits, ..self.load_spec(inspection, context, threads)? };
+        self.draft.report.load_bits = load_bits;
+        let remark = |bits| {
+            format!("{}; digests and lineage are of the files as they are stored", claim::quantised(bits))
+        };
+        self.draft.report.remarks.extend(load_bits.map(remark));
+        Ok(spec)
     }
 
     fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {

@@ -82,6 +82,10 @@ pub fn relationship(report: &Report) -> Option<Relationship> {
         evidence.push(format!("architecture: {compared} {reference}{other}"));
     }
     evidence.push(behaviour(report));
+    if let Some(bits) = report.load_bits {
+        evidence
+            .push(format!("the weights compared are the files'; those that answered were {}", bits.words()));
+    }
     if report.security.tokenizer.compatible == Some(false) {
         evidence.push("the tokenizers differ".to_owned());
     }
@@ -92,8 +96,9 @@ pub fn relationship(report: &Report) -> Option<Relationship> {
 }
 
 fn of_weights(lineage: &Lineage, report: &Report, architectures: [Option<&str>; 2]) -> Label {
-    let different = report.enhanced_diff.decision == Some(Decision::Different)
-        || report.security.tokenizer.compatible == Some(false);
+    // What quantising on load does to the behaviour says nothing of the settings.
+    let behaves = report.enhanced_diff.decision == Some(Decision::Different) && report.load_bits.is_none();
+    let different = behaves || report.security.tokenizer.compatible == Some(false);
     match lineage.relation {
         Relation::Identical => Label::Identical,
         Relation::SameWeights if different => Label::OtherSettings,
@@ -136,6 +141,7 @@ mod tests {
     use crate::assay::AssayRequest;
     use crate::assay::draft::Draft;
     use crate::domain::modes::MODES;
+    use crate::engine::LoadBits;
 
     fn lineage(relation: Relation, tensors_unmatched: u64) -> Option<Lineage> {
         Some(Lineage {
@@ -169,6 +175,12 @@ mod tests {
             report.enhanced_diff.decision = decision;
             assert_eq!(relationship(&report).unwrap().label, label, "{relation:?} {decision:?}");
         }
+        // Behaviour after quantising on load is not the files'.
+        report.load_bits = Some(LoadBits::Eight);
+        report.lineage = lineage(Relation::SameWeights, 0);
+        let found = relationship(&report).unwrap();
+        assert_eq!(found.label, Label::SameWithinNoise);
+        assert!(found.evidence.iter().any(|line| line.contains("8 bits")), "{found:?}");
         report.model1 = None;
         assert_eq!(relationship(&report), None);
     }

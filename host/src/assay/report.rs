@@ -19,7 +19,7 @@ use crate::challenge::Challenge;
 use crate::domain::Sha256;
 use crate::domain::inspection::{Finding, Status};
 use crate::domain::score::{Decision, FinalDecision};
-use crate::engine::EngineInfo;
+use crate::engine::{EngineInfo, LoadBits};
 use crate::governor::levels::Alert;
 use crate::worker::Ending;
 
@@ -39,6 +39,11 @@ pub struct Report {
     /// The LoRA adapter that was put over the candidate.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub adapter: Option<PathBuf>,
+    /// The comparison is of a quantised model: the candidate's weights were quantised to so many
+    /// bits while they were loaded. Null: they were loaded as the files hold them, like the reference's.
+    #[serde(default)]
+    #[schemars(with = "Option<u8>")]
+    pub load_bits: Option<LoadBits>,
     pub mode: String,
     pub final_decision: FinalDecision,
     /// The rule that made the final decision.

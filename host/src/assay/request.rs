@@ -17,7 +17,7 @@ use crate::challenge::Key;
 use crate::domain::modes::{DEFAULT_DECIDER, DEFAULT_SCORER, ModeName};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
-use crate::engine::remote;
+use crate::engine::{EngineKind, LoadBits, remote};
 use crate::governor::Enforcement;
 use crate::governor::admission::Guardrail;
 use crate::plugin::{PluginKind, PluginSet};
@@ -88,6 +88,10 @@ pub struct AssayRequest {
     /// Layers, from the first on, whose experts stay on the CPU all the same.
     #[serde(default)]
     pub cpu_experts: u32,
+    /// The candidate's weights are quantised to so many bits while they are loaded (8; safetensors
+    /// folders only); the reference's never are.
+    #[serde(default)]
+    pub load_bits: Option<LoadBits>,
     /// Most memory of a worker, in bytes.
     #[serde(default)]
     pub max_memory_bytes: Option<u64>,
@@ -138,6 +142,7 @@ impl AssayRequest {
             threads: None,
             gpu_layers: 0,
             cpu_experts: 0,
+            load_bits: None,
             max_memory_bytes: None,
             min_free_bytes: None,
             force: false,
@@ -175,6 +180,7 @@ impl AssayRequest {
         if !remote::is_url(&self.candidate) {
             return Ok(());
         }
+        LoadBits::check(self.load_bits, EngineKind::Remote)?;
         if SCORERS_OF_DISTRIBUTIONS.contains(&self.scorer.as_str()) {
             let scorer = &self.scorer;
             return Err(Problem::usage(format!(

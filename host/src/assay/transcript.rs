@@ -75,7 +75,7 @@ fn header(report: &Report) -> serde_json::Value {
             "tokenizer_hash": inspection.as_ref().and_then(|inspection| inspection.tokenizer_hash),
         })
     };
-    json!({
+    let mut header = json!({
         "leaf": "header",
         "schema": report.schema,
         "assayd_version": report.assayd_version,
@@ -97,7 +97,12 @@ fn header(report: &Report) -> serde_json::Value {
         "challenges": challenges,
         "reference": side(Role::Reference),
         "candidate": side(Role::Candidate),
-    })
+    });
+    // Only where there is something to say, so that older transcripts keep their roots.
+    if let (Some(bits), Some(fields)) = (report.load_bits, header.as_object_mut()) {
+        fields.insert("load_bits".to_owned(), json!(bits));
+    }
+    header
 }
 
 /// What became of it.

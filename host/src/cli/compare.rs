@@ -6,7 +6,7 @@ use super::logprobs::read_tokens;
 use super::memory::MemoryArgs;
 use super::screen::{self, Bar, cache_folder};
 use crate::domain::Problem;
-use crate::engine::KvType;
+use crate::engine::{KvType, LoadBits};
 use crate::measure::compare::{self, Comparison, Request};
 
 /// Measures how far a candidate's predictions are from a reference's, on given tokens.
@@ -15,6 +15,7 @@ use crate::measure::compare::{self, Comparison, Request};
 Examples:
   assayd compare model-q4_k_m.gguf --reference model-f16.gguf --tokens wiki.json
   assayd compare model-q8_0.gguf --reference model-f32.gguf --tokens t.json --from 256 --json
+  assayd compare model --reference model --tokens t.json --load-bits 8     what would 8 bits do to this folder?
 
 FILE holds a JSON array of arrays of token ids. They are taken as they are: no BOS is added.
 KL is KL(reference || candidate) in nats, over the whole vocabulary at every position. The reference's
@@ -36,6 +37,9 @@ pub struct Args {
     /// Number format of the key-value cache
     #[arg(long, value_enum, default_value_t)]
     kv_type: KvType,
+    /// Quantise the candidate's weights to 8 bits while loading (safetensors folders)
+    #[arg(long, value_name = "8")]
+    load_bits: Option<LoadBits>,
     /// Threads [default: all cores, one for a small model]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
@@ -63,6 +67,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         from: args.from,
         threads: args.threads,
         kv_type: args.kv_type,
+        load_bits: args.load_bits,
         temp: &temp,
         limits: args.memory.limits(),
     };
@@ -137,6 +142,9 @@ fn table(comparison: &Comparison) -> String {
         summary.positions,
         comparison.sequences
     );
+    if let Some(bits) = comparison.load_bits {
+        let _ = writeln!(text, "the candidate's weights were {}; the reference's were not", bits.words());
+    }
     let timings = &comparison.timings;
     let _ = writeln!(
         text,

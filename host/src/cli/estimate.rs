@@ -1,6 +1,8 @@
 //! `assayd estimate`: what a model would take, before anything is loaded.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -8,11 +10,13 @@ use serde::Serialize;
 use super::memory::CapsArgs;
 use super::placement::PlacementArgs;
 use super::screen;
-use crate::domain::Problem;
-use crate::domain::footprint::Footprint;
+use super::verify_screen;
+use crate::domain::footprint::{DeviceBytes, Footprint};
 use crate::domain::size::ByteSize;
-use crate::engine::{self, EngineKind, KvType, LoadSpec};
+use crate::domain::{Problem, budget};
+use crate::engine::{self, EngineKind, KvType, LoadBits, LoadSpec};
 use crate::governor::admission::{Budget, Fit, Guardrail};
+use crate::model::footprint::log;
 use crate::model::footprint::place::{self, Placement};
 use crate::model::footprint::{Counted, count};
 use crate::model::{self, InspectOptions};
@@ -27,6 +31,8 @@ use crate::worker::{WorkerLimits, demand_of, dry_run, on_accelerators};
   assayd estimate model.gguf --max-memory 8GiB --json | jq .fits
   assayd estimate moe.gguf --gpu-layers -1 --n-cpu-moe 12     experts of 12 layers stay on the CPU
   assayd estimate moe.gguf --vram 24GiB,8GiB                  what fits two accelerators
+  assayd estimate moe.gguf --gpu-layers -1 --cpu-moe --logged server.log     beside what llama.cpp said it took
+  assayd estimate model --load-bits 8                         a safetensors folder, quantised while loading
 
 Judged runs use a cache of f32; servers usually use f16, which is the default here.
 Exit codes: 0 it fits, 1 it does not, 4 it could not be estimated, 2 usage.")]
@@ -52,6 +58,9 @@ pub struct Args {
     /// formula from the header; the accelerators need not be here
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', conflicts_with = "gpu_layers")]
     vram: Vec<ByteSize>,
+    /// Show beside it what accelerators held by a log of llama.cpp (its last model): model, cache, scratch
+    #[arg(long, value_name = "LOG")]
+    logged: Option<PathBuf>,
     #[command(flatten)]
     caps: CapsArgs,
     /// How careful to be
@@ -69,6 +78,8 @@ struct Output {
     context: u32,
     parallel: u32,
     kv_type: KvType,
+    /// Null: the weights as the files hold them.
+    load_bits: Option<LoadBits>,
     devices: Vec<Device>,
     /// All devices and the process.
     total_bytes: u64,
@@ -92,6 +103,8 @@ struct Output {
     formula: Option<Formula>,
     /// Null unless `--vram` asks for it.
     placement: Option<Placed>,
+    /// What accelerators held by the log that `--logged` names; null without it.
+    logged: Option<Vec<Device>>,
     /// How the counting worker was held.
     enforcement: String,
 }
@@ -139,6 +152,7 @@ pub fn usual_context(trained: Option<u64>) -> u32 {
 pub fn run(args: &Args) -> Result<u8, Problem> {
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
+    LoadBits::check(args.placement.load_bits, engine)?;
     let context = args.ctx.unwrap_or_else(|| usual_context(inspection.context_length));
     let threads = args.threads.unwrap_or_else(|| engine::default_threads(&inspection));
     let spec = args.placement.place(LoadSpec {
@@ -159,9 +173,11 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         }
         _ => return Err(Problem::usage("--vram is for GGUF models: layers of others are not placed")),
     };
+    let logged = args.logged.as_deref().map(read_log).transpose()?;
     let (footprint, seen) = dry_run(&spec, &WorkerLimits::default())?;
-    let caps = args.caps.caps();
-    let output = output(args, context, &footprint, Budget::now(caps), formula, placement, seen.enforcement);
+    let budget = Budget::now(args.caps.caps());
+    let output =
+        Output { logged, ..output(args, context, &footprint, budget, formula, placement, seen.enforcement) };
     if args.json {
         screen::print_json(&output)?;
     } else {
@@ -188,21 +204,13 @@ fn output(
         _ => (demand, budget),
     };
     let needed_bytes = args.guardrail.needed_bytes(deciding);
-    let devices = footprint.devices.iter().map(|device| Device {
-        name: device.name.clone(),
-        model_bytes: device.model_bytes,
-        kv_bytes: device.kv_bytes,
-        compute_bytes: device.compute_bytes,
-        output_bytes: device.output_bytes,
-        total_bytes: device.total_bytes(),
-        free_bytes: device.free_bytes,
-    });
     Output {
         model: args.model.clone(),
         context,
         parallel: args.parallel,
         kv_type: args.kv_type,
-        devices: devices.collect(),
+        load_bits: args.placement.load_bits,
+        devices: footprint.devices.iter().map(Device::of).collect(),
         total_bytes: footprint.total_bytes(),
         held_bytes: demand.held_bytes,
         mapped_bytes: demand.mapped_bytes,
@@ -223,8 +231,68 @@ fn output(
             compute_bytes: counted.compute_bytes,
         }),
         placement,
+        logged: None,
         enforcement,
     }
+}
+
+impl Device {
+    fn of(device: &DeviceBytes) -> Self {
+        Self {
+            name: device.name.clone(),
+            model_bytes: device.model_bytes,
+            kv_bytes: device.kv_bytes,
+            compute_bytes: device.compute_bytes,
+            output_bytes: device.output_bytes,
+            total_bytes: device.total_bytes(),
+            free_bytes: device.free_bytes,
+        }
+    }
+}
+
+/// What accelerators held by a log.
+fn read_log(path: &Path) -> Result<Vec<Device>, Problem> {
+    let (name, most) = (path.display(), budget::ENGINE_LOG_BYTES);
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes));
+    read.map_err(|error| Problem::usage(format!("read {name}: {error}")))?;
+    if bytes.len() as u64 > most {
+        return Err(Problem::usage(format!("{name} has more than {most} bytes"))
+            .hint("cut out the part from where the model is loaded"));
+    }
+    let found = log::accelerators(&String::from_utf8_lossy(&bytes));
+    if found.is_empty() {
+        return Err(Problem::usage(format!("{name} tells of no buffer on an accelerator")).hint(
+            "llama.cpp logs lines such as `load_tensors: CUDA0 model buffer size = 616.15 MiB` on standard error",
+        ));
+    }
+    Ok(found.iter().map(Device::of).collect())
+}
+
+/// What was logged of each accelerator, beside what was counted here for one of that name, and of
+/// all together; empty if nobody asked.
+fn logged(output: &Output) -> String {
+    let Some(devices) = &output.logged else { return String::new() };
+    let mut text = String::new();
+    for device in devices {
+        let counted = output.devices.iter().find(|counted| counted.name == device.name);
+        let counted =
+            counted.map_or_else(|| "n/a".to_owned(), |counted| ByteSize(counted.total_bytes).to_string());
+        let [model, kv, compute, output, total] = [
+            device.model_bytes,
+            device.kv_bytes,
+            device.compute_bytes,
+            device.output_bytes,
+            device.total_bytes,
+        ]
+        .map(|bytes| ByteSize(bytes).to_string());
+        text.push_str(&format!(
+            "logged on {}: model {model}, KV cache {kv}, compute {compute}, output {output}: {total} (counted here: {counted})\n",
+            verify_screen::printable(&device.name)
+        ));
+    }
+    let all = devices.iter().map(|device| device.total_bytes).fold(0, u64::saturating_add);
+    text + &format!("logged on all accelerators: {}\n", ByteSize(all))
 }
 
 /// What to pass on so that it fits; empty if nobody asked.
@@ -262,7 +330,7 @@ fn table(output: &Output) -> String {
     format!(
         "{table}\nthe process itself {}; {} in all, of which {} are pages of the model's files\n\
          {verdict} ({}): {} needed at guardrail {}, {} available (limit: {})\n\
-         for {} tokens, {} sequence(s), a cache of {}\n{}",
+         for {} tokens, {} sequence(s), a cache of {}{}\n{}{}",
         size(output.process_bytes),
         size(output.total_bytes),
         size(output.mapped_bytes),
@@ -274,6 +342,8 @@ fn table(output: &Output) -> String {
         output.context,
         output.parallel,
         kv.as_ref().and_then(serde_json::Value::as_str).unwrap_or("n/a"),
+        output.load_bits.map(|bits| format!("; weights {}", bits.words())).unwrap_or_default(),
         placed(output.placement.as_ref()),
+        logged(output),
     )
 }

@@ -10,7 +10,7 @@ use super::memory::MemoryArgs;
 use super::placement::PlacementArgs;
 use super::screen::{self, Bar};
 use crate::domain::{Problem, budget};
-use crate::engine::{self, Detail, EngineInfo, KvType, LoadSpec, ScoreItem, remote};
+use crate::engine::{self, Detail, EngineInfo, EngineKind, KvType, LoadBits, LoadSpec, ScoreItem, remote};
 use crate::model::{self, InspectOptions};
 use crate::worker::Worker;
 
@@ -65,6 +65,8 @@ struct Output {
     perplexity: f64,
     positions: usize,
     engine: EngineInfo,
+    /// Null: the weights as the files hold them.
+    load_bits: Option<LoadBits>,
     timings: Timings,
 }
 
@@ -137,6 +139,7 @@ pub fn read_tokens(path: &Path, from: u32) -> Result<Vec<Vec<u32>>, Problem> {
 /// What is loaded, and how: files, or a model behind an endpoint.
 fn spec(args: &Args, context: u32) -> Result<LoadSpec, Problem> {
     if remote::is_url(&args.model) {
+        LoadBits::check(args.placement.load_bits, EngineKind::Remote)?;
         if args.adapter.is_some() || args.kv_type != KvType::default() || args.placement.gpu_layers != 0 {
             return Err(Problem::usage(
                 "--adapter, --kv-type and --gpu-layers are for files, and the model is an endpoint",
@@ -147,6 +150,7 @@ fn spec(args: &Args, context: u32) -> Result<LoadSpec, Problem> {
     }
     let inspection = model::inspect(&args.model, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine::engine_for(&inspection)?;
+    LoadBits::check(args.placement.load_bits, engine)?;
     let adapter = match &args.adapter {
         Some(path) => {
             engine::adapter_for(&model::inspect(path, &InspectOptions::default(), &mut |_, _| {})?, engine)?
@@ -207,6 +211,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         perplexity: mean_nll.exp(),
         positions,
         engine: worker.info().engine.clone(),
+        load_bits: spec.load_bits,
         timings: Timings {
             load_seconds: worker.load_seconds(),
             score_seconds,
@@ -255,6 +260,9 @@ fn table(output: &Output) -> String {
         output.engine.name,
         output.engine.version
     );
+    if let Some(bits) = output.load_bits {
+        let _ = writeln!(text, "the weights were {}", bits.words());
+    }
     text
 }
 

@@ -1,6 +1,7 @@
-//! Where the layers of a model and its experts lie, as commands are told.
+//! Where the layers of a model and its experts lie, and how narrow its weights are, as commands
+//! are told.
 
-use crate::engine::{ALL_LAYERS, LoadSpec};
+use crate::engine::{ALL_LAYERS, LoadBits, LoadSpec};
 
 /// Options for accelerators. Of a mixture of experts a token uses a few only, so they are what an
 /// accelerator misses least; router and shared experts stay where their layer is.
@@ -15,6 +16,9 @@ pub struct PlacementArgs {
     /// Keep the experts of the first N layers on the CPU
     #[arg(long, value_name = "N")]
     n_cpu_moe: Option<u32>,
+    /// Quantise the weights of a safetensors folder to 8 bits while loading (of `verify` the candidate's, never the reference's)
+    #[arg(long, value_name = "8")]
+    pub load_bits: Option<LoadBits>,
 }
 
 impl PlacementArgs {
@@ -23,8 +27,13 @@ impl PlacementArgs {
         if self.cpu_moe { ALL_LAYERS } else { self.n_cpu_moe.unwrap_or(0) }
     }
 
-    /// The same load, placed like this.
+    /// The same load, placed like this and as narrow.
     pub fn place(&self, spec: LoadSpec) -> LoadSpec {
-        LoadSpec { gpu_layers: self.gpu_layers, cpu_experts: self.cpu_experts(), ..spec }
+        LoadSpec {
+            gpu_layers: self.gpu_layers,
+            cpu_experts: self.cpu_experts(),
+            load_bits: self.load_bits,
+            ..spec
+        }
     }
 }

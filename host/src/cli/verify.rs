@@ -33,6 +33,7 @@ use crate::store::atomic;
   assayd verify new.gguf --reference trusted.gguf --bundle verdict.bundle
   assayd verify new.gguf --reference trusted.gguf --gamma 0.1 --delta 0.1 --n-max 400
   assayd verify model-Q4_K_M.gguf --reference model-f16.gguf --band auto     is it an honest Q4_K_M?
+  assayd verify model --reference model --load-bits 8                        how far is it at 8 bits from itself?
   assayd verify new.gguf --reference trusted.gguf --probe my-prompts.txt
   assayd verify new.gguf --reference trusted.gguf --hash-check allow-list=@allowed.json   {\"digests\": [\"<sha256>\", ...]}
   assayd verify http://127.0.0.1:8000/v1#qwen --reference qwen.gguf --scorer delta-ce     is it what they serve?
@@ -42,6 +43,8 @@ An endpoint must tell log-probabilities of a prompt (vLLM's prompt_logprobs, or 
 ASSAYD_REMOTE_CA_FILE names certificates (PEM) of authorities to trust instead of the public ones.
 SAME claims that the mean clipped divergence is below delta, DIFFERENT that it is above gamma, each wrong with
 probability at most 1 - confidence; `assayd modes` prints what the modes demand.
+With --load-bits 8 the candidate (a safetensors folder) is quantised while it is loaded, tensor by tensor, and the
+reference is taken as it is: the verdict is then about the quantised model, and every report says so.
 Exit codes: 0 SAME, 1 DIFFERENT, 3 UNDECIDED, 4 could not be judged, 2 usage.")]
 pub struct Args {
     /// Model that is judged: files, or an endpoint (https://HOST/v1#MODEL or http://, scored with --scorer delta-ce)
@@ -198,6 +201,7 @@ fn request(args: &Args) -> Result<AssayRequest, Problem> {
         threads: args.threads,
         gpu_layers: args.placement.gpu_layers,
         cpu_experts: args.placement.cpu_experts(),
+        load_bits: args.placement.load_bits,
         max_memory_bytes: args.memory.caps().max_memory_bytes,
         min_free_bytes: args.memory.caps().min_free_bytes,
         force: args.memory.force,

@@ -119,6 +119,9 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
             row("outlier", format!("score {}: {}", number(outlier.score), asked(&outlier.prompt)));
         }
     }
+    if let Some(bits) = report.load_bits {
+        row("quantised", format!("the candidate's weights were {}; the reference's were not", bits.words()));
+    }
     if let Some(relationship) = &report.relationship {
         let first = relationship.evidence.first().map(|first| format!(": {first}")).unwrap_or_default();
         row("relationship", format!("{} (advisory){first}", relationship.label.as_str()));
@@ -217,7 +220,8 @@ fn differences(list: &[String]) -> Option<String> {
 
 fn headline(report: &Report) -> String {
     let name = |path: &Path| printable(&crate::assay::name_of(path));
-    let candidate = name(&report.model2);
+    let on_load = report.load_bits.map_or("", |_| ", quantised while loading,");
+    let candidate = format!("{}{on_load}", name(&report.model2));
     let reference = report.model1.as_deref().map_or_else(|| "its reference".to_owned(), name);
     let verdict = report.final_decision.as_str();
     match report.final_decision {

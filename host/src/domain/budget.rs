@@ -57,6 +57,10 @@ pub const SPOOL_SPARE_BYTES: u64 = 1 << 30;
 pub const COMPARED_POSITIONS: usize = 4_000_000;
 /// Characters of the text in the record of a benchmark.
 pub const BENCH_OUTPUT_CHARS: usize = 2_000;
+/// A log of llama.cpp that sizes of buffers are read from.
+pub const ENGINE_LOG_BYTES: u64 = 16 << 20;
+/// A record of a bench that another is compared with.
+pub const BENCH_RECORD_BYTES: u64 = 1 << 20;
 /// Tokens of context of a run that is measured for repeatability.
 pub const MEASURED_CONTEXT: u32 = 1024;
 /// Silence from a worker after which it is STALLED: no progress of any kind.

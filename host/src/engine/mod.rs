@@ -16,6 +16,7 @@ use crate::domain::trace::Trace;
 use crate::model::footprint::Shape;
 use crate::model::gguf::GgmlType;
 
+mod bits;
 pub mod candle;
 pub mod llama;
 pub mod remote;
@@ -23,6 +24,8 @@ mod rows;
 pub mod scripted;
 pub mod softmax;
 pub mod text;
+
+pub use bits::LoadBits;
 
 /// Which runtime loads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,6 +75,8 @@ pub struct LoadSpec {
     /// Layers, from the first on, whose experts stay in the machine's own memory all the same;
     /// [`ALL_LAYERS`] for all.
     pub cpu_experts: u32,
+    /// Weights are made this narrow while they are loaded; `None` as the files hold them.
+    pub load_bits: Option<LoadBits>,
     /// The files of a LoRA adapter that is put over the model; empty for none.
     pub adapter: Vec<PathBuf>,
     /// Where a remote model is; it has no files.
@@ -91,6 +96,7 @@ impl LoadSpec {
             extra_buffers: false,
             gpu_layers: 0,
             cpu_experts: 0,
+            load_bits: None,
             adapter: Vec::new(),
             remote: None,
         }
@@ -348,12 +354,18 @@ pub trait Model {
 
 /// Loads the files of `spec` with the engine it names.
 pub fn load(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Box<dyn Model>, EngineError> {
+    may_load(spec)?;
     match spec.engine {
         EngineKind::LlamaCpp => Ok(Box::new(llama::LlamaModel::load(spec, progress)?)),
         EngineKind::Candle => Ok(Box::new(candle::CandleModel::load(spec, progress)?)),
         EngineKind::Remote => Ok(Box::new(remote::RemoteModel::load(spec)?)),
         EngineKind::Scripted => Ok(Box::new(scripted::ScriptedModel::load(spec, progress)?)),
     }
+}
+
+/// No engine passes over a width of the weights that it does not have.
+fn may_load(spec: &LoadSpec) -> Result<(), EngineError> {
+    LoadBits::check(spec.load_bits, spec.engine).map_err(|problem| EngineError::Request(problem.message))
 }
 
 /// Loads what an engine computes with, its kernels and their libraries, but no model: after
@@ -368,6 +380,7 @@ pub fn prepare(engine: EngineKind) -> Result<(), EngineError> {
 /// Memory by device that running `spec` takes with the context filled, from a dry run that
 /// reads headers and allocates nothing large. The machine's own memory comes first.
 pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
+    may_load(spec)?;
     match spec.engine {
         EngineKind::LlamaCpp => llama::estimate(spec),
         EngineKind::Candle => candle::estimate(spec),

@@ -11,18 +11,26 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::beside::{Baseline, Beside};
 use super::prompts::{prompts, raw, text};
 use super::sanity;
+use crate::digest::Sha256Stream;
 use crate::domain::footprint::Footprint;
+use crate::domain::inspection::Inspection;
 use crate::domain::moments::Moments;
-use crate::domain::{Problem, budget};
+use crate::domain::{Problem, Sha256, budget};
 use crate::engine::{
-    EngineInfo, KvType, LoadSpec, ModelInfo, RunSequence, RunSpec, default_threads, engine_for,
+    ALL_LAYERS, EngineInfo, KvType, LoadBits, LoadSpec, ModelInfo, RunSequence, RunSpec, default_threads,
+    engine_for,
 };
+use crate::model::source::{ReadAt as _, SourceFile};
 use crate::model::{InspectOptions, inspect};
 use crate::worker::{Worker, WorkerLimits, WorkerSummary, dry_run};
+
+/// Names the shape of [`Bench`].
+pub const SCHEMA: &str = "assayd.bench/1";
 
 /// Tokens of the timed prompt and of the timed continuation; llama-bench's defaults.
 const PROMPT_TOKENS: u32 = 512;
@@ -43,13 +51,61 @@ pub struct Plan {
     pub gpu_layers: i32,
     /// Layers whose experts stay in the machine's own memory.
     pub cpu_experts: u32,
+    /// Weights are made this narrow while they are loaded.
+    pub load_bits: Option<LoadBits>,
     pub limits: WorkerLimits,
+    /// An earlier record of the same model, to compare with.
+    pub baseline: Option<Baseline>,
+}
+
+/// Which model was measured: records are compared only where this is equal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Of all files together.
+    pub file_bytes: u64,
+    /// Over some blocks of each file, at even distances: tells models apart without reading all.
+    pub sample_sha256: Sha256,
+    pub parameters: Option<u64>,
+    pub quantization: Option<String>,
+}
+
+/// Blocks of a file that tell it from others, and their bytes.
+const SAMPLE_BLOCKS: u64 = 256;
+const SAMPLE_BYTES: u64 = 4 << 10;
+
+impl Subject {
+    fn of(inspection: &Inspection) -> Result<Self, Problem> {
+        let mut sample = Sha256Stream::new();
+        for file in &inspection.files {
+            let sampled = SourceFile::open(&file.path).and_then(|source| {
+                let size = source.size();
+                let mut block = vec![0; usize::try_from(SAMPLE_BYTES.min(size)).unwrap_or(0)];
+                let last = size - block.len() as u64;
+                for number in 0..SAMPLE_BLOCKS {
+                    let at = u128::from(last) * u128::from(number) / u128::from(SAMPLE_BLOCKS - 1);
+                    source.read_at(&mut block, u64::try_from(at).unwrap_or(last))?;
+                    sample.update(&block);
+                }
+                Ok(())
+            });
+            sampled.map_err(|error| Problem::io("read", &file.path, &error))?;
+        }
+        Ok(Self {
+            file_bytes: inspection.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add),
+            sample_sha256: sample.finish(),
+            parameters: inspection.parameters,
+            quantization: inspection.quantization.clone(),
+        })
+    }
 }
 
 /// The result.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bench {
+    pub schema: String,
     pub model: PathBuf,
+    /// Null for what has no files.
+    pub subject: Option<Subject>,
     pub description: String,
     pub size_bytes: u64,
     pub parameters: u64,
@@ -61,6 +117,8 @@ pub struct Bench {
     pub prefill_tokens_per_second: Spread,
     pub decode_tokens_per_second: Spread,
     pub prompt_tokens: u32,
+    /// New tokens asked for.
+    pub new_tokens_asked: u32,
     /// New tokens of each run, ended early or not.
     pub new_tokens: Vec<usize>,
     pub context: u32,
@@ -68,6 +126,12 @@ pub struct Bench {
     pub kv_type: KvType,
     /// Whether layers were to be placed on an accelerator.
     pub gpu: bool,
+    /// Layers that were to be placed there; -1 for all.
+    pub gpu_layers: i32,
+    /// Layers whose experts were kept on the CPU all the same; -1 for all.
+    pub cpu_experts: i64,
+    /// Null: the weights as the files hold them.
+    pub load_bits: Option<LoadBits>,
     pub memory: Memory,
     /// Distinct outputs: identical ones are one observation, however often they are made.
     pub effective_runs: usize,
@@ -75,10 +139,12 @@ pub struct Bench {
     /// What the first run wrote.
     pub output: String,
     pub engine: EngineInfo,
+    /// What changed since an earlier record; null unless one was given.
+    pub baseline: Option<Beside>,
 }
 
 /// Mean and standard deviation over runs; null where there are too few.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     pub mean: Option<f64>,
     pub sd: Option<f64>,
@@ -93,7 +159,7 @@ impl Spread {
 }
 
 /// Memory after the context was filled; the kinds are never added up.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     pub devices: Vec<DeviceMemory>,
     pub predicted_bytes: Option<u64>,
@@ -104,7 +170,7 @@ pub struct Memory {
 }
 
 /// Memory by kind on one device.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeviceMemory {
     pub name: String,
     pub model_bytes: Option<u64>,
@@ -181,6 +247,7 @@ pub fn bench(path: &Path, plan: &Plan, report: Report<'_>) -> Result<Bench, Prob
     report("reading the model", 0.0);
     let inspection = inspect(path, &InspectOptions::default(), &mut |_, _| {})?;
     let (engine, paths) = engine_for(&inspection)?;
+    LoadBits::check(plan.load_bits, engine)?;
     let trained = inspection.context_length.and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX);
     let context = plan.context.min(trained);
     let spec = LoadSpec {
@@ -194,11 +261,19 @@ pub fn bench(path: &Path, plan: &Plan, report: Report<'_>) -> Result<Bench, Prob
         extra_buffers: true,
         gpu_layers: plan.gpu_layers,
         cpu_experts: plan.cpu_experts,
+        load_bits: plan.load_bits,
         adapter: Vec::new(),
         remote: None,
     };
     let has_tokenizer = inspection.tokenizer_hash.is_some();
-    Ok(Bench { model: path.to_owned(), ..bench_spec(&spec, has_tokenizer, plan, report)? })
+    let subject = Some(Subject::of(&inspection)?);
+    if let Some(baseline) = &plan.baseline {
+        let tokens = Tokens::of(plan, context)?;
+        baseline.check(subject.as_ref(), [tokens.prompt, tokens.new, context])?;
+    }
+    let found = bench_spec(&spec, has_tokenizer, plan, report)?;
+    let baseline = plan.baseline.as_ref().map(|baseline| baseline.beside(&found));
+    Ok(Bench { model: path.to_owned(), subject, baseline, ..found })
 }
 
 /// As [`bench()`], of what `spec` loads.
@@ -211,18 +286,7 @@ pub fn bench_spec(
     plan: &Plan,
     report: Report<'_>,
 ) -> Result<Bench, Problem> {
-    let room = spec.context.saturating_sub(1);
-    let tokens = Tokens {
-        prompt: plan.prompt_tokens.unwrap_or_else(|| PROMPT_TOKENS.min(room)),
-        new: plan.new_tokens.unwrap_or_else(|| NEW_TOKENS.min(room)),
-    };
-    if plan.runs == 0 || tokens.prompt == 0 || tokens.new < 2 || tokens.prompt.max(tokens.new) > room {
-        return Err(Problem::usage(format!(
-            "{} prompt tokens and {} new ones do not fit a context of {}, or there is nothing to measure",
-            tokens.prompt, tokens.new, spec.context
-        ))
-        .hint("ask for fewer with --prompt-tokens and --new-tokens"));
-    }
+    let tokens = Tokens::of(plan, spec.context)?;
     let mut samples = Vec::new();
     let mut about = None;
     for run in 0..plan.runs {
@@ -259,6 +323,8 @@ pub fn bench_spec(
         }
     };
     Ok(Bench {
+        schema: SCHEMA.to_owned(),
+        subject: None,
         model: spec.paths.first().cloned().unwrap_or_default(),
         description: info.description.clone(),
         size_bytes: info.size_bytes,
@@ -269,11 +335,15 @@ pub fn bench_spec(
         prefill_tokens_per_second: Spread::of(speeds().map(|speed| speed.prefill)),
         decode_tokens_per_second,
         prompt_tokens: tokens.prompt,
+        new_tokens_asked: tokens.new,
         new_tokens: samples.iter().map(|sample| sample.tokens.len()).collect(),
         context: spec.context,
         threads: spec.threads,
         kv_type: spec.kv_type,
         gpu: spec.gpu_layers != 0,
+        gpu_layers: spec.gpu_layers,
+        cpu_experts: if spec.cpu_experts == ALL_LAYERS { -1 } else { i64::from(spec.cpu_experts) },
+        load_bits: spec.load_bits,
         memory: Memory {
             devices: devices(predicted.as_ref(), &info),
             // As the peak is counted: with the pages of the model's files and of the libraries.
@@ -289,6 +359,7 @@ pub fn bench_spec(
         warnings,
         output: first.output.clone(),
         engine: info.engine,
+        baseline: None,
     })
 }
 
@@ -297,6 +368,24 @@ pub fn bench_spec(
 struct Tokens {
     prompt: u32,
     new: u32,
+}
+
+impl Tokens {
+    fn of(plan: &Plan, context: u32) -> Result<Self, Problem> {
+        let room = context.saturating_sub(1);
+        let tokens = Self {
+            prompt: plan.prompt_tokens.unwrap_or_else(|| PROMPT_TOKENS.min(room)),
+            new: plan.new_tokens.unwrap_or_else(|| NEW_TOKENS.min(room)),
+        };
+        if plan.runs == 0 || tokens.prompt == 0 || tokens.new < 2 || tokens.prompt.max(tokens.new) > room {
+            return Err(Problem::usage(format!(
+                "{} prompt tokens and {} new ones do not fit a context of {context}, or there is nothing to measure",
+                tokens.prompt, tokens.new
+            ))
+            .hint("ask for fewer with --prompt-tokens and --new-tokens"));
+        }
+        Ok(tokens)
+    }
 }
 
 /// One process: load, warm up, prefill, decode, and the whole context if `fill`.

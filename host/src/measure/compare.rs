@@ -17,7 +17,7 @@ use super::spool::{Rows, Spool};
 use crate::domain::inspection::Inspection;
 use crate::domain::trace::{Distribution, Trace};
 use crate::domain::{Problem, budget};
-use crate::engine::{Detail, EngineInfo, KvType, LoadSpec, ScoreItem, default_threads, engine_for};
+use crate::engine::{Detail, EngineInfo, KvType, LoadBits, LoadSpec, ScoreItem, default_threads, engine_for};
 use crate::model::{InspectOptions, inspect};
 use crate::worker::{Worker, WorkerLimits};
 
@@ -35,6 +35,8 @@ pub struct Request<'a> {
     pub from: u32,
     pub threads: Option<u32>,
     pub kv_type: KvType,
+    /// The candidate's weights are made this narrow while they are loaded; the reference's never.
+    pub load_bits: Option<LoadBits>,
     /// Folder of the temporary file.
     pub temp: &'a Path,
     pub limits: WorkerLimits,
@@ -49,6 +51,8 @@ pub struct Comparison {
     pub summary: Summary,
     pub sequences: usize,
     pub kv_type: KvType,
+    /// The candidate's weights were quantised to so many bits while they were loaded; null: as stored.
+    pub load_bits: Option<LoadBits>,
     pub engine: EngineInfo,
     /// What limits how far the numbers can be trusted.
     pub warnings: Vec<String>,
@@ -94,6 +98,7 @@ pub fn compare(request: &Request<'_>, report: Report<'_>) -> Result<Comparison, 
     let reference = inspect(request.reference, &InspectOptions::default(), &mut |_, _| {})?;
     report("reading the candidate", 0.0);
     let candidate = inspect(request.candidate, &InspectOptions::default(), &mut |_, _| {})?;
+    LoadBits::check(request.load_bits, engine_for(&candidate)?.0)?;
     let mut warnings = same_tokens(&reference, &candidate)?;
     if total < FEW_POSITIONS {
         warnings.push(format!(
@@ -109,7 +114,7 @@ pub fn compare(request: &Request<'_>, report: Report<'_>) -> Result<Comparison, 
     let threads = request.threads.unwrap_or_else(|| default_threads(&reference));
     let mut timings = Timings::default();
 
-    let mut side = Side::start("reference", request, &reference, threads, report)?;
+    let mut side = Side::start("reference", request, &reference, None, threads, report)?;
     let vocab = side.worker.info().vocab;
     let mut spool = Spool::create(request.temp, total, vocab)?;
     let mut heads: Vec<Head> = Vec::with_capacity(total);
@@ -120,7 +125,7 @@ pub fn compare(request: &Request<'_>, report: Report<'_>) -> Result<Comparison, 
     timings.load_reference_seconds = side.worker.load_seconds();
     side.worker.finish();
 
-    let mut side = Side::start("candidate", request, &candidate, threads, report)?;
+    let mut side = Side::start("candidate", request, &candidate, request.load_bits, threads, report)?;
     let other = side.worker.info().vocab;
     if other != vocab {
         return Err(Problem::input(format!(
@@ -148,6 +153,7 @@ pub fn compare(request: &Request<'_>, report: Report<'_>) -> Result<Comparison, 
         summary,
         sequences: request.sequences.len(),
         kv_type: request.kv_type,
+        load_bits: request.load_bits,
         engine,
         warnings,
         timings,
@@ -187,6 +193,7 @@ impl Side {
         name: &'static str,
         request: &Request<'_>,
         inspection: &Inspection,
+        load_bits: Option<LoadBits>,
         threads: u32,
         report: Report<'_>,
     ) -> Result<Self, Problem> {
@@ -196,6 +203,7 @@ impl Side {
         let spec = LoadSpec {
             parallel: judged.parallel.min(u32::try_from(request.sequences.len()).unwrap_or(u32::MAX)),
             kv_type: request.kv_type,
+            load_bits,
             ..judged
         };
         let stop = Arc::new(AtomicBool::new(false));

@@ -5,6 +5,7 @@
 //! here decides whether something passes, and nothing prints.
 
 pub mod bench;
+pub mod beside;
 pub mod chat;
 pub mod compare;
 pub mod complete;

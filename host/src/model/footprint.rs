@@ -7,6 +7,7 @@
 //! Invariants: every product is checked or saturates; absurd values are clamped before they are
 //! multiplied. Where layers go when there are several devices is [`place`]'s.
 
+pub mod log;
 pub mod place;
 
 use std::path::Path;

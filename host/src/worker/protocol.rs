@@ -17,7 +17,7 @@ use crate::engine::{
 };
 
 /// Changes whenever a message changes shape.
-pub(super) const PROTOCOL: u32 = 4;
+pub(super) const PROTOCOL: u32 = 5;
 
 /// What is said of a stream that ends within a frame.
 pub(super) const FRAME_CUT_SHORT: &str = "frame cut short";

@@ -51,7 +51,7 @@ impl Stored {
         }
     }
 
-    fn bytes(self, values: &[f32]) -> Vec<u8> {
+    pub fn bytes(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
             Self::F16 => values.iter().flat_map(|&value| f16(value).to_le_bytes()).collect(),

@@ -60,6 +60,8 @@ impl Twin {
         close(&got, &wanted, bound);
         let spread = wanted.iter().copied().fold(0.0, f64::min) - wanted.iter().copied().fold(-1e9, f64::max);
         assert!(spread < -1.0, "the model says nothing: {spread}");
+        let (eight, _) = logprobs(&safetensors, &asked, &["--load-bits", "8"], folder);
+        eight::near(&got, &eight);
     }
 }
 

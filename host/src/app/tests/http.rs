@@ -46,6 +46,7 @@ fn requests_that_are_wrong_say_what_is_wrong() {
         ("POST", "/api/assays", Some("{}"), 400, "`candidate`"),
         ("POST", "/api/assays", Some("{\"candidate\": \"m.gguf\", \"temprature\": 1}"), 400, "`temprature`"),
         ("POST", "/api/assays", Some("{\"candidate\": \"m.gguf\", \"mode\": \"hasty\"}"), 400, "hasty"),
+        ("POST", "/api/assays", Some("{\"candidate\": \"m.gguf\", \"load_bits\": 4}"), 400, "not in 4"),
         (
             "POST",
             "/api/assays",

@@ -235,7 +235,8 @@ fn compare(
     }
     ours.mean_nats = closing::mean_nats(&report.records);
     let forecast = diff.needed_n;
-    let notes = closing::fill(ours, &judge, &report.records, report.band.as_ref()).map_err(Problem::from)?;
+    let notes = closing::fill(ours, &judge, &report.records, report.band.as_ref(), report.load_bits);
+    let notes = notes.map_err(Problem::from)?;
     if notes.iter().any(|note| note.fault) {
         ours.needed_n = forecast;
         remarks.push("needed_n: the decider took too long here; it is taken as stated".to_owned());

@@ -88,6 +88,11 @@ impl Adapter {
         }
     }
 
+    /// Whether it has a part to add to this tensor.
+    pub fn changes(&self, place: &Place) -> bool {
+        self.pairs.contains_key(&place.name)
+    }
+
     /// The tensor with the adapter's part added; `base` has the output dimension first.
     pub fn apply(&self, place: &Place, base: Tensor) -> Result<Tensor, String> {
         let Some((a, b)) = self.pairs.get(&place.name) else { return Ok(base) };

@@ -1,8 +1,8 @@
 //! One decoder for every family: what differs between them is in the configuration.
 //!
-//! Computes in F32, one sequence at a time, in chunks over a key-value cache, so that memory
-//! does not grow with the square of the length and a sequence's numbers never depend on what
-//! is computed beside it. Attention: Vaswani et al. 2017, section 3.2.1; grouped queries:
+//! Computes in F32 (what weights are held in is the matrix's own business), one sequence at a
+//! time, in chunks over a key-value cache, so that memory does not grow with the square of the
+//! length and a sequence's numbers never depend on what is computed beside it. Attention: Vaswani et al. 2017, section 3.2.1; grouped queries:
 //! Ainslie et al. 2023; norms per head as in Qwen3; parallel residuals as in Phi.
 
 use std::collections::HashMap;
@@ -16,8 +16,9 @@ use candle_nn::rotary_emb::rope;
 use super::adapter::Adapter;
 use super::config::{Activation, Config};
 use super::layout::{Layout, Place, Slot};
+use super::matrix::{Matrix, SLAB};
 use super::weights::Weights;
-use crate::engine::PROBE;
+use crate::engine::{LoadBits, PROBE};
 
 /// Counts computed layers.
 pub(super) static TICKS: AtomicU64 = AtomicU64::new(0);
@@ -28,13 +29,13 @@ pub(super) const CHUNK: usize = 256;
 /// A matrix with the output dimension first, and its bias.
 #[derive(Debug)]
 struct Linear {
-    weight: Tensor,
+    weight: Matrix,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     fn forward(&self, x: &Tensor) -> Computed<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
+        let y = self.weight.times(x)?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
@@ -80,7 +81,7 @@ struct Layer {
 #[derive(Debug)]
 pub(super) struct Decoder {
     config: Config,
-    embedding: Tensor,
+    embedding: Matrix,
     positions: Option<Tensor>,
     rotation: Option<(Tensor, Tensor)>,
     layers: Vec<Layer>,
@@ -95,36 +96,76 @@ pub(super) struct Cache {
     length: usize,
 }
 
+/// Where weights come from, and how they are to be held.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin<'a> {
+    pub weights: &'a Weights,
+    pub adapter: Option<&'a Adapter>,
+    pub bits: Option<LoadBits>,
+}
+
+impl Origin<'_> {
+    fn wide(&self, place: &Place) -> Result<Tensor, String> {
+        let base = self.weights.read(place)?;
+        self.adapter.map_or(Ok(base.clone()), |adapter| adapter.apply(place, base))
+    }
+
+    /// What is narrower than it is stored is never whole in memory as it is stored, unless it has
+    /// to be turned or changed first.
+    fn read(&self, place: &Place) -> Result<Matrix, String> {
+        let (Some(LoadBits::Eight), Some(shape)) = (self.bits, place.matrix()) else {
+            return self.wide(place).map(Matrix::Wide);
+        };
+        let [rows, columns] = shape;
+        let whole = place.transposed || self.adapter.is_some_and(|adapter| adapter.changes(place));
+        let made = if whole {
+            Matrix::eight(shape, rows, &mut |_, _| self.wide(place))
+        } else {
+            let step = SLAB / columns.max(1);
+            Matrix::eight(shape, step, &mut |first, count| {
+                self.weights.read_rows(&place.name, first, Some(count))
+            })
+        };
+        made.map_err(|reason| format!("{}: {reason}", place.name))
+    }
+}
+
 /// What of one layer, or of the whole, has been read.
-struct Parts(HashMap<Slot, Tensor>);
+struct Parts(HashMap<Slot, Matrix>);
 
 impl Parts {
-    fn read(
-        places: &[Place],
-        weights: &Weights,
-        adapter: Option<&Adapter>,
-        each: &mut dyn FnMut(),
-    ) -> Result<Self, String> {
+    fn read(places: &[Place], from: Origin<'_>, each: &mut dyn FnMut()) -> Result<Self, String> {
         let mut parts = HashMap::new();
         for place in places {
-            let base = weights.read(place)?;
-            let tensor = adapter.map_or(Ok(base.clone()), |adapter| adapter.apply(place, base))?;
-            parts.insert(place.slot, tensor);
+            parts.insert(place.slot, from.read(place)?);
             each();
         }
         Ok(Self(parts))
     }
 
-    fn take(&mut self, slot: Slot) -> Result<Tensor, String> {
+    fn matrix(&mut self, slot: Slot) -> Result<Matrix, String> {
         self.0.remove(&slot).ok_or_else(|| format!("the layout has no {slot:?}"))
     }
 
+    /// What is never narrower than F32, if it is there.
+    fn vector(&mut self, slot: Slot) -> Result<Option<Tensor>, String> {
+        match self.0.remove(&slot) {
+            None => Ok(None),
+            Some(Matrix::Wide(tensor)) => Ok(Some(tensor)),
+            Some(Matrix::Eight(_)) => Err(format!("{slot:?} is not to be held in 8 bits")),
+        }
+    }
+
+    fn weight(&mut self, slot: Slot) -> Result<Tensor, String> {
+        self.vector(slot)?.ok_or_else(|| format!("the layout has no {slot:?}"))
+    }
+
     fn norm(&mut self, weight: Slot, bias: Slot, eps: f32) -> Result<Norm, String> {
-        Ok(Norm { weight: self.take(weight)?, bias: self.0.remove(&bias), eps })
+        Ok(Norm { weight: self.weight(weight)?, bias: self.vector(bias)?, eps })
     }
 
     fn linear(&mut self, weight: Slot, bias: Slot) -> Result<Linear, String> {
-        Ok(Linear { weight: self.take(weight)?, bias: self.0.remove(&bias) })
+        Ok(Linear { weight: self.matrix(weight)?, bias: self.vector(bias)? })
     }
 
     /// Takes a stored tensor apart by rows.
@@ -132,7 +173,7 @@ impl Parts {
         let Some(whole) = self.0.remove(&from) else { return Ok(()) };
         let mut start = 0;
         for &(slot, rows) in into {
-            let part = whole.narrow(0, start, rows).and_then(|part| part.contiguous());
+            let part = whole.part(start, rows);
             self.0.insert(slot, part.map_err(|error| format!("{from:?}: {error}"))?);
             start += rows;
         }
@@ -149,8 +190,7 @@ impl Decoder {
     pub fn load(
         config: &Config,
         layout: &Layout,
-        weights: &Weights,
-        adapter: Option<&Adapter>,
+        from: Origin<'_>,
         context: usize,
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, String> {
@@ -160,19 +200,19 @@ impl Decoder {
             done += 1;
             progress(done as f32 / total as f32);
         };
-        let mut whole = Parts::read(&layout.whole, weights, adapter, &mut each)?;
-        let embedding = whole.take(Slot::Embedding)?;
-        let head = if config.tied { embedding.clone() } else { whole.take(Slot::Head)? };
-        let head = Linear { weight: head, bias: whole.0.remove(&Slot::HeadBias) };
+        let mut whole = Parts::read(&layout.whole, from, &mut each)?;
+        let embedding = whole.matrix(Slot::Embedding)?;
+        let head = if config.tied { embedding.clone() } else { whole.matrix(Slot::Head)? };
+        let head = Linear { weight: head, bias: whole.vector(Slot::HeadBias)? };
         let norm = whole.norm(Slot::FinalNorm, Slot::FinalNormBias, config.eps)?;
-        let positions = whole.0.remove(&Slot::Positions);
+        let positions = whole.vector(Slot::Positions)?;
         let rotation = match &config.rope {
             Some(rope) => Some(rope.tables(context.max(PROBE)).map_err(|error| error.to_string())?),
             None => None,
         };
         let mut layers = Vec::with_capacity(config.layers);
         for (places, &window) in layout.layers.iter().zip(&config.windows) {
-            let parts = Parts::read(places, weights, adapter, &mut each)?;
+            let parts = Parts::read(places, from, &mut each)?;
             layers.push(layer(config, parts, window)?);
         }
         Ok(Self { config: config.clone(), embedding, positions, rotation, layers, norm, head })
@@ -187,8 +227,7 @@ impl Decoder {
     /// The normalised last hidden states of the next tokens: one row each.
     pub fn forward(&self, tokens: &[u32], cache: &mut Cache) -> Computed<Tensor> {
         let (past, count) = (cache.length, tokens.len());
-        let ids = Tensor::from_slice(tokens, count, &Device::Cpu)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
+        let mut x = self.embedding.look_up(tokens)?;
         if let Some(positions) = &self.positions {
             x = (x + positions.narrow(0, past, count)?)?;
         }
@@ -300,7 +339,7 @@ fn layer(config: &Config, mut parts: Parts, window: Option<usize>) -> Result<Lay
     parts.split(Slot::GateUp, &[(Slot::Gate, config.ffn), (Slot::Up, config.ffn)])?;
     let plain = |weight: Tensor| Norm { weight, bias: None, eps: config.eps };
     let qk_norm = match config.qk_norm {
-        true => Some((plain(parts.take(Slot::QNorm)?), plain(parts.take(Slot::KNorm)?))),
+        true => Some((plain(parts.weight(Slot::QNorm)?), plain(parts.weight(Slot::KNorm)?))),
         false => None,
     };
     let ffn_norm = match config.parallel() {

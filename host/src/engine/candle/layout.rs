@@ -50,6 +50,18 @@ pub(super) struct Place {
     pub transposed: bool,
 }
 
+impl Place {
+    /// Outputs and inputs of a matrix that something is multiplied with, or whose rows are looked
+    /// up by token; of such a matrix each weight can be made narrower on its own.
+    pub fn matrix(&self) -> Option<[usize; 2]> {
+        match (self.shape.as_slice(), self.transposed) {
+            _ if self.slot == Slot::Positions => None,
+            ([outputs, inputs], false) | ([inputs, outputs], true) => Some([*outputs, *inputs]),
+            _ => None,
+        }
+    }
+}
+
 /// Every tensor of a model.
 #[derive(Debug)]
 pub(super) struct Layout {

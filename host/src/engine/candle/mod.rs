@@ -2,8 +2,8 @@
 //!
 //! One generic decoder, described by the folder's `config.json`; what is not understood is
 //! refused, never guessed. Each sequence is computed alone, so its numbers do not depend on
-//! what is scored beside it. Deliberately absent: memory mapping, other number formats than
-//! F32, accelerators, and code from the model's folder.
+//! what is scored beside it. Matrices can be rounded to 8 bits as they are read; everything else
+//! is F32. Deliberately absent: memory mapping, accelerators, and code from the model's folder.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use super::rows::{LOGIT_BYTES, TraceBuilder, greedy, summarize_rows};
 use super::softmax::summarize;
 use super::text::RunText;
 use super::{
-    EngineError, EngineInfo, Honoured, KvType, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord,
+    EngineError, EngineInfo, Honoured, KvType, LoadBits, LoadProgress, LoadSpec, Model, ModelInfo, RunRecord,
     RunSequence, RunSink, RunSpec, RunToken, ScoreItem, TraceSink,
 };
 use super::{check_item, check_prompts, check_spec};
@@ -24,14 +24,16 @@ mod adapter;
 mod config;
 mod decoder;
 mod layout;
+mod matrix;
 mod rope;
 mod tokens;
 mod weights;
 
 use adapter::Adapter;
 use config::{Config, Family};
-use decoder::{CHUNK, Cache, Decoder};
+use decoder::{CHUNK, Cache, Decoder, Origin};
 use layout::{Layout, Slot};
+use matrix::{SLAB, eight_bytes};
 use tokens::Tokens;
 use weights::{Weights, text_file};
 
@@ -55,8 +57,8 @@ pub fn ticks() -> u64 {
     decoder::TICKS.load(Ordering::Relaxed)
 }
 
-/// Memory that running `spec` takes, from the headers alone: weights widened to F32, the cache
-/// of one sequence, and the working memory of one chunk.
+/// Memory that running `spec` takes, from the headers alone: weights as they are held, the cache
+/// of one sequence, and the working memory of one chunk, or of loading where that is more.
 ///
 /// # Errors
 /// As for loading, as far as headers tell.
@@ -67,13 +69,25 @@ pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
     let heads = config.heads * config.head_dim;
     let scores = product(&[config.heads, CHUNK.min(context), context]);
     let rows = product(&[CHUNK, 4 * config.width + 2 * heads + 3 * config.ffn]);
-    // A tensor is read as it is stored and then widened.
-    let largest = layout.all().map(|place| product(&place.shape)).max().unwrap_or(0);
+    let (mut held, mut most) = (0u64, 0u64);
+    for place in layout.all() {
+        // Read as it is stored, and widened: 8 bytes a value for a moment, however it is stored.
+        let (kept, read) = match (spec.load_bits, place.matrix()) {
+            (Some(LoadBits::Eight), Some([rows, columns])) => {
+                let kept = eight_bytes(rows, columns);
+                let slab = if place.transposed { product(&place.shape) } else { 4 * SLAB as u64 };
+                (kept, kept.saturating_add(product(&place.shape).min(slab).saturating_mul(2)))
+            }
+            _ => (product(&place.shape), product(&place.shape).saturating_mul(2)),
+        };
+        most = most.max(held.saturating_add(read));
+        held = held.saturating_add(kept);
+    }
     Ok(vec![DeviceBytes {
         name: "CPU".to_owned(),
-        model_bytes: layout.all().map(|place| product(&place.shape)).fold(0, u64::saturating_add),
+        model_bytes: held,
         kv_bytes: product(&[2, config.layers, config.kv_heads, config.head_dim, context]),
-        compute_bytes: largest.max(scores.saturating_mul(3).saturating_add(rows)),
+        compute_bytes: most.saturating_sub(held).max(scores.saturating_mul(3).saturating_add(rows)),
         output_bytes: product(&[2, rows_per_step(config.vocab), config.vocab]),
         mapped_bytes: 0,
         free_bytes: None,
@@ -161,12 +175,14 @@ impl CandleModel {
             let embedding = layout.whole.iter().find(|place| place.slot == Slot::Embedding);
             weights.check_tied(embedding.map_or("", |place| place.name.as_str()))?;
         }
-        let mut decoder = Decoder::load(&config, &layout, &weights, None, context, progress)?;
+        let from = Origin { weights: &weights, adapter: None, bits: spec.load_bits };
+        let mut decoder = Decoder::load(&config, &layout, from, context, progress)?;
         if !spec.adapter.is_empty() {
             let adapter = Adapter::open(&spec.adapter, &layout)?;
             let without = probe(&decoder, &config)?;
             drop(decoder);
-            decoder = Decoder::load(&config, &layout, &weights, Some(&adapter), context, progress)?;
+            let from = Origin { adapter: Some(&adapter), ..from };
+            decoder = Decoder::load(&config, &layout, from, context, progress)?;
             super::adapter_works(&without, &probe(&decoder, &config)?)?;
         }
         let tokens = Tokens::open(&spec.paths, config.bos)?;

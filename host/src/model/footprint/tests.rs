@@ -3,6 +3,8 @@
 use super::super::gguf::{Array, GgmlType, Value, read_strict, write};
 use super::*;
 
+mod logged;
+
 const MIB: u64 = 1 << 20;
 
 /// A header with metadata `{architecture}.key` and no tensors of note.

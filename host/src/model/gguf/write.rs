@@ -1,8 +1,8 @@
 //! A small GGUF version 3 writer: metadata and tensors given whole, laid out exactly as
 //! the reader demands (contiguous, aligned, zero padding, the last tensor padded too).
 //!
-//! Deliberately absent: split sets, big-endian files, streaming of tensors larger than
-//! memory. It serves the example models, generated benchmarks and tests.
+//! Deliberately absent: split sets, big-endian files, weights larger than memory (but for
+//! those that are all zero, which are a hole). It serves the example models, generated benchmarks and tests.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -53,12 +53,58 @@ pub fn write_file(
     Ok(())
 }
 
+/// Writes a file whose weights are all zero, and a hole on disk: only its header takes room.
+/// Tensors are name, format and shape, as [`TensorData`] has them.
+pub fn write_hollow(
+    path: &Path,
+    metadata: &[(&str, Value)],
+    tensors: &[(&str, GgmlType, &[u64])],
+) -> Result<(), WriteError> {
+    let infos: Vec<Info<'_>> = tensors
+        .iter()
+        .map(|&(name, kind, shape)| Info::of(name, kind, shape, None))
+        .collect::<Result<_, _>>()?;
+    let (header, alignment) = header(metadata, &infos)?;
+    let padded = |bytes: u64| bytes.next_multiple_of(alignment);
+    let size =
+        infos.iter().map(|info| padded(info.bytes)).fold(padded(header.len() as u64), u64::saturating_add);
+    let mut file = File::create(path)?;
+    file.write_all(&header)?;
+    file.set_len(size)?;
+    Ok(file.sync_all()?)
+}
+
 /// Writes a file to `out`. The alignment is `general.alignment` of the metadata, else 32.
 pub fn write(
     out: &mut dyn Write,
     metadata: &[(&str, Value)],
     tensors: &[TensorData<'_>],
 ) -> Result<(), WriteError> {
+    let infos: Vec<Info<'_>> = tensors
+        .iter()
+        .map(|tensor| Info::of(tensor.name, tensor.kind, tensor.shape, Some(tensor.data.len())))
+        .collect::<Result<_, _>>()?;
+    let (header, alignment) = header(metadata, &infos)?;
+    out.write_all(&header)?;
+    pad(out, header.len() as u64, alignment)?;
+    for tensor in tensors {
+        out.write_all(tensor.data)?;
+        pad(out, tensor.data.len() as u64, alignment)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// What the header says of a tensor, and the bytes it takes.
+struct Info<'a> {
+    name: &'a str,
+    kind: GgmlType,
+    shape: &'a [u64],
+    bytes: u64,
+}
+
+/// Everything before the weights, not padded yet, and the alignment.
+fn header(metadata: &[(&str, Value)], tensors: &[Info<'_>]) -> Result<(Vec<u8>, u64), WriteError> {
     let alignment = match metadata.iter().find(|(key, _)| *key == super::ALIGNMENT_KEY) {
         None => DEFAULT_ALIGNMENT,
         Some((_, Value::U32(value))) if value.is_power_of_two() && *value >= 8 => u64::from(*value),
@@ -69,13 +115,9 @@ pub fn write(
         return Err(WriteError::Name((*key).to_owned()));
     }
     seen.clear();
-    for tensor in tensors {
-        check(tensor)?;
-        if !seen.insert(tensor.name) {
-            return Err(WriteError::Name(tensor.name.to_owned()));
-        }
+    if let Some(tensor) = tensors.iter().find(|tensor| !seen.insert(tensor.name)) {
+        return Err(WriteError::Name(tensor.name.to_owned()));
     }
-
     let mut header = Vec::new();
     header.extend_from_slice(&MAGIC);
     header.extend_from_slice(&3u32.to_le_bytes());
@@ -95,38 +137,34 @@ pub fn write(
         }
         header.extend_from_slice(&tensor.kind.id().to_le_bytes());
         header.extend_from_slice(&offset.to_le_bytes());
-        offset += (tensor.data.len() as u64).next_multiple_of(alignment);
+        offset += tensor.bytes.next_multiple_of(alignment);
     }
-    out.write_all(&header)?;
-    pad(out, header.len() as u64, alignment)?;
-    for tensor in tensors {
-        out.write_all(tensor.data)?;
-        pad(out, tensor.data.len() as u64, alignment)?;
-    }
-    out.flush()?;
-    Ok(())
+    Ok((header, alignment))
 }
 
-fn check(tensor: &TensorData<'_>) -> Result<(), WriteError> {
-    if tensor.name.is_empty() || tensor.name.len() as u64 >= budget::TENSOR_NAME_BYTES {
-        return Err(WriteError::Name(tensor.name.to_owned()));
+impl<'a> Info<'a> {
+    /// `got` are the bytes that are there, where they have to be.
+    fn of(name: &'a str, kind: GgmlType, shape: &'a [u64], got: Option<usize>) -> Result<Self, WriteError> {
+        if name.is_empty() || name.len() as u64 >= budget::TENSOR_NAME_BYTES {
+            return Err(WriteError::Name(name.to_owned()));
+        }
+        if shape.is_empty() || shape.len() > 4 || shape.contains(&0) {
+            return Err(WriteError::Shape(name.to_owned()));
+        }
+        let whole_rows = shape.first().is_some_and(|row| row.is_multiple_of(kind.block()));
+        let elements = shape.iter().try_fold(1u64, |product, &dimension| product.checked_mul(dimension));
+        let expected = elements.filter(|_| whole_rows).and_then(|elements| kind.bytes(elements));
+        match expected {
+            Some(bytes) if got.is_none_or(|got| got as u64 == bytes) => Ok(Self { name, kind, shape, bytes }),
+            _ => Err(WriteError::Size {
+                name: name.to_owned(),
+                shape: shape.to_vec(),
+                kind: kind.name(),
+                expected,
+                got: got.unwrap_or(0),
+            }),
+        }
     }
-    if tensor.shape.is_empty() || tensor.shape.len() > 4 || tensor.shape.contains(&0) {
-        return Err(WriteError::Shape(tensor.name.to_owned()));
-    }
-    let whole_rows = tensor.shape.first().is_some_and(|row| row.is_multiple_of(tensor.kind.block()));
-    let elements = tensor.shape.iter().try_fold(1u64, |product, &dimension| product.checked_mul(dimension));
-    let expected = elements.filter(|_| whole_rows).and_then(|elements| tensor.kind.bytes(elements));
-    if expected != Some(tensor.data.len() as u64) {
-        return Err(WriteError::Size {
-            name: tensor.name.to_owned(),
-            shape: tensor.shape.to_vec(),
-            kind: tensor.kind.name(),
-            expected,
-            got: tensor.data.len(),
-        });
-    }
-    Ok(())
 }
 
 fn pad(out: &mut dyn Write, written: u64, alignment: u64) -> io::Result<()> {
