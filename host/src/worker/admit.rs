@@ -410,7 +410,8 @@ mod tests {
             .into_iter()
             .map(|spec| LoadSpec { gpu_layers: -1, cpu_experts: ALL_LAYERS, ..spec })
             .collect();
-        let end = plan_within(&asked, &policy(may), tight, &mut count(600), &|_, _| unreachable!());
-        assert!(end.unwrap_err().detail.contains("(available)"));
+        let place = |_: &LoadSpec, budgets: &[u64]| Some(load.place(budgets));
+        let end = plan_within(&asked, &policy(may), tight, &mut count(600), &place).unwrap_err();
+        assert!(end.detail.contains("(available)") && !end.detail.contains("even with"), "{end}");
     }
 }
