@@ -44,7 +44,9 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     }
 }
 
-/// Names of tensors of the plain llama architecture, without `.weight`, `.bias` and the like.
+/// What a tensor is to the part of a model that it is named after.
+const ENDINGS: [&str; 4] = ["weight", "bias", "scale", "input_scale"];
+/// Names of tensors of the plain llama architecture, without these.
 const LLAMA_PARTS: &str = "attn_norm attn_q attn_k attn_v attn_qkv attn_output attn_rot_embd attn_sub_norm ffn_norm \
      ffn_sub_norm ffn_gate ffn_up ffn_down ffn_gate_inp ffn_gate_exps ffn_up_exps ffn_down_exps ffn_gate_up_exps \
      ffn_gate_shexp ffn_up_shexp ffn_down_shexp attn_q_norm attn_k_norm token_embd output output_norm rope_freqs \
@@ -52,19 +54,20 @@ const LLAMA_PARTS: &str = "attn_norm attn_q attn_k attn_v attn_qkv attn_output a
 
 /// Tensors that no llama model has: a runtime that counts them refuses the file.
 fn strangers(names: &Names<'_>, findings: &mut Findings) {
-    let part = |name: &str| -> Option<String> {
+    let known = |name: &str| {
         let rest = match layer_of(name) {
-            Some(_) => name.splitn(3, '.').nth(2)?,
+            Some(_) => name.splitn(3, '.').nth(2).unwrap_or_default(),
             None => name,
         };
+        let mut words = rest.split('.');
+        let (part, ending) = (words.next().unwrap_or_default(), words.next_back().unwrap_or_default());
         // Experts of old files have a tensor each: blk.0.ffn_up.3.weight.
-        Some(rest.split('.').next()?.to_owned())
+        let expert =
+            words.next().is_none_or(|number| number.parse::<u16>().is_ok()) && words.next().is_none();
+        LLAMA_PARTS.split(' ').any(|known| known == part) && ENDINGS.contains(&ending) && expert
     };
-    let mut strange: Vec<(&str, Option<&str>)> = names
-        .iter()
-        .filter(|(name, _)| !part(name).is_some_and(|part| LLAMA_PARTS.split(' ').any(|known| known == part)))
-        .map(|(name, place)| (*name, *place))
-        .collect();
+    let mut strange: Vec<(&str, Option<&str>)> =
+        names.iter().filter(|(name, _)| !known(name)).map(|(name, place)| (*name, *place)).collect();
     strange.sort_unstable();
     for (name, place) in strange {
         let message = format!("no llama model has a tensor named {name}");

@@ -113,6 +113,7 @@ impl Draft {
 fn consistent_models_have_no_findings() {
     assert_eq!(draft().codes(), [""; 0]);
     assert_eq!(draft().without("output.weight").codes(), [""; 0], "tied output");
+    assert_eq!(draft().with("blk.0.ffn_up.scale", &[1]).codes(), [""; 0], "a second scale");
     let per_layer = draft().set("llama.attention.head_count_kv", Array::of_i32(&[2, 2]));
     assert_eq!(per_layer.codes(), [""; 0], "head counts per layer");
     let fused = draft().without("blk.0.attn_q").without("blk.0.attn_k").without("blk.0.attn_v");
@@ -150,6 +151,13 @@ fn contradictions_have_their_code() {
         ("layer gone", draft().without("blk.1."), "missing-tensor"),
         ("tensor gone", draft().without("blk.0.ffn_gate"), "missing-tensor"),
         ("norm gone", draft().without("output_norm"), "missing-tensor"),
+        ("a stranger", draft().with("blk.0.other.weight", &[8]), "unknown-tensor"),
+        (
+            "a strange ending",
+            draft().without("output.weight").with("output.we)ght", &[8, 5]),
+            "unknown-tensor",
+        ),
+        ("a strange expert", draft().with("blk.0.ffn_up.x.weight", &[8]), "unknown-tensor"),
         ("embedding gone", draft().without("token_embd"), "missing-tensor"),
         ("no architecture", draft().unset("general.architecture"), "metadata-missing"),
         ("no tokenizer", draft().unset("tokenizer.ggml.model"), "metadata-missing"),

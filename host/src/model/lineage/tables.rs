@@ -252,12 +252,12 @@ fn nearest<const RUNS: usize, const N: usize>(
         let none = scale == 0.0;
         let (half, half_rounding, slack) =
             (if none { f32::INFINITY } else { scale / 2.0 }, rounding / 2.0, scale.abs() * 1e-3);
+        // A negative scale turns the entries around; a gap times the scale stays what it is.
         let Near { entries, lower, upper } = &near[run];
+        let (lower, upper) = if scale < 0.0 { (upper, lower) } else { (lower, upper) };
         move |place| {
-            // A negative scale turns the entries around; a gap times the scale stays what it is.
-            let beside = (lower[place], upper[place]);
-            let (lower, upper) = if scale < 0.0 { (beside.1, beside.0) } else { beside };
-            let (entry, lower, upper) = (f32::from(entries[place]), f32::from(lower), f32::from(upper));
+            let entry = f32::from(entries[place]);
+            let (lower, upper) = (f32::from(lower[place]), f32::from(upper[place]));
             // The border between two entries lies halfway, under the scale before it was stored.
             let border = |gap: f32, sum: f32| gap * half + sum.abs() * half_rounding + slack;
             let (down, up) = (border(entry - lower, entry + lower), border(upper - entry, upper + entry));
