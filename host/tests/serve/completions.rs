@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -56,18 +55,21 @@ fn numbers(list: &Value) -> Vec<Option<f64>> {
     list.as_array().unwrap_or_else(|| panic!("no list: {list}")).iter().map(Value::as_f64).collect()
 }
 
+/// How often a daemon loaded a model to be served.
+fn loads(dir: &Path) -> usize {
+    std::fs::read_to_string(dir.join("log")).unwrap().matches("loaded to be served").count()
+}
+
 #[test]
 fn one_model_stays_in_memory_until_another_takes_its_place() {
     let (dir, daemon) = serving(&["reference.gguf", "finetuned.gguf"]);
     let (address, pid) = (daemon.address, daemon.child.id());
-    let loads =
-        || std::fs::read_to_string(dir.path().join("log")).unwrap().matches("loaded to be served").count();
     let mut seen = Vec::new();
     for (model, loaded) in
         [("reference", 1), ("reference", 1), ("finetuned", 2), ("finetuned", 2), ("reference", 3)]
     {
         complete(address, json!({"model": model, "prompt": "The", "max_tokens": 2}));
-        assert_eq!(loads(), loaded, "after {model}");
+        assert_eq!(loads(dir.path()), loaded, "after {model}");
         // The one before is gone, with its memory, before the next is there.
         let workers = processes::children(pid);
         assert_eq!(workers.len(), 1, "{workers:?}");
@@ -204,7 +206,7 @@ pub fn streamed(address: SocketAddr, path: &str, body: &Value) -> Vec<String> {
 
 #[test]
 fn a_stream_tells_the_same_text_and_a_client_that_leaves_frees_the_model() {
-    let (_dir, daemon) = serving(&["reference.gguf"]);
+    let (dir, daemon) = serving(&["reference.gguf"]);
     let address = daemon.address;
     let ask = |more: Value| {
         let mut body = json!({"model": "reference", "prompt": ["The old king", "A day"], "max_tokens": 40, "stop": ["zzz", "e q"]});
@@ -241,11 +243,7 @@ fn a_stream_tells_the_same_text_and_a_client_that_leaves_frees_the_model() {
         }
     }
     // A client that leaves in the middle of much work.
-    let mut body = json!({"model": "reference", "prompt": vec!["The"; 64], "max_tokens": 500});
-    let started = Instant::now();
-    complete(address, body.clone());
-    let whole = started.elapsed();
-    body["stream"] = json!(true);
+    let body = json!({"model": "reference", "prompt": vec!["The"; 64], "max_tokens": 500, "stream": true});
     let body = body.to_string();
     let mut stream = TcpStream::connect(address).unwrap();
     let head = format!(
@@ -255,10 +253,8 @@ fn a_stream_tells_the_same_text_and_a_client_that_leaves_frees_the_model() {
     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
     stream.read_exact(&mut [0u8; 300]).unwrap();
     drop(stream);
-    let started = Instant::now();
     complete(address, json!({"model": "reference", "prompt": "The", "max_tokens": 1}));
-    let freed = started.elapsed();
-    assert!(freed < whole / 2, "freed after {freed:?}, and all of it takes {whole:?}");
+    assert_eq!(loads(dir.path()), 2, "its worker was ended in the middle, and another one answers");
 }
 
 #[test]
