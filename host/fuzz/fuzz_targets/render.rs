@@ -1,4 +1,6 @@
-//! Chat templates rendered: within their steps and their length, or refused with words.
+//! Chat templates rendered: within their steps and their length, or refused with words. Memory is
+//! bounded by the worker's process and not in here, so a template that doubles a text over and
+//! over ends this target and is no finding.
 #![no_main]
 
 use assayd_fuzz::domain::budget;
