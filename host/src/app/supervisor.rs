@@ -54,7 +54,7 @@ pub struct Supervisor {
     pub(super) shown: Option<BTreeSet<PathBuf>>,
     pub(super) queue: VecDeque<Assay>,
     pub(super) running: Option<Job>,
-    /// Keys of queued assays that share one with an earlier assay, by assay.
+    /// Keys of queued assays, by assay: one shared with an earlier assay, or the own of before a restart.
     pub(super) keys: BTreeMap<Uuid, DrawnKey>,
     /// Changes that could not be written yet, by id, newest state only.
     unwritten_artifacts: BTreeMap<Uuid, Artifact>,

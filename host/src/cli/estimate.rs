@@ -200,7 +200,7 @@ fn output(
     let fits = |demand, budget: Budget| args.guardrail.needed_bytes(demand) <= budget.bytes;
     let full = on_accelerators(footprint).find(|(_, demand, free)| !fits(*demand, *free));
     let (deciding, budget) = match full {
-        Some((_, demand, free)) if fits(demand_of(footprint), budget) => (demand, free),
+        Some((_, there, free)) if fits(demand, budget) => (there, free),
         _ => (demand, budget),
     };
     let needed_bytes = args.guardrail.needed_bytes(deciding);

@@ -58,9 +58,7 @@ impl Guardrail {
             Self::Strict => with(whole, 15, 1 << 30),
         }
     }
-}
 
-impl Guardrail {
     /// The most that a job may take of what is free, all of it held.
     pub fn room(self, free_bytes: u64) -> u64 {
         let needed = |held_bytes| self.needed_bytes(Demand { held_bytes, mapped_bytes: 0 });

@@ -76,19 +76,11 @@ mod tests {
              load_tensors: offloaded 33/33 layers to GPU\n\
              load_tensors:   CPU_Mapped model buffer size =  6226.00 MiB\n",
         );
-        for at in 0..devices {
-            log += &format!(
-                "load_tensors: {:>12} model buffer size = {:8.2} MiB\n",
-                format!("CUDA{at}"),
-                part(model, at)
-            );
-        }
-        for at in 0..devices {
-            log += &format!(
-                "llama_kv_cache: {:>10} KV buffer size = {:8.2} MiB\n",
-                format!("CUDA{at}"),
-                part(kv, at)
-            );
+        for (from, kind, whole) in [("load_tensors", "model", model), ("llama_kv_cache", "KV", kv)] {
+            for at in 0..devices {
+                let device = format!("CUDA{at}");
+                log += &format!("{from}: {device:>12} {kind} buffer size = {:8.2} MiB\n", part(whole, at));
+            }
         }
         log += "llama_context:  CUDA_Host  output buffer size =     0.12 MiB\n";
         for at in 0..devices {
