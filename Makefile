@@ -35,7 +35,7 @@ test-long: setup ## The runs that take minutes and are left out of `make test`
 test-accelerator: setup ## The tests on a second device: make test-accelerator BACKENDS=folder
 	ASSAYD_TEST_BACKENDS="$(abspath $(BACKENDS))" cargo test $(CARGO_FLAGS) -p assayd --test accelerator -- --ignored
 
-bench: build ## Challenges to a verdict, the plugins' share of the time, speed of digests, headers and scoring beside others
+bench: build ## Challenges to a verdict, the plugins' share of the time, speed of digests, headers, generation and scoring beside others
 	cargo test $(CARGO_FLAGS) -p assayd --test queries -- --ignored --nocapture
 	@bash .ci/bench
 
