@@ -5,7 +5,7 @@
 //! process was seen to hold while it had the model open without weights. Deliberately absent:
 //! any decision about the load.
 
-use super::ending::WorkerEnd;
+use super::ending::{Ending, WorkerEnd};
 use super::guard::Confinement;
 use super::limits::WorkerLimits;
 use super::parent::Worker;
@@ -34,13 +34,25 @@ pub fn dry_run(spec: &LoadSpec, limits: &WorkerLimits) -> Result<(Footprint, See
         stall: budget::DRY_RUN_STALL,
         ..limits.clone()
     };
-    let (devices, seen) = Worker::estimate(spec, &limits)?;
+    let (devices, seen) = Worker::estimate(spec, &limits).map_err(|end| told(end, spec))?;
     let footprint = Footprint {
         devices,
         process_bytes: seen.memory.held_bytes() + heap_bytes(spec),
         library_bytes: seen.memory.rss_file_bytes + kernel_bytes(spec),
     };
     Ok((footprint, seen))
+}
+
+/// Nothing was loaded yet, so an end says less about the file: a back end that allocates in blocks
+/// of a greatest size gives up on a tensor that is larger, whose ever it is.
+fn told(end: WorkerEnd, spec: &LoadSpec) -> WorkerEnd {
+    if end.ending != Ending::Crashed || spec.gpu_layers == 0 {
+        return end;
+    }
+    let hint = "the inference engine failed while it only counted memory: an accelerator may not take a tensor \
+                as large as the cache or weights; try a shorter context, fewer --gpu-layers, or none, \
+                and do not trust the file if that fails too";
+    WorkerEnd { hint: Some(hint.to_owned()), ..end }
 }
 
 /// What computing takes from the heap and a dry run, which computes nothing, does not show:
@@ -73,4 +85,23 @@ const BATCH: u64 = 2_048;
 pub fn try_confinement() -> Result<Confinement, WorkerEnd> {
     let spec = LoadSpec::judged(EngineKind::Scripted, Vec::new(), 1, 1);
     dry_run(&spec, &WorkerLimits::default()).map(|(_, seen)| seen.confinement)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_fails_on_an_accelerator_does_not_blame_the_file_alone() {
+        let on =
+            |gpu_layers| LoadSpec { gpu_layers, ..LoadSpec::judged(EngineKind::LlamaCpp, Vec::new(), 1, 1) };
+        for (ending, gpu_layers, told_more) in
+            [(Ending::Crashed, -1, true), (Ending::Crashed, 0, false), (Ending::Refused, 4, false)]
+        {
+            let end = WorkerEnd::new(ending, "abort");
+            let said = told(end.clone(), &on(gpu_layers));
+            assert_eq!(said.hint != end.hint, told_more, "{said:?}");
+            assert_eq!(said.hint.is_some_and(|hint| hint.contains("fewer --gpu-layers")), told_more);
+        }
+    }
 }
