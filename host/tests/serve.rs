@@ -10,8 +10,8 @@
 mod chat;
 #[path = "serve/completions.rs"]
 mod completions;
-#[path = "serve/eight.rs"]
-mod eight;
+#[path = "serve/folders.rs"]
+mod folders;
 #[path = "../src/api/testing.rs"]
 mod http;
 #[path = "serve/remote.rs"]

@@ -26,7 +26,7 @@ use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SC
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::remote::{self, Endpoint};
-use crate::engine::{LoadBits, LoadSpec, adapter_for, default_threads, engine_for};
+use crate::engine::{EngineKind, LoadBits, LoadSpec, adapter_for, default_threads, engine_for};
 use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
@@ -556,13 +556,21 @@ impl Assay<'_> {
         Ok(spec)
     }
 
-    fn load_spec(&self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
+    fn load_spec(&mut self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
         let (engine, paths) = engine_for(inspection)?;
         let paths = absolute(&inspection.path, paths)?;
         let (adapter, paths) = paths.into_iter().partition(|path| self.adapter.contains(path));
         let mut spec = LoadSpec::judged(engine, paths, context, threads);
         spec.parallel = JUDGED_PARALLEL;
-        (spec.gpu_layers, spec.cpu_experts) = (self.request.gpu_layers, self.request.cpu_experts);
+        // A daemon is told once for all models, also for those that no accelerator takes here.
+        if engine == EngineKind::LlamaCpp {
+            (spec.gpu_layers, spec.cpu_experts) = (self.request.gpu_layers, self.request.cpu_experts);
+        } else if self.request.gpu_layers != 0 {
+            self.draft.report.remarks.push(format!(
+                "{}: on the CPU, since accelerators are used for GGUF models only",
+                inspection.path.display()
+            ));
+        }
         spec.adapter = adapter;
         Ok(spec)
     }

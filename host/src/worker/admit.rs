@@ -228,18 +228,20 @@ impl Moved {
     /// Moves experts, and then layers, off accelerators that are too full: by formula, which the
     /// next count may find too hopeful. False once there is nothing left to move.
     fn further(&mut self, plan: &mut Plan, policy: &Policy, place: Place<'_>) -> bool {
-        let Some(first) = plan.specs.first() else { return false };
+        // One of two models that are compared may be of an engine that uses the CPU only.
+        let Some(first) = plan.specs.iter().find(|spec| spec.gpu_layers != 0) else { return false };
         let (layers, experts) = (first.gpu_layers, first.cpu_experts);
         let known = |footprint: &Footprint| -> Vec<u64> {
             on_accelerators(footprint).map(|(_, _, free)| policy.guardrail.room(free.bytes)).collect()
         };
         let Some(room) = plan.footprints.iter().map(known).max_by_key(Vec::len) else { return false };
-        while layers != 0 && self.tries <= SIXTEENTHS {
+        while self.tries <= SIXTEENTHS {
             let left = SIXTEENTHS - self.tries;
             self.tries += 1;
             let budgets: Vec<u64> = room.iter().map(|room| room / SIXTEENTHS * left).collect();
-            let placed: Option<Vec<Placement>> =
-                plan.specs.iter().map(|spec| place(spec, &budgets)).collect();
+            let there = plan.specs.iter_mut().filter(|spec| spec.gpu_layers != 0);
+            let mut there: Vec<&mut LoadSpec> = there.collect();
+            let placed: Option<Vec<Placement>> = there.iter().map(|spec| place(spec, &budgets)).collect();
             let Some(placed) = placed else { return false };
             let fewer = placed.iter().map(|placed| placed.gpu_layers).min().unwrap_or(0);
             let fewer = i32::try_from(fewer).unwrap_or(i32::MAX);
@@ -249,7 +251,7 @@ impl Moved {
             if (fewer, more) == (layers, experts) {
                 continue;
             }
-            for spec in &mut plan.specs {
+            for spec in &mut there {
                 (spec.gpu_layers, spec.cpu_experts) = (fewer, more);
             }
             if self.told {
@@ -397,6 +399,14 @@ mod tests {
             assert_eq!(plan.steps.len(), usize::from(step.is_some()), "{:?}", plan.steps);
             assert!(plan.steps.iter().all(|said| said.starts_with(step.unwrap())), "{:?}", plan.steps);
         }
+        // A model that runs on the CPU only stays there, and does not keep the other on a full card.
+        let mut asked: Vec<LoadSpec> =
+            specs().into_iter().map(|spec| LoadSpec { gpu_layers: -1, ..spec }).collect();
+        asked[0].gpu_layers = 0;
+        let place = |_: &LoadSpec, budgets: &[u64]| Some(load.place(budgets));
+        let plan = plan_within(&asked, &policy(may), host, &mut count(600), &place).unwrap();
+        let placed: Vec<_> = plan.specs.iter().map(|spec| (spec.gpu_layers, spec.cpu_experts)).collect();
+        assert_eq!(placed, [(0, 0), (5, 8)], "{:?}", plan.steps);
         let end = planned(-1, 600, GiveUp::NOTHING).unwrap_err();
         assert_eq!(end.ending, Ending::Refused);
         assert!(
