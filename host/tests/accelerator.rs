@@ -1,14 +1,24 @@
 //! Models on a second device, for real: with a back end of the same llama.cpp in the folder that
 //! `ASSAYD_TEST_BACKENDS` names (beside the `libggml-cpu-*.so`), such as Vulkan on Mesa's software
-//! device (`GGML_VK_VISIBLE_DEVICES=0`). `make test-accelerator`.
+//! device (`GGML_VK_VISIBLE_DEVICES=0`). `make test-accelerator`. Safetensors folders need a build
+//! with the feature `cuda`, and a card.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on must stop"
+)]
 
 use std::path::{Path, PathBuf};
 
+use assayd::engine::EngineKind;
+use hf::{Folder, Source, Stored};
 use place::example;
 use serde_json::Value;
 
+#[expect(dead_code, reason = "each test file uses a part of it")]
+mod hf;
 #[expect(dead_code, reason = "each test file uses a part of it")]
 mod place;
 
@@ -129,4 +139,33 @@ fn the_other_device_computes_the_same_and_only_when_it_is_asked_to() {
     let axes = found["axes"].as_array().unwrap();
     let device = axes.iter().find(|axis| axis["axis"] == "device").unwrap();
     assert!(device["identical"].is_boolean() && device["values"].as_array().unwrap().len() == 2, "{device}");
+}
+
+/// As above, of weights in a safetensors folder.
+#[test]
+#[ignore = "needs a build with the feature cuda, and a card: make test-accelerator"]
+fn a_folder_is_computed_the_same_on_the_other_device() {
+    if !EngineKind::Candle.accelerates(None) {
+        eprintln!("NOT TESTED: a build without the feature cuda, or no card");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, tokens) = (dir.path().join("plain"), dir.path().join("tokens.json"));
+    Folder::of_llama(&Source::read(&example("reference.gguf"))).write(&plain, Stored::F32);
+    let sequence: Vec<u32> = (0..200).map(|i| 260 + i * 7 % 200).collect();
+    std::fs::write(&tokens, serde_json::to_string(&[sequence]).unwrap()).unwrap();
+    let model = plain.to_str().unwrap();
+    let of = |layers: &str, arguments: &[&str]| {
+        let all = [arguments, &["--gpu-layers", layers]].concat();
+        json(Path::new(env!("CARGO_BIN_EXE_assayd")), dir.path(), &all).1
+    };
+    let arguments = ["logprobs", model, "--tokens", tokens.to_str().unwrap()];
+    let (here, there) = (of("0", &arguments), of("-1", &arguments));
+    assert_eq!((&here["engine"]["device"], &there["engine"]["device"]), (&"CPU".into(), &"CUDA0".into()));
+    let apart = logprobs(&here).iter().zip(logprobs(&there)).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(0.0 < apart && apart < 1e-3, "{apart}");
+    let counted = weights(&of("-1", &["estimate", model]));
+    assert_eq!((counted.len(), counted[0].1), (2, 0), "{counted:?}");
+    let report = of("-1", &["verify", model, "--reference", model, "--mode", "quick"]);
+    assert_eq!((&report["final_decision"], &report["engine"]["device"]), (&"SAME".into(), &"CUDA0".into()));
 }

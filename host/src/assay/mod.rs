@@ -23,6 +23,7 @@ mod halt;
 mod hash_checks;
 pub mod hidden;
 pub mod judge;
+mod load;
 mod measure;
 mod participants;
 pub mod pipeline;

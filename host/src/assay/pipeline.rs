@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::band::BandChoice;
+use super::closing;
 use super::compare::{Comparison, Pair, Scoring};
 use super::decision::{Agreement, Findings, HashChecks, Statistics};
 use super::draft::{Draft, artifact_root};
@@ -13,25 +14,25 @@ use super::endpoint::Side;
 use super::events::{AssayEvent, Stage};
 use super::halt::Halt;
 use super::judge::Judge;
+use super::load::{absolute, context_of};
 use super::measure::measure;
 use super::participants::{participants, takes_part};
 use super::report::{Challenges, Lineage, Report, Role};
 use super::request::{AssayContext, AssayRequest};
 use super::runner::{Runner, WorkerRunner};
 use super::{band, hash_checks, probe};
-use super::{claim, closing};
 use crate::challenge::{ChallengeSet, Key, Plan, TEMPLATE_VERSION};
 use crate::domain::inspection::{Inspection, Status};
-use crate::domain::modes::{JUDGED_CONTEXT, JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
+use crate::domain::modes::{JUDGED_PARALLEL, MAX_FAILED_SHARE, SCORED_POSITIONS};
 use crate::domain::score::DecisionParams;
 use crate::domain::{Problem, Sha256};
 use crate::engine::remote::{self, Endpoint};
-use crate::engine::{EngineKind, LoadBits, LoadSpec, adapter_for, default_threads, engine_for};
+use crate::engine::{LoadBits, LoadSpec, adapter_for, default_threads, engine_for};
 use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::{InspectOptions, inspect, lineage};
 use crate::plugin::{PluginKind, PluginSet};
-use crate::worker::{Ending, GiveUp, Policy, Stamp, WorkerEnd, WorkerLimits, difference, give_up, stamps};
+use crate::worker::{GiveUp, Policy, Stamp, WorkerEnd, WorkerLimits, difference, give_up, stamps};
 
 /// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
 const RAW_VOCAB: u32 = 256;
@@ -135,14 +136,14 @@ fn prepare(request: &AssayRequest, plugins: &Arc<PluginSet>) {
 pub(super) struct Assay<'a> {
     pub(super) request: &'a AssayRequest,
     pub(super) context: &'a AssayContext<'a>,
-    runner: &'a dyn Runner,
+    pub(super) runner: &'a dyn Runner,
     params: DecisionParams,
     pub(super) draft: &'a mut Draft,
     pub(super) findings: &'a mut Findings,
     /// The files of both sides as they were when they were digested.
-    stamps: Vec<Stamp>,
+    pub(super) stamps: Vec<Stamp>,
     /// The files of the adapter over the candidate.
-    adapter: Vec<PathBuf>,
+    pub(super) adapter: Vec<PathBuf>,
 }
 
 impl Assay<'_> {
@@ -236,7 +237,7 @@ impl Assay<'_> {
         Ok(inspection)
     }
 
-    fn stop_if_cancelled(&self) -> Result<(), Halt> {
+    pub(super) fn stop_if_cancelled(&self) -> Result<(), Halt> {
         if self.cancelled() { Err(Halt::cancelled()) } else { Ok(()) }
     }
 
@@ -387,7 +388,7 @@ impl Assay<'_> {
         let threads = self.request.threads.unwrap_or_else(|| default_threads(reference));
         let inspected = reference;
         let files = candidate.files();
-        let mut reference = self.load_spec(reference, context, threads)?;
+        let mut reference = self.load_spec(reference, context, threads, None)?;
         let mut candidate = match candidate {
             Side::Files(inspection) => self.candidate_spec(inspection, context, threads)?,
             Side::Endpoint(endpoint) => {
@@ -509,77 +510,6 @@ impl Assay<'_> {
         self.stop_if_cancelled()?;
         Ok(set)
     }
-
-    /// Decides whether and how models may be loaded, one after the other; gives the settings
-    /// to load them with.
-    fn plan<const N: usize>(&mut self, asked: [LoadSpec; N]) -> Result<[LoadSpec; N], Halt> {
-        let started = Instant::now();
-        let plan = self.runner.plan(&asked, &self.stamps);
-        self.draft.add_time("plan_seconds", started);
-        let plan = plan.map_err(|end| {
-            self.draft.worker_failed(Role::Candidate, &end);
-            if self.context.cancel.load(Ordering::Relaxed) {
-                return Halt::cancelled();
-            }
-            let hint = end.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            Halt::not_run(format!("{}{hint}", end.detail))
-        })?;
-        let Some(plan) = plan else { return Ok(asked) };
-        self.draft.planned(&plan, self.request.guardrail);
-        self.stop_if_cancelled()?;
-        Ok(<[LoadSpec; N]>::try_from(plan.specs).unwrap_or(asked))
-    }
-
-    /// Whether the last worker ended for memory, before anything was judged: a second try after
-    /// a look at scores would be a second chance to err.
-    fn ended_for_memory(&self) -> bool {
-        let last = self.draft.report.workers.last();
-        self.draft.report.records.is_empty()
-            && last.is_some_and(|worker| matches!(worker.ending, Ending::OomKilled | Ending::LimitKilled))
-    }
-
-    /// The candidate's weights may be asked for narrower than they are stored; the reference is
-    /// what it is compared with, as it is.
-    fn candidate_spec(
-        &mut self,
-        inspection: &Inspection,
-        context: u32,
-        threads: u32,
-    ) -> Result<LoadSpec, Halt> {
-        let load_bits = self.request.load_bits;
-        let spec = LoadSpec { load_bits, ..self.load_spec(inspection, context, threads)? };
-        self.draft.report.load_bits = load_bits;
-        let remark = |bits| {
-            format!("{}; digests and lineage are of the files as they are stored", claim::quantised(bits))
-        };
-        self.draft.report.remarks.extend(load_bits.map(remark));
-        Ok(spec)
-    }
-
-    fn load_spec(&mut self, inspection: &Inspection, context: u32, threads: u32) -> Result<LoadSpec, Halt> {
-        let (engine, paths) = engine_for(inspection)?;
-        let paths = absolute(&inspection.path, paths)?;
-        let (adapter, paths) = paths.into_iter().partition(|path| self.adapter.contains(path));
-        let mut spec = LoadSpec::judged(engine, paths, context, threads);
-        spec.parallel = JUDGED_PARALLEL;
-        // A daemon is told once for all models, also for those that no accelerator takes here.
-        if engine == EngineKind::LlamaCpp {
-            (spec.gpu_layers, spec.cpu_experts) = (self.request.gpu_layers, self.request.cpu_experts);
-        } else if self.request.gpu_layers != 0 {
-            self.draft.report.remarks.push(format!(
-                "{}: on the CPU, since accelerators are used for GGUF models only",
-                inspection.path.display()
-            ));
-        }
-        spec.adapter = adapter;
-        Ok(spec)
-    }
-}
-
-/// A worker has a working folder of its own.
-fn absolute(of: &Path, paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, Problem> {
-    let paths: Result<Vec<_>, _> = paths.iter().map(std::path::absolute).collect();
-    paths.map_err(|error| Problem::io("find", of, &error))
 }
 
 /// Since 1970, as file systems stamp.
@@ -592,9 +522,4 @@ fn nanoseconds_now() -> i128 {
 fn unmatched(tensor: &lineage::TensorLineage) -> bool {
     use lineage::TensorRelation::{Extra, Missing, ShapeDiffers};
     matches!(tensor.relation, Extra | Missing | ShapeDiffers)
-}
-
-/// Tokens per sequence: what all models were trained for, at most what is judged with.
-fn context_of<'a>(models: impl Iterator<Item = &'a Inspection>) -> u32 {
-    models.filter_map(|model| u32::try_from(model.context_length?).ok()).fold(JUDGED_CONTEXT, u32::min)
 }

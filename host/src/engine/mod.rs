@@ -21,11 +21,14 @@ pub mod candle;
 pub mod llama;
 pub mod remote;
 mod rows;
+mod run;
 pub mod scripted;
 pub mod softmax;
 pub mod text;
 
 pub use bits::LoadBits;
+pub use run::{Honoured, RunRecord, RunSequence, RunSink, RunSpec, RunToken};
+use run::{MICRO_BATCH, check_prompts};
 
 /// Which runtime loads the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,6 +42,17 @@ pub enum EngineKind {
     Remote,
     /// A deterministic fake described by a JSON file, for tests of everything above engines.
     Scripted,
+}
+
+impl EngineKind {
+    /// Whether it can place layers held like this on an accelerator, if there is one.
+    pub fn accelerates(self, load_bits: Option<LoadBits>) -> bool {
+        match self {
+            Self::LlamaCpp => true,
+            Self::Candle => load_bits.is_none() && candle::accelerated(),
+            Self::Remote | Self::Scripted => false,
+        }
+    }
 }
 
 /// Number format of the key-value cache.
@@ -195,94 +209,6 @@ impl ScoreItem {
     pub fn rows(&self) -> usize {
         self.tokens.len().saturating_sub(self.scored_from as usize)
     }
-}
-
-/// One greedy run under conditions that can be set one by one, and that must not matter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunSpec {
-    pub prompts: Vec<Vec<u32>>,
-    /// New tokens per prompt, at most.
-    pub new_tokens: u32,
-    /// End a sequence before a token that ends generation; else such tokens are passed over.
-    pub stop_at_end: bool,
-    /// Prompts evaluated side by side.
-    pub parallel: u32,
-    /// Prompt tokens computed at once, at most.
-    pub micro_batch: u32,
-    /// Take all but the last token of each prompt from a cache that was filled before.
-    pub prompt_cache: bool,
-    /// For an engine that has a source of randomness; a greedy choice must not depend on it.
-    pub seed: u64,
-    /// Keep the log-probability of every chosen token, at the price of a softmax per token.
-    pub logprobs: bool,
-    /// Tell the text of every token as it comes.
-    pub text: bool,
-    /// End a sequence with the token that completes one of these texts. Needs `text`.
-    pub stop: Vec<String>,
-}
-
-impl RunSpec {
-    /// Greedy continuations of exactly `new_tokens` tokens, and nothing else.
-    pub fn plain(prompts: &[Vec<u32>], new_tokens: u32, parallel: u32) -> Self {
-        Self {
-            prompts: prompts.to_vec(),
-            new_tokens,
-            stop_at_end: false,
-            parallel,
-            micro_batch: MICRO_BATCH,
-            prompt_cache: false,
-            seed: 0,
-            logprobs: false,
-            text: false,
-            stop: Vec::new(),
-        }
-    }
-}
-
-/// Prompt tokens computed at once where nobody said; llama.cpp's own default.
-const MICRO_BATCH: u32 = 512;
-
-/// A token that a run has chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunToken {
-    /// Number of its prompt.
-    pub sequence: u32,
-    pub token: u32,
-    /// What it adds to the text, in whole characters; empty unless asked for.
-    pub piece: String,
-}
-
-/// Receives every token of a run, those of one prompt in order.
-pub type RunSink<'a> = &'a mut dyn FnMut(RunToken);
-
-/// What a run did. Times are of the clock on the engine's side.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunRecord {
-    /// One per prompt, in order.
-    pub sequences: Vec<RunSequence>,
-    pub honoured: Honoured,
-}
-
-/// One prompt's part of a run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunSequence {
-    pub tokens: Vec<u32>,
-    /// Whether the model, or a text to stop at, ended it before `new_tokens`.
-    pub ended: bool,
-    /// ln p of each token, if asked for and if the engine can.
-    pub logprobs: Vec<f64>,
-    /// Seconds from the start of the prompt's evaluation to each token; empty if the engine
-    /// cannot tell. Prompts side by side share a start.
-    pub seconds: Vec<f64>,
-}
-
-/// Which settings of a [`RunSpec`] a run was made under; the others the engine cannot take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Honoured {
-    pub parallel: bool,
-    pub micro_batch: bool,
-    pub prompt_cache: bool,
-    pub seed: bool,
 }
 
 /// Why an engine could not do what was asked.
@@ -543,23 +469,6 @@ fn check_spec(spec: &LoadSpec) -> Result<(), EngineError> {
         )));
     }
     Ok(())
-}
-
-/// Checks prompts against a model, and gives the length of the longest with its continuation.
-fn check_prompts(
-    prompts: &[Vec<u32>],
-    new_tokens: u32,
-    info: &ModelInfo,
-    context: u32,
-) -> Result<usize, EngineError> {
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + new_tokens as usize;
-    let bad = |prompt: &Vec<u32>| prompt.is_empty() || prompt.iter().any(|&token| token >= info.vocab);
-    if longest > context as usize || prompts.iter().any(bad) {
-        return Err(EngineError::Request(format!(
-            "a prompt is empty, has a token outside the vocabulary, or with {new_tokens} new tokens does not fit the context of {context}",
-        )));
-    }
-    Ok(longest)
 }
 
 /// Checks an item against a model: every token in the vocabulary, a scored part, room in the context.

@@ -81,7 +81,8 @@ impl From<WorkerEnd> for Problem {
 }
 
 /// What an allocator says when it is given no more, in any of the languages a worker runs.
-const NO_MEMORY: [&str; 7] = [
+const NO_MEMORY: [&str; 8] = [
+    "out of memory",
     "memory allocation of",
     "bad_alloc",
     "insufficient memory",

@@ -102,6 +102,8 @@ pub(super) struct Origin<'a> {
     pub weights: &'a Weights,
     pub adapter: Option<&'a Adapter>,
     pub bits: Option<LoadBits>,
+    /// Where they go.
+    pub device: &'a Device,
 }
 
 impl Origin<'_> {
@@ -114,7 +116,8 @@ impl Origin<'_> {
     /// to be turned or changed first.
     fn read(&self, place: &Place) -> Result<Matrix, String> {
         let (Some(LoadBits::Eight), Some(shape)) = (self.bits, place.matrix()) else {
-            return self.wide(place).map(Matrix::Wide);
+            let there = self.wide(place)?.to_device(self.device);
+            return there.map(Matrix::Wide).map_err(|error| format!("{}: {error}", place.name));
         };
         let [rows, columns] = shape;
         let whole = place.transposed || self.adapter.is_some_and(|adapter| adapter.changes(place));
@@ -207,7 +210,9 @@ impl Decoder {
         let norm = whole.norm(Slot::FinalNorm, Slot::FinalNormBias, config.eps)?;
         let positions = whole.vector(Slot::Positions)?;
         let rotation = match &config.rope {
-            Some(rope) => Some(rope.tables(context.max(PROBE)).map_err(|error| error.to_string())?),
+            Some(rope) => {
+                Some(rope.tables(context.max(PROBE), from.device).map_err(|error| error.to_string())?)
+            }
             None => None,
         };
         let mut layers = Vec::with_capacity(config.layers);
@@ -237,7 +242,7 @@ impl Decoder {
             let mask = match masks.get(&layer.window) {
                 Some(mask) => mask.clone(),
                 None => {
-                    let mask = mask(past, count, layer.window)?;
+                    let mask = mask(past, count, layer.window, x.device())?;
                     masks.insert(layer.window, mask.clone());
                     mask
                 }
@@ -367,7 +372,7 @@ fn layer(config: &Config, mut parts: Parts, window: Option<usize>) -> Result<Lay
 
 /// What is added to the scores so that a token sees itself, those before it, and of them only
 /// its window: rows are the new tokens. `None` where a token sees everything.
-fn mask(past: usize, count: usize, window: Option<usize>) -> Computed<Option<Tensor>> {
+fn mask(past: usize, count: usize, window: Option<usize>, device: &Device) -> Computed<Option<Tensor>> {
     let length = past + count;
     if count == 1 && window.is_none_or(|window| length <= window) {
         return Ok(None);
@@ -378,5 +383,5 @@ fn mask(past: usize, count: usize, window: Option<usize>) -> Computed<Option<Ten
             if visible { 0.0 } else { f32::NEG_INFINITY }
         })
     });
-    Tensor::from_vec(cells.collect::<Vec<f32>>(), (count, length), &Device::Cpu).map(Some)
+    Tensor::from_vec(cells.collect::<Vec<f32>>(), (count, length), device).map(Some)
 }

@@ -83,7 +83,7 @@ impl Matrix {
     pub fn look_up(&self, numbers: &[u32]) -> Computed<Tensor> {
         match self {
             Self::Wide(weight) => {
-                weight.index_select(&Tensor::from_slice(numbers, numbers.len(), &Device::Cpu)?, 0)
+                weight.index_select(&Tensor::from_slice(numbers, numbers.len(), weight.device())?, 0)
             }
             Self::Eight(eight) => eight.look_up(numbers),
         }

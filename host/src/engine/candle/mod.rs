@@ -3,7 +3,8 @@
 //! One generic decoder, described by the folder's `config.json`; what is not understood is
 //! refused, never guessed. Each sequence is computed alone, so its numbers do not depend on
 //! what is scored beside it. Matrices can be rounded to 8 bits as they are read; everything else
-//! is F32. Deliberately absent: memory mapping, accelerators, and code from the model's folder.
+//! is F32. On an accelerator a model lies as a whole. Deliberately absent: memory mapping, layers
+//! shared out over devices, and code from the model's folder.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,6 +17,8 @@ use super::{
     RunSequence, RunSink, RunSpec, RunToken, ScoreItem, TraceSink,
 };
 use super::{check_item, check_prompts, check_spec};
+use candle_core::Device;
+
 use crate::domain::budget;
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
@@ -23,11 +26,14 @@ use crate::domain::trace::Trace;
 mod adapter;
 mod config;
 mod decoder;
+mod device;
 mod layout;
 mod matrix;
 mod rope;
 mod tokens;
 mod weights;
+
+pub use device::accelerated;
 
 use adapter::Adapter;
 use config::{Config, Family};
@@ -64,12 +70,13 @@ pub fn ticks() -> u64 {
 /// As for loading, as far as headers tell.
 pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
     let Parts { config, layout, .. } = Parts::open(spec).map_err(|reason| load_error(spec, reason))?;
+    let accelerator = device::is_asked(spec, config.layers).map_err(EngineError::Request)?;
     let product = |sizes: &[usize]| sizes.iter().fold(4u64, |all, &size| all.saturating_mul(size as u64));
     let context = spec.context as usize;
     let heads = config.heads * config.head_dim;
     let scores = product(&[config.heads, CHUNK.min(context), context]);
     let rows = product(&[CHUNK, 4 * config.width + 2 * heads + 3 * config.ffn]);
-    let (mut held, mut most) = (0u64, 0u64);
+    let (mut held, mut most, mut passing) = (0u64, 0u64, 0u64);
     for place in layout.all() {
         // Read as it is stored, and widened: 8 bytes a value for a moment, however it is stored.
         let (kept, read) = match (spec.load_bits, place.matrix()) {
@@ -81,17 +88,19 @@ pub fn estimate(spec: &LoadSpec) -> Result<Vec<DeviceBytes>, EngineError> {
             _ => (product(&place.shape), product(&place.shape).saturating_mul(2)),
         };
         most = most.max(held.saturating_add(read));
+        passing = passing.max(read);
         held = held.saturating_add(kept);
     }
-    Ok(vec![DeviceBytes {
-        name: "CPU".to_owned(),
+    // Loading takes from the CPU what only passes through it.
+    let loading = if accelerator { 0 } else { most.saturating_sub(held) };
+    let whole = DeviceBytes {
         model_bytes: held,
         kv_bytes: product(&[2, config.layers, config.kv_heads, config.head_dim, context]),
-        compute_bytes: most.saturating_sub(held).max(scores.saturating_mul(3).saturating_add(rows)),
+        compute_bytes: loading.max(scores.saturating_mul(3).saturating_add(rows)),
         output_bytes: product(&[2, rows_per_step(config.vocab), config.vocab]),
-        mapped_bytes: 0,
-        free_bytes: None,
-    }])
+        ..DeviceBytes::default()
+    };
+    Ok(device::placed(whole, passing, accelerator))
 }
 
 /// What the headers of a folder say, checked against one another.
@@ -129,7 +138,7 @@ fn rows_per_step(vocab: usize) -> usize {
     usize::try_from(LOGIT_BYTES / (4 * vocab.max(1) as u64)).unwrap_or(1).clamp(16, CHUNK)
 }
 
-fn engine_info() -> EngineInfo {
+fn engine_info(device: &Device) -> EngineInfo {
     let mut features: Vec<&str> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     for (name, there) in [
@@ -145,7 +154,7 @@ fn engine_info() -> EngineInfo {
         name: "candle".to_owned(),
         version: CANDLE.to_owned(),
         build: format!("F32, {} {}", std::env::consts::ARCH, features.join(" ")).trim().to_owned(),
-        device: "CPU".to_owned(),
+        device: device::name(device),
     }
 }
 
@@ -162,20 +171,18 @@ impl CandleModel {
         if spec.kv_type != KvType::F32 {
             return Err(EngineError::Request("safetensors models run with an F32 cache only".to_owned()));
         }
-        if spec.gpu_layers != 0 {
-            return Err(EngineError::Request("safetensors models run on the CPU only".to_owned()));
-        }
         Self::open(spec, progress).map_err(|reason| load_error(spec, reason))
     }
 
     fn open(spec: &LoadSpec, progress: LoadProgress<'_>) -> Result<Self, String> {
         let Parts { config, layout, weights } = Parts::open(spec)?;
+        let device = device::open(device::is_asked(spec, config.layers)?)?;
         let context = spec.context as usize;
         if config.tied {
             let embedding = layout.whole.iter().find(|place| place.slot == Slot::Embedding);
             weights.check_tied(embedding.map_or("", |place| place.name.as_str()))?;
         }
-        let from = Origin { weights: &weights, adapter: None, bits: spec.load_bits };
+        let from = Origin { weights: &weights, adapter: None, bits: spec.load_bits, device: &device };
         let mut decoder = Decoder::load(&config, &layout, from, context, progress)?;
         if !spec.adapter.is_empty() {
             let adapter = Adapter::open(&spec.adapter, &layout)?;
@@ -200,8 +207,8 @@ impl CandleModel {
             description: format!("{} {} layers", config.model_type, config.layers),
             size_bytes,
             parameters,
-            accelerators: 0,
-            engine: engine_info(),
+            accelerators: u32::from(accelerated()),
+            engine: engine_info(&device),
         };
         Ok(Self { config, decoder, tokens, ends, info, spec: spec.clone() })
     }

@@ -96,14 +96,14 @@ impl Rope {
     }
 
     /// Cosines and sines, `positions` rows of one value per pair.
-    pub fn tables(&self, positions: usize) -> Computed<(Tensor, Tensor)> {
+    pub fn tables(&self, positions: usize, device: &Device) -> Computed<(Tensor, Tensor)> {
         let frequencies = self.frequencies();
         let angles =
             || (0..positions).flat_map(|at| frequencies.iter().map(move |frequency| at as f64 * frequency));
         let shape = (positions, frequencies.len());
         let cos: Vec<f32> = angles().map(|angle| angle.cos() as f32).collect();
         let sin: Vec<f32> = angles().map(|angle| angle.sin() as f32).collect();
-        Ok((Tensor::from_vec(cos, shape, &Device::Cpu)?, Tensor::from_vec(sin, shape, &Device::Cpu)?))
+        Ok((Tensor::from_vec(cos, shape, device)?, Tensor::from_vec(sin, shape, device)?))
     }
 }
 
