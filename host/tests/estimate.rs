@@ -155,6 +155,27 @@ fn the_prediction_is_within_five_percent() {
     }
 }
 
+/// LLaMA 7B in 16 bits (Touvron et al. 2023, table 2): 6.74 billion parameters, 13.5 GB. By the
+/// engine's count, by the formula, and as it is printed, with a short context's cache and scratch.
+#[test]
+fn seven_billion_parameters_in_16_bits_take_13_5_gb() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("llama-7b-f16.gguf");
+    let (heads, kind) = (32, GgmlType::F16);
+    let model =
+        Blank { layers: 32, width: 4096, feed_forward: 11_008, heads, heads_kv: heads, kind, ..SMALL };
+    blank::write_empty(&path, model);
+    let footprint = dry_run(&spec(&path, 256, KvType::F16), &limits()).unwrap().0;
+    let document = json(&run(&["estimate", path.to_str().unwrap(), "--ctx", "256", "--json"]));
+    for bytes in [
+        footprint.devices[0].model_bytes,
+        formula(&path, 256, GgmlType::F16).model_bytes,
+        document["total_bytes"].as_u64().unwrap(),
+    ] {
+        assert!((bytes as f64 / 13.5e9 - 1.0).abs() < 0.05, "{bytes}");
+    }
+}
+
 #[test]
 #[ignore = "takes some minutes and 2 GB of disk"]
 fn the_prediction_is_within_five_percent_for_every_model() {

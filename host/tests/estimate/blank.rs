@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use assayd::model::gguf::write::{TensorData, write_file};
+use assayd::model::gguf::write::{TensorData, write_file, write_hollow};
 use assayd::model::gguf::{Array, GgmlType, Value};
 
 /// Widths and counts of a model.
@@ -26,14 +26,13 @@ pub struct Experts {
     pub fused: bool,
 }
 
-/// Writes the model; it computes, and every token is as likely as any other.
-pub fn write(path: &Path, model: Blank) {
+type Tensors = Vec<(String, GgmlType, Vec<u64>)>;
+
+/// Names, formats and shapes.
+fn tensors(model: Blank) -> Tensors {
     let Blank { layers, width, feed_forward, heads, heads_kv, vocabulary, kind, experts } = model;
-    let fused = experts.is_some_and(|experts| experts.fused);
-    let arch = if fused { "deepseek2-ocr" } else { "llama" };
-    let head = width / u64::from(heads);
-    let kv = head * u64::from(heads_kv);
-    let mut tensors: Vec<(String, GgmlType, Vec<u64>)> = vec![
+    let kv = width / u64::from(heads) * u64::from(heads_kv);
+    let mut tensors: Tensors = vec![
         ("token_embd.weight".to_owned(), kind, vec![width, vocabulary]),
         ("output_norm.weight".to_owned(), GgmlType::F32, vec![width]),
         ("output.weight".to_owned(), kind, vec![width, vocabulary]),
@@ -74,6 +73,12 @@ pub fn write(path: &Path, model: Blank) {
             tensors.push((format!("blk.{layer}.{name}.weight"), kind, shape));
         }
     }
+    tensors
+}
+
+/// Writes the model; it computes, and every token is as likely as any other.
+pub fn write(path: &Path, model: Blank) {
+    let (tensors, kind) = (tensors(model), model.kind);
     let bytes = |kind: GgmlType, shape: &[u64]| kind.bytes(shape.iter().product()).unwrap() as usize;
     let filled = |wanted: GgmlType| {
         let of_kind = tensors.iter().filter(|(_, kind, _)| *kind == wanted);
@@ -95,6 +100,27 @@ pub fn write(path: &Path, model: Blank) {
             TensorData { name, kind: *kind, shape, data: &source[..bytes(*kind, shape)] }
         })
         .collect();
+    let metadata = metadata(model);
+    write_file(path, &borrowed(&metadata), &data).unwrap();
+}
+
+/// Writes the model with zeros for weights, which take no room on the disk.
+pub fn write_empty(path: &Path, model: Blank) {
+    let (tensors, metadata) = (tensors(model), metadata(model));
+    let list: Vec<(&str, GgmlType, &[u64])> =
+        tensors.iter().map(|(name, kind, shape)| (name.as_str(), *kind, shape.as_slice())).collect();
+    write_hollow(path, &borrowed(&metadata), &list).unwrap();
+}
+
+fn borrowed(metadata: &[(String, Value)]) -> Vec<(&str, Value)> {
+    metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect()
+}
+
+fn metadata(model: Blank) -> Vec<(String, Value)> {
+    let Blank { layers, width, feed_forward, heads, heads_kv, vocabulary, experts, .. } = model;
+    let fused = experts.is_some_and(|experts| experts.fused);
+    let arch = if fused { "deepseek2-ocr" } else { "llama" };
+    let head = width / u64::from(heads);
     let number = |value: u64| Value::U32(u32::try_from(value).unwrap());
     let tokens = (0..vocabulary).map(|token| match token {
         0 => "<unk>".to_owned(),
@@ -139,7 +165,5 @@ pub fn write(path: &Path, model: Blank) {
         ]);
         metadata.extend(fused.then(|| (own("expert_shared_count"), Value::U32(1))));
     }
-    let metadata: Vec<(&str, Value)> =
-        metadata.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
-    write_file(path, &metadata, &data).unwrap();
+    metadata
 }
