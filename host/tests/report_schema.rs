@@ -1,5 +1,5 @@
-//! The published JSON schema of reports: it is the one of the types, real reports are valid under
-//! it, and every key that `assayd verify --json` promises is required by it and there.
+//! The published JSON schemas: they are those of the types, real documents are valid under them,
+//! and every key that `assayd verify --json` promises is required and there.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on must stop")]
 
@@ -39,8 +39,9 @@ fn host() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn published() -> Value {
-    serde_json::from_str(&std::fs::read_to_string(host().join("docs/report.schema.json")).unwrap()).unwrap()
+fn published(name: &str) -> Value {
+    let path = host().join(format!("docs/{name}.schema.json"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
 /// What is wrong with a value under the part of JSON Schema that schemars writes; a keyword
@@ -132,21 +133,67 @@ fn is(value: &Value, kind: &str) -> bool {
 }
 
 fn check(report: &Value) -> Vec<String> {
-    let (schema, mut out) = (published(), Vec::new());
-    faults(&schema, &schema, report, "", &mut out);
+    check_against(&published("report"), report)
+}
+
+fn check_against(schema: &Value, document: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    faults(schema, schema, document, "", &mut out);
     out
 }
 
 #[test]
-fn the_published_schema_is_the_one_of_the_types() {
-    let path = host().join("docs/report.schema.json");
-    let schema = assayd::assay::report::schema();
-    if std::env::var_os("ASSAYD_UPDATE_DOCS").is_some() {
-        std::fs::write(&path, schema).unwrap();
-        return;
+fn the_published_schemas_are_those_of_the_types() {
+    for (name, schema) in [
+        ("report", assayd::assay::report::schema()),
+        ("doctor", assayd::cli::doctor::schema()),
+        ("monitor", assayd::cli::monitor::schema()),
+    ] {
+        let path = host().join(format!("docs/{name}.schema.json"));
+        if std::env::var_os("ASSAYD_UPDATE_DOCS").is_some() {
+            std::fs::write(&path, schema).unwrap();
+            continue;
+        }
+        let published = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            published == schema,
+            "{name}: run the tests once with ASSAYD_UPDATE_DOCS=1 and commit the change"
+        );
     }
-    let published = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(published == schema, "run the tests once with ASSAYD_UPDATE_DOCS=1 and commit the change");
+}
+
+/// What the commands that look at the machine print; every key of the schema's root is there.
+#[test]
+fn documents_about_the_machine_are_valid() {
+    let place = tempfile::tempdir().unwrap();
+    for (name, arguments, wrong) in [
+        ("doctor", &["doctor", "--json"][..], "/memory/total_bytes"),
+        (
+            "monitor",
+            &["monitor", "--seconds", "0.2", "--interval", "0.1", "--warning", "1"],
+            "/alerts/0/level",
+        ),
+    ] {
+        let command = Command::new(env!("CARGO_BIN_EXE_assayd"))
+            .args(arguments)
+            .env("ASSAYD_KEYS", place.path())
+            .current_dir(place.path())
+            .output()
+            .unwrap();
+        let document: Value = serde_json::from_slice(&command.stdout).unwrap();
+        let schema = published(name);
+        assert_eq!(check_against(&schema, &document), Vec::<String>::new(), "{name}");
+        let required = schema["required"].as_array().unwrap();
+        assert!(required.len() >= 8 && required.len() <= document.as_object().unwrap().len(), "{required:?}");
+        for key in required {
+            let mut less = document.clone();
+            less.as_object_mut().unwrap().remove(key.as_str().unwrap()).unwrap();
+            assert!(!check_against(&schema, &less).is_empty(), "{name} without {key}");
+        }
+        let mut other = document.clone();
+        *other.pointer_mut(wrong).unwrap() = json!("much");
+        assert!(!check_against(&schema, &other).is_empty(), "{name}: {wrong}");
+    }
 }
 
 #[test]

@@ -16,9 +16,9 @@ use super::hidden::Outlier;
 use super::probe::ProbeReport;
 use super::relationship::Relationship;
 use crate::challenge::Challenge;
-use crate::domain::Sha256;
 use crate::domain::inspection::{Finding, Status};
 use crate::domain::score::{Decision, FinalDecision};
+use crate::domain::{Sha256, schema_of};
 use crate::engine::{EngineInfo, LoadBits};
 use crate::governor::levels::Alert;
 use crate::worker::Ending;
@@ -451,9 +451,5 @@ impl Record {
 
 /// The published JSON schema of a report, as it is written.
 pub fn schema() -> String {
-    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
-    let schema = settings.into_generator().into_root_schema_for::<Report>();
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-    text.push('\n');
-    text
+    schema_of::<Report>()
 }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::app::Parts;
 use crate::app::config::{self, Config, Overrides};
-use crate::domain::Problem;
 use crate::domain::size::ByteSize;
+use crate::domain::{Problem, schema_of};
 use crate::engine::{EngineInfo, llama};
 use crate::governor::machine::{Disk, disk};
 use crate::governor::{Machine, ladder, resident_bytes};
@@ -34,7 +35,8 @@ pub struct Args {
 }
 
 /// The JSON document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "assayd doctor")]
 struct Report {
     assayd_version: &'static str,
     #[serde(flatten)]
@@ -60,7 +62,7 @@ struct Report {
 }
 
 /// Something to know, and what to do about it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Finding {
     /// `ok`, `note` or `lack`.
     level: &'static str,
@@ -72,6 +74,11 @@ struct Finding {
 const LITTLE_DISK: u64 = 1 << 30;
 /// Memory below which hardly a model can be loaded.
 const LITTLE_MEMORY: u64 = 1 << 30;
+
+/// The published JSON schema of the document.
+pub fn schema() -> String {
+    schema_of::<Report>()
+}
 
 pub fn run(args: &Args) -> Result<u8, Problem> {
     let overrides = Overrides { config: args.config.clone(), ..Overrides::default() };

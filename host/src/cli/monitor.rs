@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::screen;
-use crate::domain::Problem;
 use crate::domain::size::ByteSize;
+use crate::domain::{Problem, schema_of};
 use crate::governor::levels::{Alert, Alerts, Gauge, Levels, Subject};
 use crate::governor::snapshot::{Scope, Snapshot};
 
@@ -45,7 +46,8 @@ pub struct Args {
 }
 
 /// The JSON document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "assayd monitor")]
 struct Output {
     levels: Levels,
     seconds: f64,
@@ -58,6 +60,11 @@ struct Output {
     alerts: Vec<Alert>,
     /// Alerts that the list had no room for.
     alerts_dropped: u64,
+}
+
+/// The published JSON schema of the document.
+pub fn schema() -> String {
+    schema_of::<Output>()
 }
 
 pub fn run(args: &Args) -> Result<u8, Problem> {

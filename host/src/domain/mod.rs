@@ -9,9 +9,11 @@ pub mod inspection;
 pub mod modes;
 pub mod moments;
 pub mod problem;
+pub mod schema;
 pub mod score;
 pub mod size;
 pub mod trace;
 
 pub use digest::Sha256;
 pub use problem::{Problem, ProblemKind};
+pub use schema::schema_of;

@@ -89,7 +89,7 @@ pub struct Caps {
 }
 
 /// Which limit decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limiting {
     /// `--max-memory`.
@@ -126,7 +126,7 @@ impl Limiting {
 }
 
 /// Memory that can be handed out, and what bounds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Budget {
     pub bytes: u64,
     pub limiting: Limiting,
@@ -250,7 +250,7 @@ pub struct Admission {
 pub static ADMISSION: Admission = Admission::new(Some(turn::of_this_user));
 
 /// What the desk is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AdmissionNow {
     pub promised_bytes: u64,
     pub jobs: u64,

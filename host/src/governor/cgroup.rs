@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 /// Limits along the path from the root group to ours; the tightest counts.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Cgroup {
     /// 1 or 2; null where there are no control groups.
     pub version: Option<u8>,

@@ -32,7 +32,7 @@ impl Level {
 }
 
 /// Percentages at which the levels begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Levels {
     pub warning: u8,
     pub critical: u8,

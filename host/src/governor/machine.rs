@@ -11,7 +11,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use super::cgroup::{Cgroup, cgroup};
 
 /// One look at the machine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Machine {
     pub kernel: Option<String>,
     pub cpu: Cpu,
@@ -26,7 +26,7 @@ pub struct Machine {
     pub gpus: Vec<Gpu>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Cpu {
     pub model: Option<String>,
     /// Cores that this process may use (affinity and CPU quota counted).
@@ -38,7 +38,7 @@ pub struct Cpu {
 }
 
 /// Zeros where the system does not say: a job can count on nothing then.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Memory {
     pub total_bytes: u64,
     /// What the kernel thinks can be taken without swapping.
@@ -48,7 +48,7 @@ pub struct Memory {
 }
 
 /// A graphics card, as the kernel lists it; no driver is loaded to ask.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 pub struct Gpu {
     pub vendor: String,
     pub name: Option<String>,
@@ -57,7 +57,7 @@ pub struct Gpu {
 }
 
 /// Room on the file system that holds a folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Disk {
     pub path: PathBuf,
     pub total_bytes: u64,

@@ -59,7 +59,7 @@ impl Pressure {
 }
 
 /// Share of time in percent that programs waited for memory.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PressureNow {
     /// At least one program, over ten seconds and over a minute.
     pub some_avg10: f64,

@@ -22,7 +22,7 @@ pub enum Scope {
 }
 
 /// One look.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Snapshot {
     pub memory: Memory,
     /// Share of the memory that is taken, in percent; null where the kernel does not say.
@@ -41,7 +41,7 @@ pub struct Snapshot {
 }
 
 /// A worker process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct WorkerNow {
     pub pid: u32,
     pub rss_anon_bytes: u64,
