@@ -31,9 +31,11 @@ test: setup ## Run every test but the long ones
 test-long: setup ## The runs that take minutes and are left out of `make test`
 	cargo test $(CARGO_FLAGS) --workspace -- --ignored
 
-# BACKENDS: a folder with libggml-cpu-*.so and a back end for another device, of the same llama.cpp.
-test-accelerator: setup ## The tests on a second device: make test-accelerator BACKENDS=folder
-	ASSAYD_TEST_BACKENDS="$(abspath $(BACKENDS))" cargo test $(CARGO_FLAGS) -p assayd --test accelerator -- --ignored
+# BACKENDS: a folder with libggml-cpu-*.so and a back end for another device, of the same llama.cpp. FEATURES: cuda, for
+# safetensors folders on a card. A test whose device is not named says NOT TESTED.
+test-accelerator: setup ## The tests on a second device: make test-accelerator BACKENDS=folder FEATURES=cuda
+	$(if $(BACKENDS),ASSAYD_TEST_BACKENDS="$(abspath $(BACKENDS))") cargo test $(CARGO_FLAGS) \
+		$(if $(FEATURES),--features $(FEATURES)) -p assayd --test accelerator -- --ignored --nocapture
 
 bench: build ## Challenges to a verdict, the plugins' share of the time, speed of digests, headers, generation and scoring beside others
 	cargo test $(CARGO_FLAGS) -p assayd --test queries -- --ignored --nocapture

@@ -143,7 +143,7 @@ fn the_other_device_computes_the_same_and_only_when_it_is_asked_to() {
 
 /// As above, of weights in a safetensors folder.
 #[test]
-#[ignore = "needs a build with the feature cuda, and a card: make test-accelerator"]
+#[ignore = "needs a build with the feature cuda, and a card: make test-accelerator FEATURES=cuda"]
 fn a_folder_is_computed_the_same_on_the_other_device() {
     if !EngineKind::Candle.accelerates(None) {
         eprintln!("NOT TESTED: a build without the feature cuda, or no card");
