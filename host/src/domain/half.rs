@@ -4,14 +4,13 @@
 /// The value of a binary16 pattern. Without branches, so that many are converted at once.
 #[inline]
 pub fn f16_to_f32(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let magnitude = u32::from(bits & 0x7fff);
-    // 2^-24 is the unit of subnormal numbers; the product is exact.
-    let subnormal = (magnitude.cast_signed() as f32 * f32::from_bits(0x3380_0000)).to_bits();
-    let normal = (magnitude << 13) + (112 << 23);
-    let finite = if magnitude < 0x400 { subnormal } else { normal };
-    let all = if magnitude < 0x7c00 { finite } else { 0x7f80_0000 | magnitude << 13 };
-    f32::from_bits(sign | all)
+    // Sign and magnitude in their places; the exponents of binary32 begin 112 lower. A product
+    // with a power of two is exact, and normal where the pattern was not.
+    let placed = (i32::from(bits.cast_signed()) << 13).cast_unsigned() & 0x8fff_e000;
+    let finite = f32::from_bits(placed) * f32::from_bits((127 + 112) << 23);
+    // The greatest exponent is for what is infinite or no number.
+    let all = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(finite.to_bits() | all)
 }
 
 /// The binary16 pattern nearest to a value. Without branches, so that many are converted at once.

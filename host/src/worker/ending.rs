@@ -63,7 +63,7 @@ impl WorkerEnd {
                 "the inference engine failed on this file; nothing else was harmed, and the file should not be trusted",
             ),
             Ending::Stalled => Some(
-                "the engine made no progress; the file may be built to hang it, or the disk may be very slow",
+                "the engine made no progress; the file may be built to hang it, or the disk, or the accelerator it was given, may be very slow",
             ),
         };
         Self { ending, detail: detail.into(), hint: hint.map(str::to_owned) }

@@ -30,6 +30,7 @@ fn report(daemon: &Daemon, body: &Value) -> Value {
 }
 
 #[test]
+#[cfg_attr(feature = "cuda", ignore = "a card would take the folder, too")]
 fn a_folder_runs_on_the_cpu_wherever_other_models_run() {
     let (_dir, daemon) = both_formats();
     for (candidate, reference, remarks) in

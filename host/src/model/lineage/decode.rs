@@ -71,19 +71,49 @@ impl Weights {
     }
 }
 
-/// Who takes weights as they are decoded, in runs that share a scale: [`Weights`] writes them
-/// down, a glance compares them at once.
+/// Weights in a row that share a scale, by their places.
+pub(super) trait Run {
+    fn weight(&self, place: usize) -> Weight;
+    /// What a glance needs of a weight: its value, and the rooms below and above it, if they are no
+    /// more than [`Taker::most`]. They are never larger than those of [`Self::weight`], and smaller
+    /// only by what hardly ever counts.
+    fn quick(&self, place: usize) -> [f32; 3];
+    /// Whether nothing can be said about any of the weights; `None` if that differs among them.
+    fn open(&self) -> Option<bool>;
+}
+
+impl<W: Fn(usize) -> Weight> Run for W {
+    #[inline(always)]
+    fn weight(&self, place: usize) -> Weight {
+        self(place)
+    }
+
+    #[inline(always)]
+    fn quick(&self, place: usize) -> [f32; 3] {
+        let Weight { value, below, above, .. } = self(place);
+        [value, below, above]
+    }
+
+    #[inline(always)]
+    fn open(&self) -> Option<bool> {
+        None
+    }
+}
+
+/// Who takes weights as they are decoded: [`Weights`] writes them down, a glance compares them at
+/// once.
 pub(super) trait Taker {
     /// So many weights will come.
     fn begin(&mut self, count: usize);
-    /// A block of `RUNS` runs of `N` weights each. `run` makes of a run's number what makes
-    /// weights of their places in it.
-    fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W);
+    /// How far off a weight may be before somebody else is to look.
+    fn most(&self) -> f32;
+    /// A block of `RUNS` runs of `N` weights each; `run` makes them by their numbers.
+    fn block<const RUNS: usize, const N: usize, R: Run>(&mut self, run: impl Fn(usize) -> R);
     /// `N` weights of one scale by their codes.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
     fn codes<const N: usize>(&mut self, codes: &[i8; N], scale: &Scale) {
-        self.block::<1, N, _>(|_| |place| scale.weight(codes[place]));
+        self.block::<1, N, _>(|_| |place: usize| scale.weight(codes[place]));
     }
 }
 
@@ -94,14 +124,18 @@ impl Taker for Weights {
         self.written = 0;
     }
 
+    fn most(&self) -> f32 {
+        f32::INFINITY
+    }
+
     #[inline(always)]
-    fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W) {
+    fn block<const RUNS: usize, const N: usize, R: Run>(&mut self, run: impl Fn(usize) -> R) {
         for number in 0..RUNS {
-            let weight = run(number);
+            let run = run(number);
             let Some([values, below, above, steps]) = self.next::<N>() else { return };
             let places = values.iter_mut().zip(below.iter_mut().zip(above)).zip(steps);
             for (place, ((value, (below, above)), step)) in places.enumerate() {
-                let weight = weight(place);
+                let weight = run.weight(place);
                 (*value, *below, *above, *step) = (weight.value, weight.below, weight.above, weight.step);
             }
         }
@@ -151,39 +185,92 @@ pub(super) struct Clamped<const RUNS: usize> {
     beyond: [f32; RUNS],
     /// The codes that are open below and above.
     ends: [[f32; RUNS]; 2],
+    /// Rooms of codes that are not open and of those that are, for a glance.
+    quick: [[f32; RUNS]; 2],
 }
 
 impl<const RUNS: usize> Clamped<RUNS> {
-    /// `ends` are the least and the greatest code.
+    /// `ends` are the least and the greatest code, `most` is [`Taker::most`].
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every list has as many numbers as there are runs")]
-    pub fn new(steps: [f32; RUNS], offsets: [f32; RUNS], ends: [f32; 2]) -> Self {
-        let ([mut rooms, mut beyond], mut open) = ([[0.0; RUNS]; 2], [[0.0; RUNS]; 2]);
+    pub fn new(steps: [f32; RUNS], offsets: [f32; RUNS], ends: [f32; 2], most: f32) -> Self {
+        let [mut rooms, mut beyond] = [[0.0; RUNS]; 2];
+        let (mut open, mut quick) = ([[0.0; RUNS]; 2], [[0.0; RUNS]; 2]);
         for run in 0..RUNS {
             let step = steps[run];
             let none = if step == 0.0 { f32::INFINITY } else { 0.0 };
             rooms[run] = step.abs() * (0.5 + STEP_SLACK) + none;
             beyond[run] = step.abs() * (ends[1] - ends[0] - 0.5);
             (open[0][run], open[1][run]) = if step < 0.0 { (ends[1], ends[0]) } else { (ends[0], ends[1]) };
+            (quick[0][run], quick[1][run]) = (least(most, rooms[run]), least(most, rooms[run] + beyond[run]));
         }
-        Self { steps, offsets, rooms, beyond, ends: open }
+        Self { steps, offsets, rooms, beyond, ends: open, quick }
     }
 
-    /// Makes weights of the codes of a run.
+    /// The weights of a run by their codes.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "callers name one of the runs")]
-    pub fn run(&self, run: usize) -> impl Fn(i8) -> Weight {
-        let (step, offset) = (self.steps[run], self.offsets[run]);
-        let (room, beyond, [least, greatest]) =
-            (self.rooms[run], self.beyond[run], self.ends.map(|end| end[run]));
-        move |code| {
-            let code = f32::from(code);
-            let value = code * step + offset;
-            let room = room + value.abs() * VALUE_SLACK;
-            let below = room + if code == least { beyond } else { 0.0 };
-            let above = room + if code == greatest { beyond } else { 0.0 };
-            Weight { value, below, above, step: step.abs() }
+    pub fn run<'a, const N: usize>(&self, run: usize, codes: &'a [i8; N]) -> ClampedRun<'a, N> {
+        ClampedRun {
+            codes,
+            step: self.steps[run],
+            offset: self.offsets[run],
+            room: self.rooms[run],
+            beyond: self.beyond[run],
+            ends: self.ends.each_ref().map(|ends| ends[run]),
+            quick: self.quick.each_ref().map(|rooms| rooms[run]),
         }
+    }
+}
+
+/// The lesser number; `room` if it is none.
+#[inline(always)]
+pub(super) fn least(most: f32, room: f32) -> f32 {
+    if most < room { most } else { room }
+}
+
+/// A run of [`Clamped`].
+pub(super) struct ClampedRun<'a, const N: usize> {
+    codes: &'a [i8; N],
+    step: f32,
+    offset: f32,
+    room: f32,
+    beyond: f32,
+    ends: [f32; 2],
+    quick: [f32; 2],
+}
+
+impl<const N: usize> ClampedRun<'_, N> {
+    /// A code, and its value.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
+    fn code(&self, place: usize) -> (f32, f32) {
+        let code = f32::from(self.codes[place]);
+        (code, code * self.step + self.offset)
+    }
+}
+
+impl<const N: usize> Run for ClampedRun<'_, N> {
+    #[inline(always)]
+    fn weight(&self, place: usize) -> Weight {
+        let (code, value) = self.code(place);
+        let room = self.room + value.abs() * VALUE_SLACK;
+        let [below, above] = self.ends.map(|end| room + if code == end { self.beyond } else { 0.0 });
+        Weight { value, below, above, step: self.step.abs() }
+    }
+
+    /// Without the slack for rounding.
+    #[inline(always)]
+    fn quick(&self, place: usize) -> [f32; 3] {
+        let (code, value) = self.code(place);
+        let [inner, outer] = self.quick;
+        let [below, above] = self.ends.map(|end| if code == end { outer } else { inner });
+        [value, below, above]
+    }
+
+    #[inline(always)]
+    fn open(&self) -> Option<bool> {
+        Some(self.step == 0.0)
     }
 }
 

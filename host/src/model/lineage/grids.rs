@@ -5,7 +5,7 @@
 //! about where its reference must lie: every allowance is infinite. Values are known, and with
 //! them how alike two tensors are.
 
-use super::decode::{Taker, Weight, split};
+use super::decode::{Run, Taker, Weight, split};
 use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
@@ -19,8 +19,6 @@ const IQ2_S: usize = 768;
 const IQ3_XXS: usize = 1792;
 const IQ3_S: usize = 2048;
 const IQ1: usize = 2560;
-/// What IQ1 types add to their points, or take away.
-const DELTA: f32 = 0.125;
 
 /// Is this one of the types here?
 pub(super) fn is_known(kind: GgmlType) -> bool {
@@ -32,80 +30,150 @@ pub(super) fn is_known(kind: GgmlType) -> bool {
 #[inline(always)]
 pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     match kind {
-        GgmlType::IQ2_XXS => groups::<66>(bytes, out, iq2_xxs),
-        GgmlType::IQ2_XS => groups::<74>(bytes, out, iq2_xs),
-        GgmlType::IQ2_S => groups::<82>(bytes, out, iq2_s),
-        GgmlType::IQ3_XXS => groups::<98>(bytes, out, iq3_xxs),
-        GgmlType::IQ3_S => groups::<110>(bytes, out, iq3_s),
-        GgmlType::IQ1_S => groups::<50>(bytes, out, iq1_s),
-        GgmlType::IQ1_M => groups::<56>(bytes, out, iq1_m),
+        GgmlType::IQ2_XXS => groups::<Iq2Xxs, 66>(bytes, out),
+        GgmlType::IQ2_XS => groups::<Iq2Xs, 74>(bytes, out),
+        GgmlType::IQ2_S => groups::<Iq2S, 82>(bytes, out),
+        GgmlType::IQ3_XXS => groups::<Iq3Xxs, 98>(bytes, out),
+        GgmlType::IQ3_S => groups::<Iq3S, 110>(bytes, out),
+        GgmlType::IQ1_S => groups::<Iq1S, 50>(bytes, out),
+        GgmlType::IQ1_M => groups::<Iq1M, 56>(bytes, out),
         _ => out.begin(0),
     }
 }
 
-/// Eight codes, the step between codes, and what is added.
-type Eight = ([i8; 8], f32, f32);
+/// Eight codes, a byte each, as `(sizes ^ flips) + adds`, and the step between codes, which every
+/// two groups share.
+struct Group {
+    sizes: u64,
+    flips: u64,
+    adds: u64,
+    step: f32,
+}
+
+/// How a type keeps its groups. A trait, because what is called through a pointer is not made
+/// vector code of.
+trait Grid<const SIZE: usize> {
+    /// The scale of a block.
+    #[inline(always)]
+    fn scale(block: &[u8; SIZE]) -> f32 {
+        half(block)
+    }
+    fn group(block: &[u8; SIZE], scale: f32, part: usize, group: usize) -> Group;
+}
 
 /// A block is eight parts of four groups of eight weights.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn groups<const SIZE: usize>(
-    bytes: &[u8],
-    out: &mut impl Taker,
-    group: impl Fn(&[u8; SIZE], usize, usize) -> Eight,
-) {
+fn groups<T: Grid<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl Taker) {
     let blocks = bytes.as_chunks::<SIZE>().0;
     out.begin(blocks.len() * 256);
     for block in blocks {
-        let (mut codes, mut steps, mut offsets) = ([[0; 8]; 32], [[0.0; 8]; 32], [[0.0; 8]; 32]);
+        let (mut parts, mut steps, scale) = ([[0; 32]; 3], [0.0; 16], T::scale(block));
         for place in 0..32 {
-            let (own, step, offset) = group(block, place / 4, place % 4);
-            (codes[place], steps[place], offsets[place]) = (own, [step; 8], [offset; 8]);
+            let Group { sizes, flips, adds, step } = T::group(block, scale, place / 4, place % 4);
+            (parts[0][place], parts[1][place], parts[2][place]) = (sizes, flips, adds);
+            steps[place / 2] = step;
         }
-        let (codes, steps, offsets) = (codes.as_flattened(), steps.as_flattened(), offsets.as_flattened());
-        out.block::<1, 256, _>(|_| {
-            |place| {
-                let (value, step) =
-                    (f32::from(codes[place]) * steps[place] + offsets[place], steps[place].abs());
-                Weight { value, below: f32::INFINITY, above: f32::INFINITY, step }
-            }
-        });
+        let [sizes, flips, adds] = &parts.map(|part| part.map(u64::to_le_bytes));
+        let mut codes = [0; 256];
+        let bytes = sizes.as_flattened().iter().zip(flips.as_flattened()).zip(adds.as_flattened());
+        for (code, ((size, flip), add)) in codes.iter_mut().zip(bytes) {
+            *code = (size ^ flip).wrapping_add(*add).cast_signed();
+        }
+        let codes = codes.as_chunks().0;
+        out.block::<16, 16, _>(|run| Points { codes: &codes[run], step: steps[run] });
+    }
+}
+
+/// A run whose weights may be anything.
+struct Points<'a> {
+    codes: &'a [i8; 16],
+    step: f32,
+}
+
+impl Run for Points<'_> {
+    #[inline(always)]
+    fn weight(&self, place: usize) -> Weight {
+        let [value, below, above] = [self.quick(place)[0], f32::INFINITY, f32::INFINITY];
+        Weight { value, below, above, step: self.step.abs() }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
+    fn quick(&self, place: usize) -> [f32; 3] {
+        [f32::from(self.codes[place]) * self.step, f32::MAX, f32::MAX]
+    }
+
+    #[inline(always)]
+    fn open(&self) -> Option<bool> {
+        Some(true)
     }
 }
 
 #[inline(always)]
-fn half(block: &[u8]) -> f32 {
+fn half<const SIZE: usize>(block: &[u8; SIZE]) -> f32 {
     f16_to_f32(u16::from_le_bytes(*split::<2>(block).0))
 }
 
-#[inline(always)]
-fn point(grid: usize, index: usize) -> u16 {
-    POINTS.get(grid + index).map_or(0, |raw| u16::from_le_bytes(*raw))
+/// Points from `first` on, of `weights` weights each, as bytes of a number; `sizes` are what a
+/// weight's place stands for.
+#[expect(clippy::indexing_slicing, reason = "worked out when it is compiled")]
+const fn grid<const COUNT: usize>(first: usize, weights: usize, sizes: [u8; 8]) -> [u64; COUNT] {
+    let (mut grid, mut at, bits) = ([0; COUNT], 0, 16 / weights);
+    while at < COUNT {
+        let (point, mut i) = (u16::from_le_bytes(POINTS[first + at]) as usize, 0);
+        while i < weights {
+            let place = point >> (bits * i) & ((1 << bits) - 1);
+            grid[at] |= (sizes[place] as u64) << (8 * i);
+            i += 1;
+        }
+        at += 1;
+    }
+    grid
 }
 
-/// A point of the two-bit grids, with the signs that the bits of a byte say.
+static TWO: [u64; 1792] = grid(0, 8, [8, 25, 43, 43, 0, 0, 0, 0]);
+static THREE_XXS: [u64; 256] = grid(IQ3_XXS, 4, [4, 12, 20, 28, 36, 44, 52, 62]);
+static THREE_S: [u64; 512] = grid(IQ3_S, 4, [1, 3, 5, 7, 9, 11, 13, 15]);
+/// Eighths of a step: less, nothing or more.
+static ONE: [u64; 2048] = grid(IQ1, 8, [(-8i8).cast_unsigned(), 0, 8, 16, 0, 0, 0, 0]);
+/// One in every byte.
+const ONES: u64 = 0x0101_0101_0101_0101;
+/// All bits of a byte for each bit of a number.
+#[expect(clippy::indexing_slicing, reason = "worked out when it is compiled")]
+static MASKS: [u64; 256] = {
+    let mut masks = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        let mut i = 0;
+        while i < 8 {
+            masks[at] |= (0xff * (at as u64 >> i & 1)) << (8 * i);
+            i += 1;
+        }
+        at += 1;
+    }
+    masks
+};
+
+/// Sizes with the signs that the bits of a byte say.
 #[inline(always)]
-fn two_bits(grid: usize, index: usize, signs: u8) -> [i8; 8] {
-    let point = point(grid, index);
-    std::array::from_fn(|i| {
-        let size = match point >> (2 * i) & 3 {
-            0 => 8,
-            1 => 25,
-            _ => 43,
-        };
-        if signs >> i & 1 == 1 { -size } else { size }
-    })
+#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+fn signed(sizes: u64, signs: u8, step: f32) -> Group {
+    let flips = MASKS[usize::from(signs)];
+    Group { sizes, flips, adds: flips & ONES, step }
 }
 
-/// Two points of the three-bit grids, each of four weights; `size` is what a place stands for.
+/// A point of the two-bit grids; zeros if there is none.
 #[inline(always)]
-fn three_bits(grid: usize, indices: [usize; 2], signs: u8, size: impl Fn(i8) -> i8) -> [i8; 8] {
-    let points = indices.map(|index| point(grid, index));
-    std::array::from_fn(|i| {
-        let place = points.get(i / 4).map_or(0, |point| point >> (4 * (i % 4)) & 7);
-        let size = size(place as i8);
-        if signs >> i & 1 == 1 { -size } else { size }
-    })
+fn two_bits(index: usize, signs: u8, step: f32) -> Group {
+    signed(TWO.get(index).copied().unwrap_or(0), signs, step)
+}
+
+/// Two points of a three-bit grid, each of four weights.
+#[inline(always)]
+fn three_bits(grid: &[u64], indices: [usize; 2], signs: u8, step: f32) -> Group {
+    let [low, high] = indices.map(|index| grid.get(index).copied().unwrap_or(0));
+    signed(low | high << 32, signs, step)
 }
 
 /// Seven signs, and an eighth that makes their number even.
@@ -115,86 +183,127 @@ fn even(signs: u32) -> u8 {
     signs | (signs.count_ones() as u8 & 1) << 7
 }
 
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq2_xxs(block: &[u8; 66], part: usize, group: usize) -> Eight {
-    let own: &[u8; 8] = split(&block[2 + 8 * part..]).0;
-    let more = u32::from_le_bytes([own[4], own[5], own[6], own[7]]);
-    let step = half(block) * (0.5 + (more >> 28) as f32) * 0.25;
-    (two_bits(IQ2_XXS, own[group].into(), even(more >> (7 * group))), step, 0.0)
+struct Iq2Xxs;
+
+impl Grid<66> for Iq2Xxs {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 66], scale: f32, part: usize, group: usize) -> Group {
+        let own: &[u8; 8] = split(&block[2 + 8 * part..]).0;
+        let more = u32::from_le_bytes([own[4], own[5], own[6], own[7]]);
+        let step = scale * (0.5 + (more >> 28) as f32) * 0.25;
+        two_bits(IQ2_XXS + usize::from(own[group]), even(more >> (7 * group)), step)
+    }
 }
 
 /// The scale of a group from four bits: the first two groups have the lower half.
 #[inline(always)]
-fn quarter(block: &[u8], scales: u8, group: usize) -> f32 {
-    half(block) * (0.5 + f32::from(scales >> (4 * (group / 2)) & 15)) * 0.25
+fn quarter(scale: f32, scales: u8, group: usize) -> f32 {
+    scale * (0.5 + f32::from(scales >> (4 * (group / 2)) & 15)) * 0.25
+}
+
+struct Iq2Xs;
+
+impl Grid<74> for Iq2Xs {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 74], scale: f32, part: usize, group: usize) -> Group {
+        let code = u16::from_le_bytes(*split(&block[2 + 8 * part + 2 * group..]).0);
+        let step = quarter(scale, block[66 + part], group);
+        two_bits(IQ2_XS + usize::from(code & 511), even(u32::from(code >> 9)), step)
+    }
+}
+
+struct Iq2S;
+
+impl Grid<82> for Iq2S {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 82], scale: f32, part: usize, group: usize) -> Group {
+        let high = usize::from(block[66 + part] >> (2 * group) & 3);
+        let index = usize::from(block[2 + 4 * part + group]) | high << 8;
+        let step = quarter(scale, block[74 + part], group);
+        two_bits(IQ2_S + index, block[34 + 4 * part + group], step)
+    }
+}
+
+struct Iq3Xxs;
+
+impl Grid<98> for Iq3Xxs {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 98], scale: f32, part: usize, group: usize) -> Group {
+        let indices = [0, 1].map(|i| usize::from(block[2 + 8 * part + 2 * group + i]));
+        let more = u32::from_le_bytes(*split(&block[66 + 4 * part..]).0);
+        let step = scale * (0.5 + (more >> 28) as f32) * 0.5;
+        three_bits(&THREE_XXS, indices, even(more >> (7 * group)), step)
+    }
+}
+
+struct Iq3S;
+
+impl Grid<110> for Iq3S {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 110], scale: f32, part: usize, group: usize) -> Group {
+        let indices = [0, 1].map(|i| {
+            let ninth = usize::from(block[66 + part] >> (2 * group + i) & 1);
+            usize::from(block[2 + 8 * part + 2 * group + i]) | ninth << 8
+        });
+        let factor = block[106 + part / 2] >> (4 * (part % 2)) & 15;
+        let step = scale * (1.0 + 2.0 * f32::from(factor));
+        three_bits(&THREE_S, indices, block[74 + 4 * part + group], step)
+    }
+}
+
+/// A point of the one-bit grid, and an eighth of a step less or more.
+#[inline(always)]
+fn ternary(index: usize, step: f32, less: bool) -> Group {
+    let adds = if less { u64::MAX } else { ONES };
+    Group { sizes: ONE.get(index).copied().unwrap_or(0), flips: 0, adds, step: step / 8.0 }
+}
+
+struct Iq1S;
+
+impl Grid<50> for Iq1S {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 50], scale: f32, part: usize, group: usize) -> Group {
+        let more = u16::from_le_bytes(*split(&block[34 + 2 * part..]).0);
+        let step = scale * f32::from(2 * (more >> 12 & 7) + 1);
+        let index = usize::from(block[2 + 4 * part + group]) | usize::from(more >> (3 * group) & 7) << 8;
+        ternary(index, step, more >> 15 == 1)
+    }
 }
 
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq2_xs(block: &[u8; 74], part: usize, group: usize) -> Eight {
-    let code = u16::from_le_bytes(*split(&block[2 + 8 * part + 2 * group..]).0);
-    let codes = two_bits(IQ2_XS, usize::from(code & 511), even(u32::from(code >> 9)));
-    (codes, quarter(block, block[66 + part], group), 0.0)
+fn words(block: &[u8; 56]) -> [u16; 4] {
+    std::array::from_fn(|i| u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]))
 }
 
+/// A scale that is spread over the top four bits of four words.
 #[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq2_s(block: &[u8; 82], part: usize, group: usize) -> Eight {
-    let high = usize::from(block[66 + part] >> (2 * group) & 3);
-    let index = usize::from(block[2 + 4 * part + group]) | high << 8;
-    let codes = two_bits(IQ2_S, index, block[34 + 4 * part + group]);
-    (codes, quarter(block, block[74 + part], group), 0.0)
+fn spread(block: &[u8; 56]) -> f32 {
+    f16_to_f32((0..).zip(words(block)).fold(0, |scale, (i, word)| scale | word >> 12 << (4 * i)))
 }
 
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq3_xxs(block: &[u8; 98], part: usize, group: usize) -> Eight {
-    let indices = [0, 1].map(|i| usize::from(block[2 + 8 * part + 2 * group + i]));
-    let more = u32::from_le_bytes(*split(&block[66 + 4 * part..]).0);
-    let step = half(block) * (0.5 + (more >> 28) as f32) * 0.5;
-    let size = |place| 8 * place + if place == 7 { 6 } else { 4 };
-    (three_bits(IQ3_XXS, indices, even(more >> (7 * group)), size), step, 0.0)
-}
+struct Iq1M;
 
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq3_s(block: &[u8; 110], part: usize, group: usize) -> Eight {
-    let indices = [0, 1].map(|i| {
-        let ninth = usize::from(block[66 + part] >> (2 * group + i) & 1);
-        usize::from(block[2 + 8 * part + 2 * group + i]) | ninth << 8
-    });
-    let factor = block[106 + part / 2] >> (4 * (part % 2)) & 15;
-    let codes = three_bits(IQ3_S, indices, block[74 + 4 * part + group], |place| 2 * place + 1);
-    (codes, half(block) * (1.0 + 2.0 * f32::from(factor)), 0.0)
-}
+impl Grid<56> for Iq1M {
+    #[inline(always)]
+    fn scale(block: &[u8; 56]) -> f32 {
+        spread(block)
+    }
 
-/// A point of the one-bit grid: less, nothing or more.
-#[inline(always)]
-fn ternary(index: usize, step: f32, less: bool) -> Eight {
-    let point = point(IQ1, index);
-    let codes = std::array::from_fn(|i| (point >> (2 * i) & 3) as i8 - 1);
-    (codes, step, if less { -step * DELTA } else { step * DELTA })
-}
-
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq1_s(block: &[u8; 50], part: usize, group: usize) -> Eight {
-    let more = u16::from_le_bytes(*split(&block[34 + 2 * part..]).0);
-    let step = half(block) * f32::from(2 * (more >> 12 & 7) + 1);
-    let index = usize::from(block[2 + 4 * part + group]) | usize::from(more >> (3 * group) & 7) << 8;
-    ternary(index, step, more >> 15 == 1)
-}
-
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn iq1_m(block: &[u8; 56], part: usize, group: usize) -> Eight {
-    // The scale is spread over the top four bits of four words.
-    let words: [u16; 4] = std::array::from_fn(|i| u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]));
-    let scale = (0..).zip(words).fold(0, |scale, (i, word)| scale | word >> 12 << (4 * i));
-    let factor = words[part / 2] >> (6 * (part % 2) + 3 * (group / 2)) & 7;
-    let step = f16_to_f32(scale) * f32::from(2 * factor + 1);
-    let more = block[32 + 2 * part + group / 2] >> (4 * (group % 2));
-    let index = usize::from(block[4 * part + group]) | usize::from(more & 7) << 8;
-    ternary(index, step, more >> 3 & 1 == 1)
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn group(block: &[u8; 56], scale: f32, part: usize, group: usize) -> Group {
+        let words = words(block);
+        let factor = words[part / 2] >> (6 * (part % 2) + 3 * (group / 2)) & 7;
+        let step = scale * f32::from(2 * factor + 1);
+        let more = block[32 + 2 * part + group / 2] >> (4 * (group % 2));
+        let index = usize::from(block[4 * part + group]) | usize::from(more & 7) << 8;
+        ternary(index, step, more >> 3 & 1 == 1)
+    }
 }

@@ -43,7 +43,7 @@ fn sixteens<T: Sixteens<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl T
     out.begin(blocks.len() * SUPER);
     for block in blocks {
         let (steps, offsets) = T::scales(block);
-        let scales = Clamped::new(steps, offsets, [T::LEAST, T::GREATEST]);
+        let scales = Clamped::new(steps, offsets, [T::LEAST, T::GREATEST], out.most());
         let mut codes = [[0; 32]; 8];
         for (eighth, codes) in codes.iter_mut().enumerate() {
             for (i, code) in codes.iter_mut().enumerate() {
@@ -51,10 +51,7 @@ fn sixteens<T: Sixteens<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl T
             }
         }
         let codes = codes.as_flattened().as_chunks::<16>().0;
-        out.block::<16, 16, _>(|sub| {
-            let (codes, weight) = (&codes[sub], scales.run(sub));
-            move |place| weight(codes[place])
-        });
+        out.block::<16, 16, _>(|sub| scales.run(sub, &codes[sub]));
     }
 }
 
@@ -95,11 +92,18 @@ impl Sixteens<110> for Q3 {
         let scale = half([block[108], block[109]]);
         let scales: &[u8; 12] = block[96..108].first_chunk().unwrap_or(&[0; 12]);
         let mut steps = [0.0; 16];
-        for (sub, step) in steps.iter_mut().enumerate() {
-            // Low four bits of scales 0 to 7 and 8 to 15 share bytes; two bits each follow.
-            let low = if sub < 8 { scales[sub] & 15 } else { scales[sub - 8] >> 4 };
-            let high = scales[8 + sub % 4] >> (2 * (sub / 4)) & 3;
-            *step = scale * (f32::from(low | high << 4) - 32.0);
+        // Low four bits of scales 0 to 7 and 8 to 15 share bytes; two bits each follow.
+        let mut codes = [0; 16];
+        for i in 0..8 {
+            (codes[i], codes[8 + i]) = (scales[i] & 15, scales[i] >> 4);
+        }
+        for (quarter, codes) in codes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            for (code, high) in codes.iter_mut().zip(&scales[8..]) {
+                *code |= (high >> (2 * quarter) & 3) << 4;
+            }
+        }
+        for (step, code) in steps.iter_mut().zip(codes) {
+            *step = scale * (f32::from(code) - 32.0);
         }
         (steps, [0.0; 16])
     }
@@ -137,16 +141,17 @@ impl Sixteens<210> for Q6 {
     }
 }
 
-/// Scale and minimum of sub-block `sub` from 12 bytes of 6-bit numbers.
+/// Scales and minimums of the sub-blocks from 12 bytes of 6-bit numbers.
 #[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "sub is below 8")]
-fn six_bits(scales: &[u8; 12], sub: usize) -> (f32, f32) {
-    let (scale, least) = if sub < 4 {
-        (scales[sub] & 63, scales[sub + 4] & 63)
-    } else {
-        (scales[sub + 4] & 15 | scales[sub - 4] >> 6 << 4, scales[sub + 4] >> 4 | scales[sub] >> 6 << 4)
-    };
-    (f32::from(scale), f32::from(least))
+#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+fn six_bits(scales: &[u8; 12]) -> [[u8; 8]; 2] {
+    let mut codes = [[0; 8]; 2];
+    for i in 0..4 {
+        let (scale, least, rest) = (scales[i], scales[4 + i], scales[8 + i]);
+        (codes[0][i], codes[0][4 + i]) = (scale & 63, rest & 15 | scale >> 6 << 4);
+        (codes[1][i], codes[1][4 + i]) = (least & 63, rest >> 4 | least >> 6 << 4);
+    }
+    codes
 }
 
 /// Q4_K and Q5_K: a scale and a minimum for each 32 weights; 64 share 32 bytes, low halves first.
@@ -169,15 +174,10 @@ fn thirty_twos<const SIZE: usize>(bytes: &[u8], out: &mut impl Taker, five: bool
                 *own = (code | (fifth[i] >> sub & 1) << 4).cast_signed();
             }
         }
-        let (mut steps, mut offsets) = ([0.0; 8], [0.0; 8]);
-        for sub in 0..8 {
-            let (factor, offset) = six_bits(scales, sub);
-            (steps[sub], offsets[sub]) = (scale * factor, -(least * offset));
-        }
-        let scales = Clamped::new(steps, offsets, [0.0, if five { 31.0 } else { 15.0 }]);
-        out.block::<8, 32, _>(|sub| {
-            let (codes, weight) = (&own[sub], scales.run(sub));
-            move |place| weight(codes[place])
-        });
+        let [steps, offsets] = six_bits(scales);
+        let (steps, offsets) =
+            (steps.map(|code| scale * f32::from(code)), offsets.map(|code| -(least * f32::from(code))));
+        let scales = Clamped::new(steps, offsets, [0.0, if five { 31.0 } else { 15.0 }], out.most());
+        out.block::<8, 32, _>(|sub| scales.run(sub, &own[sub]));
     }
 }

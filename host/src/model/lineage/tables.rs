@@ -5,29 +5,35 @@
 //! outermost entries are open outwards, as fitted scales clip there. Where a file of NVFP4 keeps
 //! a second scale in another tensor, `side` leaves the weights alone.
 
-use super::decode::{Scale, Taker, Weight, split};
+use super::decode::{Run, Scale, Taker, Weight, least, split};
 use super::half::{f16_half_step, f16_to_f32};
 use crate::model::gguf::GgmlType;
 
-/// A table by code: every entry, and those beside it in rising order; the outermost are their
-/// own neighbours.
+/// A table by code: every entry, and how far those below and above it are; nothing is beyond the
+/// outermost.
 struct Table {
     entries: [i8; 16],
-    lower: [i8; 16],
-    upper: [i8; 16],
+    gaps: [[i8; 16]; 2],
 }
+
+/// The gap beside an outermost entry.
+const OUTWARD: i8 = i8::MAX;
 
 impl Table {
     /// `places` says where among the `rising` entries each code's is.
     #[expect(clippy::indexing_slicing, reason = "worked out when it is compiled")]
     const fn new<const N: usize>(rising: [i8; N], places: [usize; 16]) -> Self {
-        let mut table = Self { entries: [0; 16], lower: [0; 16], upper: [0; 16] };
+        let mut table = Self { entries: [0; 16], gaps: [[OUTWARD; 16]; 2] };
         let mut code = 0;
         while code < 16 {
             let place = places[code];
             table.entries[code] = rising[place];
-            table.lower[code] = rising[place.saturating_sub(1)];
-            table.upper[code] = rising[if place + 1 < N { place + 1 } else { place }];
+            if place > 0 {
+                table.gaps[0][code] = rising[place] - rising[place - 1];
+            }
+            if place + 1 < N {
+                table.gaps[1][code] = rising[place + 1] - rising[place];
+            }
             code += 1;
         }
         table
@@ -182,7 +188,7 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
                     *own = [0, 1, 2, 3, 4, 5, 6, 7].map(|place| byte >> place & 1);
                 }
                 let signs = signs(half(scale));
-                out.block::<1, 128, _>(|_| |place| if own[place] == 1 { signs[1] } else { signs[0] });
+                out.block::<1, 128, _>(|_| |place: usize| if own[place] == 1 { signs[1] } else { signs[0] });
             }
         }
         _ => out.begin(0),
@@ -200,24 +206,20 @@ fn nibbles<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [u8; N] {
     codes
 }
 
-/// The entries that codes stand for, and those beside them.
+/// The entries that codes stand for, and the gaps below and above them.
 #[derive(Clone, Copy)]
 struct Near<const N: usize> {
     entries: [i8; N],
-    lower: [i8; N],
-    upper: [i8; N],
+    gaps: [[i8; N]; 2],
 }
 
 impl<const N: usize> Near<N> {
-    const NONE: Self = Self { entries: [0; N], lower: [0; N], upper: [0; N] };
+    const NONE: Self = Self { entries: [0; N], gaps: [[0; N]; 2] };
 
     #[inline(always)]
     fn new(table: &Table, codes: &[u8; N]) -> Self {
-        Self {
-            entries: look_up(&table.entries, codes),
-            lower: look_up(&table.lower, codes),
-            upper: look_up(&table.upper, codes),
-        }
+        let [lower, upper] = &table.gaps;
+        Self { entries: look_up(&table.entries, codes), gaps: [look_up(lower, codes), look_up(upper, codes)] }
     }
 }
 
@@ -237,8 +239,8 @@ fn look_up<const N: usize>(table: &[i8; 16], codes: &[u8; N]) -> [i8; N] {
     found
 }
 
-/// The weights that entries and scales make, each between its neighbours. `scale` tells of a run
-/// its scale and how far that may be from the one that codes were chosen with.
+/// The weights that entries and scales make. `scale` tells of a run its scale and how far that may
+/// be from the one that codes were chosen with.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
 fn nearest<const RUNS: usize, const N: usize>(
@@ -246,31 +248,73 @@ fn nearest<const RUNS: usize, const N: usize>(
     out: &mut impl Taker,
     scale: impl Fn(usize) -> (f32, f32),
 ) {
+    let most = out.most();
     out.block::<RUNS, N, _>(|run| {
         let (scale, rounding) = scale(run);
-        // A scale of nothing says nothing.
-        let none = scale == 0.0;
-        let (half, half_rounding, slack) =
-            (if none { f32::INFINITY } else { scale / 2.0 }, rounding / 2.0, scale.abs() * 1e-3);
-        // A negative scale turns the entries around; a gap times the scale stays what it is.
-        let Near { entries, lower, upper } = &near[run];
+        let Near { entries, gaps: [lower, upper] } = &near[run];
+        // A negative scale turns the entries around.
         let (lower, upper) = if scale < 0.0 { (upper, lower) } else { (lower, upper) };
-        move |place| {
-            let entry = f32::from(entries[place]);
-            let (lower, upper) = (f32::from(lower[place]), f32::from(upper[place]));
-            // The border between two entries lies halfway, under the scale before it was stored.
-            let border = |gap: f32, sum: f32| gap * half + sum.abs() * half_rounding + slack;
-            let (down, up) = (border(entry - lower, entry + lower), border(upper - entry, upper + entry));
-            let (least, greatest) = (entry == lower, entry == upper);
-            let step = if greatest | !least & (down > up) { down } else { up } * 2.0;
-            // Outwards as far again as the whole table reaches: as 128 steps.
-            let (down, up) =
-                (if least { up * 256.0 } else { down }, if greatest { down * 256.0 } else { up });
-            let slack = (entry * rounding).abs();
-            let (value, step) = if none { (0.0, 0.0) } else { (entry * scale, step) };
-            Weight { value, below: down + slack, above: up + slack, step }
-        }
+        Nearest { entries, lower, upper, scale, rounding, most }
     });
+}
+
+/// A run of entries, each between its neighbours.
+struct Nearest<'a, const N: usize> {
+    entries: &'a [i8; N],
+    lower: &'a [i8; N],
+    upper: &'a [i8; N],
+    scale: f32,
+    rounding: f32,
+    most: f32,
+}
+
+/// Rounding of the arithmetic itself, relative to the scale; in a glance somewhat less.
+const SLACK: f32 = 1e-3;
+const QUICK_SLACK: f32 = 0.99e-3;
+
+impl<const N: usize> Run for Nearest<'_, N> {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
+    fn weight(&self, place: usize) -> Weight {
+        // A scale of nothing says nothing.
+        if self.scale == 0.0 {
+            return Weight { value: 0.0, below: f32::INFINITY, above: f32::INFINITY, step: 0.0 };
+        }
+        let size = self.scale.abs();
+        let entry = f32::from(self.entries[place]);
+        let twice = if self.scale < 0.0 { -2.0 } else { 2.0 } * entry;
+        let (lower, upper) = (f32::from(self.lower[place]), f32::from(self.upper[place]));
+        // The border between two entries lies halfway, under the scale before it was stored.
+        let border = |gap: f32, sum: f32| 0.5 * (gap * size + sum.abs() * self.rounding) + size * SLACK;
+        let (down, up) = (border(lower, twice - lower), border(upper, twice + upper));
+        let [least, greatest] = [self.lower, self.upper].map(|gaps| gaps[place] == OUTWARD);
+        let step = if greatest | !least & (down > up) { down } else { up } * 2.0;
+        // Outwards as far again as the whole table reaches: as 128 steps.
+        let (down, up) = (if least { up * 256.0 } else { down }, if greatest { down * 256.0 } else { up });
+        let slack = (entry * self.rounding).abs();
+        Weight { value: entry * self.scale, below: down + slack, above: up + slack, step }
+    }
+
+    /// Outwards not as far.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
+    fn quick(&self, place: usize) -> [f32; 3] {
+        let size = if self.scale == 0.0 { f32::INFINITY } else { self.scale.abs() };
+        let entry = f32::from(self.entries[place]);
+        let twice = if self.scale < 0.0 { -2.0 } else { 2.0 } * entry;
+        let both = entry.abs().mul_add(self.rounding, size * QUICK_SLACK);
+        let room = |gap: i8, side: f32| {
+            let gap = f32::from(gap);
+            let sum = gap.mul_add(side, twice).abs();
+            least(self.most, gap.mul_add(0.5 * size, sum.mul_add(0.5 * self.rounding, both)))
+        };
+        [entry * self.scale, room(self.lower[place], -1.0), room(self.upper[place], 1.0)]
+    }
+
+    #[inline(always)]
+    fn open(&self) -> Option<bool> {
+        Some(self.scale == 0.0)
+    }
 }
 
 /// A scale of NVFP4: an E4M3 number without a sign, halved as the entries are doubled.

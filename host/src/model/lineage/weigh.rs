@@ -3,11 +3,12 @@
 //! Sixteen at a time, without a branch, so that compilers make vector code of it: this is what a
 //! comparison spends its time with. A single error is that of two numbers in single precision,
 //! some 10^-7 of itself, far below the slack of every allowance; sums are in single precision
-//! over some hundred weights, and in double over all.
+//! over some hundred weights, and in double over all. A product is added without being rounded in
+//! between, on every machine alike.
 
 use multiversion::multiversion;
 
-use super::decode::{Taker, Weight, Weights, blocks};
+use super::decode::{Run, Taker, Weights, blocks, least};
 use crate::model::gguf::GgmlType;
 
 const LANES: usize = 16;
@@ -59,10 +60,11 @@ impl Tally {
     /// [`Self::weigh`], and seldom.
     pub fn glance(&mut self, kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
         let (values, rest) = values.as_chunks();
-        let sums = glance(self.max_error, kind, bytes, values).filter(|_| rest.is_empty());
-        let Some((sums, powers)) = sums.and_then(|sums| Some((sums, sums.powers()?))) else { return false };
+        let found = glance(self.max_error, kind, bytes, values).filter(|_| rest.is_empty());
+        let Some((sums, open)) = found else { return false };
+        let Some(powers) = sums.powers() else { return false };
         self.compared += (values.len() * LANES) as u64;
-        self.unchecked += sums.unchecked.iter().map(|&count| u64::from(count)).sum::<u64>();
+        self.unchecked += open + sums.unchecked.iter().map(|&count| u64::from(count)).sum::<u64>();
         self.add_powers(powers);
         true
     }
@@ -124,12 +126,24 @@ impl Sums {
         let allowed = if error < 0.0 { below } else { above };
         let open = allowed == f32::INFINITY;
         self.unchecked[i] += u32::from(open);
-        self.candidate_power[i] += value * value;
-        self.reference_power[i] += expected * expected;
-        self.product[i] += value * expected;
         // An allowance that is not a number is no larger than `most`, and allows nothing.
-        let nearer = if most < allowed { most } else { allowed };
-        let inside = error.abs() <= if open { f32::MAX } else { nearer };
+        let inside = error.abs() <= if open { f32::MAX } else { least(most, allowed) };
+        self.add_powers(i, value, expected, inside);
+    }
+
+    /// Adds a weight whose rooms are no larger than what is usual, and who knows whether it is open.
+    #[inline(always)]
+    fn add_quick(&mut self, i: usize, [value, below, above]: [f32; 3], expected: f32) {
+        let error = expected - value;
+        self.add_powers(i, value, expected, (-below <= error) & (error <= above));
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "callers have as many weights as there are lanes")]
+    fn add_powers(&mut self, i: usize, value: f32, expected: f32, inside: bool) {
+        self.candidate_power[i] = value.mul_add(value, self.candidate_power[i]);
+        self.reference_power[i] = expected.mul_add(expected, self.reference_power[i]);
+        self.product[i] = value.mul_add(expected, self.product[i]);
         self.unusual[i] = if inside { self.unusual[i] } else { 1.0 };
     }
 }
@@ -194,7 +208,7 @@ fn whole(rest: &[f32]) -> [f32; LANES] {
     all
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 fn lanes(mut lanes: Lanes, weights: &Weights, values: &[f32], rooms: &[f32]) -> Lanes {
     let all = [&weights.values, &weights.below, &weights.above, &weights.steps, values, rooms];
     let all = all.map(<[f32]>::as_chunks::<LANES>);
@@ -214,6 +228,8 @@ struct Glance<'a> {
     /// Those still to be compared with.
     values: &'a [[f32; LANES]],
     most: f32,
+    /// Weights of runs about which nothing can be said.
+    open: u64,
     /// Other weights came than there are values.
     other: bool,
 }
@@ -226,7 +242,12 @@ impl Taker for Glance<'_> {
     }
 
     #[inline(always)]
-    fn block<const RUNS: usize, const N: usize, W: Fn(usize) -> Weight>(&mut self, run: impl Fn(usize) -> W) {
+    fn most(&self) -> f32 {
+        self.most
+    }
+
+    #[inline(always)]
+    fn block<const RUNS: usize, const N: usize, R: Run>(&mut self, run: impl Fn(usize) -> R) {
         const { assert!(N.is_multiple_of(LANES)) };
         let Some((own, rest)) = self.values.split_at_checked(RUNS * N / LANES) else {
             self.other = true;
@@ -234,26 +255,32 @@ impl Taker for Glance<'_> {
         };
         self.values = rest;
         // Copies, and no way out in between, so that they stay in registers.
-        let (mut sums, most) = (self.sums, self.most);
+        let (mut sums, mut open, most) = (self.sums, 0, self.most);
         for (number, own) in own.chunks_exact(N / LANES).enumerate() {
-            let weight = run(number);
+            let run = run(number);
+            open += if run.open() == Some(true) { N as u64 } else { 0 };
             for (part, &values) in own.iter().enumerate() {
                 for (i, &expected) in values.iter().enumerate() {
-                    let Weight { value, below, above, .. } = weight(part * LANES + i);
-                    sums.add(i, [value, below, above], expected, most);
+                    let weight = run.quick(part * LANES + i);
+                    match run.open() {
+                        Some(_) => sums.add_quick(i, weight, expected),
+                        None => sums.add(i, weight, expected, most),
+                    }
                 }
             }
         }
         self.sums = sums;
+        self.open += open;
     }
 }
 
-/// The sums, if there was nothing unusual: nothing beyond its allowance or further off than `most`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn glance(most: f32, kind: GgmlType, bytes: &[u8], values: &[[f32; LANES]]) -> Option<Sums> {
-    let mut glance = Glance { sums: Sums::default(), values, most, other: false };
+/// The sums, and the weights of runs about which nothing can be said, if there was nothing unusual:
+/// nothing beyond its allowance or further off than `most`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn glance(most: f32, kind: GgmlType, bytes: &[u8], values: &[[f32; LANES]]) -> Option<(Sums, u64)> {
+    let mut glance = Glance { sums: Sums::default(), values, most, open: 0, other: false };
     blocks(kind, bytes, &mut glance);
-    (!glance.other && glance.sums.unusual == [0.0; LANES]).then_some(glance.sums)
+    (!glance.other && glance.sums.unusual == [0.0; LANES]).then_some((glance.sums, glance.open))
 }
 
 #[cfg(test)]
@@ -292,6 +319,24 @@ mod tests {
             }
         }
         tally
+    }
+
+    /// A glance gives up just beyond either border of a weight, and where it is off more than all before.
+    fn borders(kind: GgmlType, bytes: &[u8], weights: &Weights, place: usize) {
+        let weight = weights.get(place).unwrap();
+        for (room, side) in [(weight.above, 1.0), (weight.below, -1.0)] {
+            if !room.is_finite() {
+                continue;
+            }
+            let glanced = |max_error: f32, error: f32| {
+                let mut values = weights.values.clone();
+                values[place] += side * error;
+                Tally { max_error, ..Tally::default() }.glance(kind, bytes, &values)
+            };
+            assert!(glanced(f32::MAX, 0.0) && glanced(room, 0.4 * weight.step), "{kind:?} {weight:?}");
+            assert!(!glanced(f32::MAX, 1.001 * room), "{kind:?} {weight:?}");
+            assert!(!glanced(0.5 * room, 0.6 * room), "{kind:?} {weight:?}");
+        }
     }
 
     /// A glance finds the very numbers that weighing finds, or gives up and leaves them as they
@@ -340,6 +385,9 @@ mod tests {
                     assert!(inside || !tally.glance(kind, &bytes, &values), "{kind:?} {wrong} {weight:?}");
                     tally = before;
                     values[place] = right;
+                }
+                if round % 3 > 0 {
+                    borders(kind, &bytes, &weights, next() as usize % values.len());
                 }
                 assert!(!tally.glance(kind, &bytes, &values[1..]) && tally == before);
                 let more = [values.as_slice(), &values[..LANES]].concat();
