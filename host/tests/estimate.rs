@@ -53,13 +53,16 @@ fn measured(spec: &LoadSpec) -> WorkerSummary {
 /// One line of the table: predicted and measured, and by how much they differ.
 fn compare(name: &str, spec: &LoadSpec) -> f64 {
     let (footprint, _) = dry_run(spec, &limits()).unwrap();
-    let summary = measured(spec);
     let predicted = footprint.held_bytes();
-    let seen = summary.peak_rss_anon_bytes;
+    // A small worker is gone after a few looks of the watchdog, which is late on a busy machine:
+    // the most of three runs is nearer to its peak.
+    let runs = if predicted < 32 * MIB { 3 } else { 1 };
+    let summaries: Vec<_> = (0..runs).map(|_| measured(spec)).collect();
+    let most = |of: fn(&WorkerSummary) -> u64| summaries.iter().map(of).max().unwrap();
+    let (seen, files) = (most(|run| run.peak_rss_anon_bytes), most(|run| run.peak_rss_file_bytes));
     let held = predicted as f64 / seen as f64 - 1.0;
-    let all = (predicted + footprint.mapped_bytes() + footprint.library_bytes) as f64
-        / (seen + summary.peak_rss_file_bytes) as f64
-        - 1.0;
+    let all =
+        (predicted + footprint.mapped_bytes() + footprint.library_bytes) as f64 / (seen + files) as f64 - 1.0;
     let cpu = &footprint.devices[0];
     eprintln!(
         "{name:<26} {:>5} {:<5} held {:>8.2} MiB, seen {:>8.2} ({:+.1} %); with files {:+.1} %; kv {:.2}, compute {:.2}, output {:.2}, process {:.2}",
