@@ -74,9 +74,9 @@ impl Weights {
 /// Weights in a row that share a scale, by their places.
 pub(super) trait Run {
     fn weight(&self, place: usize) -> Weight;
-    /// What a glance needs of a weight: its value, and the rooms below and above it, if they are no
-    /// more than [`Taker::most`]. They are never larger than those of [`Self::weight`], and smaller
-    /// only by what hardly ever counts.
+    /// What a glance needs of a weight: its value, and the rooms below and above it. They are never
+    /// larger than those of [`Self::weight`], and smaller only by what hardly ever counts; where
+    /// [`Self::open`] has an answer they are no more than [`Taker::most`], either.
     fn quick(&self, place: usize) -> [f32; 3];
     /// Whether nothing can be said about any of the weights; `None` if that differs among them.
     fn open(&self) -> Option<bool>;
