@@ -73,14 +73,17 @@ impl Weights {
 
 /// Weights in a row that share a scale, by their places.
 pub(super) trait Run {
+    /// Whether nothing can ever be said about a weight of such runs: its rooms have no end.
+    const FREE: bool = false;
     fn weight(&self, place: usize) -> Weight;
-    /// What a glance needs of a weight: its value, and the rooms below and above it. They are never
-    /// larger than those of [`Self::weight`], and smaller only by what hardly ever counts; where
-    /// [`Self::open`] has an answer they are no more than [`Taker::most`], either.
+    /// What a glance needs of a weight: its value, and rooms below and above it that are quickly
+    /// worked out: never larger than those of [`Self::weight`], nor, if these have an end, than
+    /// [`Taker::most`]. What lies outside is weighed with those of [`Self::weight`].
     fn quick(&self, place: usize) -> [f32; 3];
-    /// Whether nothing can be said about any of the weights; `None` if that differs among them.
-    fn open(&self) -> Option<bool>;
 }
+
+/// The size of rooms that nothing lies in.
+pub(super) const NO_ROOM: f32 = -1.0;
 
 impl<W: Fn(usize) -> Weight> Run for W {
     #[inline(always)]
@@ -90,13 +93,7 @@ impl<W: Fn(usize) -> Weight> Run for W {
 
     #[inline(always)]
     fn quick(&self, place: usize) -> [f32; 3] {
-        let Weight { value, below, above, .. } = self(place);
-        [value, below, above]
-    }
-
-    #[inline(always)]
-    fn open(&self) -> Option<bool> {
-        None
+        [self(place).value, NO_ROOM, NO_ROOM]
     }
 }
 
@@ -111,9 +108,9 @@ pub(super) trait Taker {
     fn block<const RUNS: usize, const N: usize, R: Run>(&mut self, run: impl Fn(usize) -> R);
     /// `N` weights of one scale by their codes.
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
     fn codes<const N: usize>(&mut self, codes: &[i8; N], scale: &Scale) {
-        self.block::<1, N, _>(|_| |place: usize| scale.weight(codes[place]));
+        let room = least(self.most(), 0.5 * scale.step.abs());
+        self.block::<1, N, _>(|_| Scaled { codes, scale, room });
     }
 }
 
@@ -174,6 +171,28 @@ impl Scale {
     }
 }
 
+/// A run of one [`Scale`].
+struct Scaled<'a, const N: usize> {
+    codes: &'a [i8; N],
+    scale: &'a Scale,
+    /// For a glance.
+    room: f32,
+}
+
+impl<const N: usize> Run for Scaled<'_, N> {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
+    fn weight(&self, place: usize) -> Weight {
+        self.scale.weight(self.codes[place])
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
+    fn quick(&self, place: usize) -> [f32; 3] {
+        [f32::from(self.codes[place]) * self.scale.step + self.scale.offset, self.room, self.room]
+    }
+}
+
 /// The scales of the `RUNS` sub-blocks of a K type, `code * step + offset`. Codes were chosen
 /// with the very scales that are stored. The least and the greatest leave the outward side open
 /// for as many steps as there are codes, and a step of zero says nothing.
@@ -202,7 +221,11 @@ impl<const RUNS: usize> Clamped<RUNS> {
             rooms[run] = step.abs() * (0.5 + STEP_SLACK) + none;
             beyond[run] = step.abs() * (ends[1] - ends[0] - 0.5);
             (open[0][run], open[1][run]) = if step < 0.0 { (ends[1], ends[0]) } else { (ends[0], ends[1]) };
-            (quick[0][run], quick[1][run]) = (least(most, rooms[run]), least(most, rooms[run] + beyond[run]));
+            (quick[0][run], quick[1][run]) = if step == 0.0 {
+                (NO_ROOM, NO_ROOM)
+            } else {
+                (least(most, rooms[run]), least(most, rooms[run] + beyond[run]))
+            };
         }
         Self { steps, offsets, rooms, beyond, ends: open, quick }
     }
@@ -266,11 +289,6 @@ impl<const N: usize> Run for ClampedRun<'_, N> {
         let [inner, outer] = self.quick;
         let [below, above] = self.ends.map(|end| if code == end { outer } else { inner });
         [value, below, above]
-    }
-
-    #[inline(always)]
-    fn open(&self) -> Option<bool> {
-        Some(self.step == 0.0)
     }
 }
 

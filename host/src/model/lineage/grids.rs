@@ -41,12 +41,9 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     }
 }
 
-/// Eight codes, a byte each, as `(sizes ^ flips) + adds`, and the step between codes, which every
-/// two groups share.
+/// Eight codes, a byte each, and the step between codes, which every two groups share.
 struct Group {
-    sizes: u64,
-    flips: u64,
-    adds: u64,
+    codes: u64,
     step: f32,
 }
 
@@ -68,30 +65,28 @@ fn groups<T: Grid<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl Taker) 
     let blocks = bytes.as_chunks::<SIZE>().0;
     out.begin(blocks.len() * 256);
     for block in blocks {
-        let (mut parts, mut steps, scale) = ([[0; 32]; 3], [0.0; 16], T::scale(block));
-        for place in 0..32 {
-            let Group { sizes, flips, adds, step } = T::group(block, scale, place / 4, place % 4);
-            (parts[0][place], parts[1][place], parts[2][place]) = (sizes, flips, adds);
-            steps[place / 2] = step;
+        let (mut codes, mut steps, scale) = ([[[0; 8]; 4]; 8], [0.0; 16], T::scale(block));
+        for (part, own) in codes.iter_mut().enumerate() {
+            for (group, own) in own.iter_mut().enumerate() {
+                let Group { codes, step } = T::group(block, scale, part, group);
+                *own = codes.to_le_bytes();
+                steps[2 * part + group / 2] = step;
+            }
         }
-        let [sizes, flips, adds] = &parts.map(|part| part.map(u64::to_le_bytes));
-        let mut codes = [0; 256];
-        let bytes = sizes.as_flattened().iter().zip(flips.as_flattened()).zip(adds.as_flattened());
-        for (code, ((size, flip), add)) in codes.iter_mut().zip(bytes) {
-            *code = (size ^ flip).wrapping_add(*add).cast_signed();
-        }
-        let codes = codes.as_chunks().0;
+        let codes = codes.as_flattened().as_flattened().as_chunks().0;
         out.block::<16, 16, _>(|run| Points { codes: &codes[run], step: steps[run] });
     }
 }
 
 /// A run whose weights may be anything.
 struct Points<'a> {
-    codes: &'a [i8; 16],
+    codes: &'a [u8; 16],
     step: f32,
 }
 
 impl Run for Points<'_> {
+    const FREE: bool = true;
+
     #[inline(always)]
     fn weight(&self, place: usize) -> Weight {
         let [value, below, above] = [self.quick(place)[0], f32::INFINITY, f32::INFINITY];
@@ -101,12 +96,7 @@ impl Run for Points<'_> {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
     fn quick(&self, place: usize) -> [f32; 3] {
-        [f32::from(self.codes[place]) * self.step, f32::MAX, f32::MAX]
-    }
-
-    #[inline(always)]
-    fn open(&self) -> Option<bool> {
-        Some(true)
+        [f32::from(self.codes[place].cast_signed()) * self.step, f32::MAX, f32::MAX]
     }
 }
 
@@ -135,8 +125,11 @@ const fn grid<const COUNT: usize>(first: usize, weights: usize, sizes: [u8; 8]) 
 static TWO: [u64; 1792] = grid(0, 8, [8, 25, 43, 43, 0, 0, 0, 0]);
 static THREE_XXS: [u64; 256] = grid(IQ3_XXS, 4, [4, 12, 20, 28, 36, 44, 52, 62]);
 static THREE_S: [u64; 512] = grid(IQ3_S, 4, [1, 3, 5, 7, 9, 11, 13, 15]);
-/// Eighths of a step: less, nothing or more.
-static ONE: [u64; 2048] = grid(IQ1, 8, [(-8i8).cast_unsigned(), 0, 8, 16, 0, 0, 0, 0]);
+/// Eighths of a step: less, nothing or more, and one more than that, or one less.
+static ONE: [[u64; 2048]; 2] = [
+    grid(IQ1, 8, [(-7i8).cast_unsigned(), 1, 9, 17, 0, 0, 0, 0]),
+    grid(IQ1, 8, [(-9i8).cast_unsigned(), (-1i8).cast_unsigned(), 7, 15, 0, 0, 0, 0]),
+];
 /// One in every byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
 /// All bits of a byte for each bit of a number.
@@ -160,7 +153,8 @@ static MASKS: [u64; 256] = {
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn signed(sizes: u64, signs: u8, step: f32) -> Group {
     let flips = MASKS[usize::from(signs)];
-    Group { sizes, flips, adds: flips & ONES, step }
+    // All bits turned and one added; no size is zero, so that nothing is carried over.
+    Group { codes: (sizes ^ flips).wrapping_add(flips & ONES), step }
 }
 
 /// A point of the two-bit grids; zeros if there is none.
@@ -233,10 +227,10 @@ impl Grid<98> for Iq3Xxs {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
     fn group(block: &[u8; 98], scale: f32, part: usize, group: usize) -> Group {
-        let indices = [0, 1].map(|i| usize::from(block[2 + 8 * part + 2 * group + i]));
+        let index = |i: usize| usize::from(block[2 + 8 * part + 2 * group + i]);
         let more = u32::from_le_bytes(*split(&block[66 + 4 * part..]).0);
         let step = scale * (0.5 + (more >> 28) as f32) * 0.5;
-        three_bits(&THREE_XXS, indices, even(more >> (7 * group)), step)
+        three_bits(&THREE_XXS, [index(0), index(1)], even(more >> (7 * group)), step)
     }
 }
 
@@ -246,21 +240,22 @@ impl Grid<110> for Iq3S {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
     fn group(block: &[u8; 110], scale: f32, part: usize, group: usize) -> Group {
-        let indices = [0, 1].map(|i| {
+        let index = |i: usize| {
             let ninth = usize::from(block[66 + part] >> (2 * group + i) & 1);
             usize::from(block[2 + 8 * part + 2 * group + i]) | ninth << 8
-        });
+        };
         let factor = block[106 + part / 2] >> (4 * (part % 2)) & 15;
         let step = scale * (1.0 + 2.0 * f32::from(factor));
-        three_bits(&THREE_S, indices, block[74 + 4 * part + group], step)
+        three_bits(&THREE_S, [index(0), index(1)], block[74 + 4 * part + group], step)
     }
 }
 
 /// A point of the one-bit grid, and an eighth of a step less or more.
 #[inline(always)]
 fn ternary(index: usize, step: f32, less: bool) -> Group {
-    let adds = if less { u64::MAX } else { ONES };
-    Group { sizes: ONE.get(index).copied().unwrap_or(0), flips: 0, adds, step: step / 8.0 }
+    let [more, fewer] = &ONE;
+    let grid = if less { fewer } else { more };
+    Group { codes: grid.get(index).copied().unwrap_or(0), step: step / 8.0 }
 }
 
 struct Iq1S;

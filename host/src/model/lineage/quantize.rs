@@ -74,18 +74,18 @@ pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8
     }
 }
 
-/// Least and greatest; what is not a number is passed over.
+/// Least and greatest; not numbers if one weight is none. As integers, of which compilers compare
+/// many at once: the order of numbers is that of their patterns, negative ones turned around.
 #[inline(always)]
 fn extent(weights: &[f32; BLOCK]) -> (f32, f32) {
-    let (mut least, mut greatest) = ([f32::MAX; 8], [f32::MIN; 8]);
-    for lane in weights.as_chunks::<8>().0 {
-        for ((low, high), &x) in least.iter_mut().zip(&mut greatest).zip(lane) {
-            *low = if x < *low { x } else { *low };
-            *high = if x > *high { x } else { *high };
-        }
+    let turned = |bits: i32| bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed();
+    let (mut least, mut greatest) = (i32::MAX, i32::MIN);
+    for &x in weights {
+        let place = turned(x.to_bits().cast_signed());
+        (least, greatest) = (least.min(place), greatest.max(place));
     }
-    let least = least.into_iter().fold(f32::MAX, |a, b| if b < a { b } else { a });
-    (least, greatest.into_iter().fold(f32::MIN, |a, b| if b > a { b } else { a }))
+    let number = |place: i32| f32::from_bits(turned(place).cast_unsigned());
+    (number(least), number(greatest))
 }
 
 #[inline(always)]
@@ -176,7 +176,8 @@ fn equal_codes(weights: &[f32; BLOCK], codes: &[u8], least: f32, by: f32, add: f
     };
     let code_of = |x: f32| {
         let code = ((x - least) * by + add).trunc();
-        if code < most { code } else { most }
+        // What is not a number equals no code.
+        if most < code { most } else { code }
     };
     let mut equal = true;
     let (low, high) = weights.split_at(BLOCK / 2);
@@ -285,7 +286,7 @@ mod tests {
                     // Near ties, zeros, and what is not a number.
                     0 => weights = std::array::from_fn(|i| (i as f32 - 15.5) * size / 2.0),
                     1 => weights = [0.0; BLOCK],
-                    2 => weights[7] = f32::NAN,
+                    2 => weights[7] = f32::NAN.copysign(if round % 2 == 0 { 1.0 } else { -1.0 }),
                     3 => weights[30] = f32::INFINITY,
                     _ => {}
                 }
@@ -297,6 +298,14 @@ mod tests {
                 let (least, greatest) = extent(&weights);
                 if round % 11 > 3 && greatest != -least {
                     assert_eq!(fast, 1, "{kind:?} {weights:?}");
+                }
+                if weights[7].is_nan() {
+                    // A scale that is no number, and the codes that such weights are capped to.
+                    for scale in [0x7e, 0xfe] {
+                        let mut capped = vec![0xff; bytes.len()];
+                        (capped[0], capped[1]) = (0x00, scale);
+                        assert_eq!(plain_blocks(kind, &[weights], &capped).0, 0, "{kind:?} {weights:?}");
+                    }
                 }
                 let place = 2 + (round as usize) % (bytes.len() - 2);
                 bytes[place] ^= 1 << (round % 8);

@@ -5,7 +5,7 @@
 //! outermost entries are open outwards, as fitted scales clip there. Where a file of NVFP4 keeps
 //! a second scale in another tensor, `side` leaves the weights alone.
 
-use super::decode::{Run, Scale, Taker, Weight, least, split};
+use super::decode::{NO_ROOM, Run, Scale, Taker, Weight, least, split};
 use super::half::{f16_half_step, f16_to_f32};
 use crate::model::gguf::GgmlType;
 
@@ -76,16 +76,11 @@ pub(super) fn reason(kind: GgmlType) -> &'static str {
 pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     let half = |raw: &[u8; 2]| f16_to_f32(u16::from_le_bytes(*raw));
     match kind {
-        GgmlType::IQ4_NL => {
-            let blocks = bytes.as_chunks::<18>().0;
-            out.begin(blocks.len() * 32);
-            for block in blocks {
-                let (scale, codes) = split::<2>(block);
-                let scale = half(scale);
-                let near = Near::new(&NONLINEAR, &nibbles::<16, 32>(split(codes).0));
-                nearest(&[near], out, |_| (scale, f16_half_step(scale)));
-            }
-        }
+        GgmlType::IQ4_NL => thirty_twos::<18>(bytes, out, &NONLINEAR, |block| {
+            let (scale, codes) = split::<2>(block);
+            let scale = half(scale);
+            ((scale, f16_half_step(scale)), *split(codes).0)
+        }),
         GgmlType::IQ4_XS => {
             let blocks = bytes.as_chunks::<136>().0;
             out.begin(blocks.len() * 256);
@@ -98,26 +93,22 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
                 for (near, codes) in near.iter_mut().zip(codes.as_chunks().0) {
                     *near = Near::new(&NONLINEAR, &nibbles::<16, 32>(codes));
                 }
-                nearest(&near, out, |sub| {
+                let mut scales = [(0.0, 0.0); 8];
+                for (sub, own) in scales.iter_mut().enumerate() {
                     let factor =
                         u16::from(low[sub / 2] >> (4 * (sub % 2)) & 15) | (high >> (2 * sub) & 3) << 4;
                     let factor = f32::from(factor) - 32.0;
-                    (scale * factor, f16_half_step(scale) * factor.abs())
-                });
+                    *own = (scale * factor, f16_half_step(scale) * factor.abs());
+                }
+                nearest(&near, &scales, out);
             }
         }
-        GgmlType::MXFP4 => {
-            let blocks = bytes.as_chunks::<17>().0;
-            out.begin(blocks.len() * 32);
-            for block in blocks {
-                let (&[exponent], codes) = split::<1>(block);
-                // Half of two to the power of the exponent less 127.
-                let bits =
-                    if exponent < 2 { 0x0020_0000 << exponent } else { (u32::from(exponent) - 1) << 23 };
-                let near = Near::new(&E2M1, &nibbles::<16, 32>(split(codes).0));
-                nearest(&[near], out, |_| (f32::from_bits(bits), 0.0));
-            }
-        }
+        GgmlType::MXFP4 => thirty_twos::<17>(bytes, out, &E2M1, |block| {
+            let (&[exponent], codes) = split::<1>(block);
+            // Half of two to the power of the exponent less 127.
+            let bits = if exponent < 2 { 0x0020_0000 << exponent } else { (u32::from(exponent) - 1) << 23 };
+            ((f32::from_bits(bits), 0.0), *split(codes).0)
+        }),
         GgmlType::NVFP4 => {
             let blocks = bytes.as_chunks::<36>().0;
             out.begin(blocks.len() * 64);
@@ -127,27 +118,22 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
                 for (near, codes) in near.iter_mut().zip(codes.as_chunks().0) {
                     *near = Near::new(&E2M1, &nibbles::<8, 16>(codes));
                 }
-                nearest(&near, out, |sub| (ue4m3(scales[sub]), 0.0));
+                nearest(&near, &scales.map(|scale| (ue4m3(scale), 0.0)), out);
             }
         }
         GgmlType::TQ1_0 => {
             let blocks = bytes.as_chunks::<54>().0;
             out.begin(blocks.len() * 256);
             for block in blocks {
-                let (codes, rest) = block.split_at(48);
+                let (wide, rest) = split::<32>(block);
+                let (narrow, rest) = split::<16>(rest);
                 let (last, scale) = split::<4>(rest);
-                let (wide, narrow) = codes.split_at(32);
                 let mut own = [0; 256];
-                let mut rest = own.iter_mut();
-                for (group, digits) in [(wide, 5), (narrow, 5), (last.as_slice(), 4)] {
-                    for digit in 0..digits {
-                        // A byte is a fraction of 256 in base 3; the digit is what a multiple carries over.
-                        let power = 3u8.pow(digit);
-                        for (byte, code) in group.iter().zip(&mut rest) {
-                            *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
-                        }
-                    }
-                }
+                let (first, rest) = own.split_at_mut(5 * 32);
+                let (second, third) = rest.split_at_mut(5 * 16);
+                digits(wide, first);
+                digits(narrow, second);
+                digits(last, third);
                 out.codes(&own, &stepped(half(split::<2>(scale).0)));
             }
         }
@@ -195,6 +181,55 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     }
 }
 
+/// Blocks of 32 weights, of each of which `read` tells the scale, how far that may be from the one
+/// that codes were chosen with, and the codes. Eight at a time, as that is faster.
+#[inline(always)]
+fn thirty_twos<const SIZE: usize>(
+    bytes: &[u8],
+    out: &mut impl Taker,
+    table: &Table,
+    read: impl Fn(&[u8; SIZE]) -> ((f32, f32), [u8; 16]),
+) {
+    let blocks = bytes.as_chunks::<SIZE>().0;
+    out.begin(blocks.len() * 32);
+    let (eights, rest) = blocks.as_chunks::<8>();
+    for eight in eights {
+        together(eight, out, table, &read);
+    }
+    for block in rest {
+        together(&[*block], out, table, &read);
+    }
+}
+
+#[inline(always)]
+fn together<const RUNS: usize, const SIZE: usize>(
+    blocks: &[[u8; SIZE]; RUNS],
+    out: &mut impl Taker,
+    table: &Table,
+    read: &impl Fn(&[u8; SIZE]) -> ((f32, f32), [u8; 16]),
+) {
+    let (mut near, mut scales) = ([Near::<32>::NONE; RUNS], [(0.0, 0.0); RUNS]);
+    for ((near, scale), block) in near.iter_mut().zip(&mut scales).zip(blocks) {
+        let codes;
+        (*scale, codes) = read(block);
+        *near = Near::new(table, &nibbles(&codes));
+    }
+    nearest(&near, &scales, out);
+}
+
+/// Codes of bytes that are fractions of 256 in base 3: a digit of every byte, then the next. It is
+/// what three times the fraction carries over.
+#[inline(always)]
+fn digits<const N: usize>(bytes: &[u8; N], out: &mut [i8]) {
+    let mut bytes = *bytes;
+    for codes in out.as_chunks_mut::<N>().0 {
+        for (code, byte) in codes.iter_mut().zip(&mut bytes) {
+            *code = ((u16::from(*byte) * 3) >> 8) as i8 - 1;
+            *byte = byte.wrapping_mul(3);
+        }
+    }
+}
+
 /// Codes of half a byte: low halves first.
 #[inline(always)]
 fn nibbles<const BYTES: usize, const N: usize>(bytes: &[u8; BYTES]) -> [u8; N] {
@@ -239,22 +274,23 @@ fn look_up<const N: usize>(table: &[i8; 16], codes: &[u8; N]) -> [i8; N] {
     found
 }
 
-/// The weights that entries and scales make. `scale` tells of a run its scale and how far that may
+/// The weights that entries and scales make. Of every run there is its scale and how far that may
 /// be from the one that codes were chosen with.
 #[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
+#[expect(clippy::indexing_slicing, reason = "there are as many scales as runs")]
 fn nearest<const RUNS: usize, const N: usize>(
     near: &[Near<N>; RUNS],
+    scales: &[(f32, f32); RUNS],
     out: &mut impl Taker,
-    scale: impl Fn(usize) -> (f32, f32),
 ) {
     let most = out.most();
     out.block::<RUNS, N, _>(|run| {
-        let (scale, rounding) = scale(run);
+        let (scale, rounding) = scales[run];
         let Near { entries, gaps: [lower, upper] } = &near[run];
         // A negative scale turns the entries around.
         let (lower, upper) = if scale < 0.0 { (upper, lower) } else { (lower, upper) };
-        Nearest { entries, lower, upper, scale, rounding, most }
+        let half = if scale == 0.0 { NO_ROOM } else { 0.5 * scale.abs() };
+        Nearest { entries, lower, upper, scale, rounding, half, slack: half * 1.98 * SLACK, most }
     });
 }
 
@@ -265,12 +301,14 @@ struct Nearest<'a, const N: usize> {
     upper: &'a [i8; N],
     scale: f32,
     rounding: f32,
+    /// For a glance: half the scale, and some less than the slack.
+    half: f32,
+    slack: f32,
     most: f32,
 }
 
-/// Rounding of the arithmetic itself, relative to the scale; in a glance somewhat less.
+/// Rounding of the arithmetic itself, relative to the scale.
 const SLACK: f32 = 1e-3;
-const QUICK_SLACK: f32 = 0.99e-3;
 
 impl<const N: usize> Run for Nearest<'_, N> {
     #[inline(always)]
@@ -295,25 +333,14 @@ impl<const N: usize> Run for Nearest<'_, N> {
         Weight { value: entry * self.scale, below: down + slack, above: up + slack, step }
     }
 
-    /// Outwards not as far.
+    /// Half the gaps, and the scale's rounding as far as it moves the entry, but not the border.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
     fn quick(&self, place: usize) -> [f32; 3] {
-        let size = if self.scale == 0.0 { f32::INFINITY } else { self.scale.abs() };
         let entry = f32::from(self.entries[place]);
-        let twice = if self.scale < 0.0 { -2.0 } else { 2.0 } * entry;
-        let both = entry.abs().mul_add(self.rounding, size * QUICK_SLACK);
-        let room = |gap: i8, side: f32| {
-            let gap = f32::from(gap);
-            let sum = gap.mul_add(side, twice).abs();
-            least(self.most, gap.mul_add(0.5 * size, sum.mul_add(0.5 * self.rounding, both)))
-        };
-        [entry * self.scale, room(self.lower[place], -1.0), room(self.upper[place], 1.0)]
-    }
-
-    #[inline(always)]
-    fn open(&self) -> Option<bool> {
-        Some(self.scale == 0.0)
+        let both = entry.abs().mul_add(self.rounding, self.slack);
+        let room = |gap: i8| least(self.most, f32::from(gap).mul_add(self.half, both));
+        [entry * self.scale, room(self.lower[place]), room(self.upper[place])]
     }
 }
 

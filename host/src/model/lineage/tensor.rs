@@ -15,9 +15,9 @@ use super::weigh::Tally;
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
 
-/// Weights read at a time: whole blocks of every type, and as many as stay in a processor's
-/// second cache.
-const CHUNK_WEIGHTS: u64 = 1 << 16;
+/// Weights read at a time: whole blocks of every type, and as many of 16 bits as stay in a
+/// processor's second cache.
+const CHUNK_WEIGHTS: u64 = 1 << 18;
 /// Weights compared at a time: as many as stay, decoded, in its first.
 const TILE_WEIGHTS: u64 = 1 << 10;
 /// A reference quantiser reproduces (nearly) every block, one that searches for scales
