@@ -75,6 +75,9 @@ impl Weights {
 pub(super) trait Run {
     /// Whether nothing can ever be said about a weight of such runs: its rooms have no end.
     const FREE: bool = false;
+    /// Whether every weight is looked at closely, as a quick look says nothing.
+    const CLOSE: bool = false;
+
     fn weight(&self, place: usize) -> Weight;
     /// What a glance needs of a weight: its value, and rooms below and above it that are quickly
     /// worked out: never larger than those of [`Self::weight`], nor, if these have an end, than
@@ -86,6 +89,8 @@ pub(super) trait Run {
 pub(super) const NO_ROOM: f32 = -1.0;
 
 impl<W: Fn(usize) -> Weight> Run for W {
+    const CLOSE: bool = true;
+
     #[inline(always)]
     fn weight(&self, place: usize) -> Weight {
         self(place)

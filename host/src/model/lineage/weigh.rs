@@ -260,21 +260,30 @@ impl Taker for Glance<'_> {
         }
         self.sums = sums;
         self.open += if R::FREE { (RUNS * N) as u64 } else { 0 };
-        if odd != [false; RUNS] {
-            for ((number, own), odd) in own.chunks_exact(N / LANES).enumerate().zip(odd) {
-                if odd {
-                    self.exactly(&run(number), own);
-                }
+        if R::CLOSE {
+            for (number, own) in own.chunks_exact(N / LANES).enumerate() {
+                self.closely(&run(number), own);
+            }
+        } else if odd != [false; RUNS] {
+            for ((number, own), _) in own.chunks_exact(N / LANES).enumerate().zip(odd).filter(|(_, odd)| *odd)
+            {
+                self.seldom(&run(number), own);
             }
         }
     }
 }
 
 impl Glance<'_> {
-    /// Looks closely at the weights of a run, of which some are where a quick look says nothing.
+    /// Looks closely at the weights of a run, of which some are where a quick look says nothing. A
+    /// call, so that the quick look's loop stays small.
     #[cold]
     #[inline(never)]
-    fn exactly(&mut self, run: &impl Run, values: &[[f32; LANES]]) {
+    fn seldom(&mut self, run: &impl Run, values: &[[f32; LANES]]) {
+        self.closely(run, values);
+    }
+
+    #[inline(always)]
+    fn closely(&mut self, run: &impl Run, values: &[[f32; LANES]]) {
         for (part, values) in values.iter().enumerate() {
             let (mut all_inside, mut open) = (true, 0);
             for (i, &expected) in values.iter().enumerate() {
