@@ -30,7 +30,8 @@ use crate::engine::remote::{self, Endpoint};
 use crate::engine::{LoadBits, LoadSpec, adapter_for, default_threads, engine_for};
 use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
-use crate::model::{InspectOptions, inspect, lineage};
+use crate::model::lineage::{self, Extent, Requantize};
+use crate::model::{InspectOptions, inspect};
 use crate::plugin::{PluginKind, PluginSet};
 use crate::worker::{GiveUp, Policy, Stamp, WorkerEnd, WorkerLimits, difference, give_up, stamps};
 
@@ -313,7 +314,13 @@ impl Assay<'_> {
         let stage = Stage::Lineage;
         (self.context.on_event)(AssayEvent::Stage { stage });
         let mut progress = |done, total| (self.context.on_event)(AssayEvent::Progress { stage, done, total });
-        match lineage::compare(&candidate.path, &reference.path, &mut progress) {
+        let mut quantizer = self.runner.quantizer();
+        let again = quantizer.as_deref_mut().map(|quantizer| Requantize {
+            quantizer,
+            extent: Extent::Sample,
+            importance: None,
+        });
+        match lineage::compare(&candidate.path, &reference.path, again, &mut progress) {
             Ok(found) => {
                 self.findings.lineage = Some(found.relation);
                 self.draft.report.lineage = Some(Lineage {

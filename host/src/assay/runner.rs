@@ -5,7 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::trace::Trace;
 use crate::engine::{LoadSpec, ModelInfo, QuantizeSpec, ScoreItem};
-use crate::worker::{self, Plan, Policy, Progress, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary};
+use crate::model::lineage::Quantizer;
+use crate::worker::{
+    self, Plan, Policy, Progress, RowQuantizer, Stamp, Worker, WorkerEnd, WorkerLimits, WorkerSummary,
+};
 
 /// Starts sessions.
 pub trait Runner {
@@ -24,6 +27,11 @@ pub trait Runner {
     /// # Errors
     /// The way the worker ended instead.
     fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd>;
+
+    /// Who rounds rows of weights for a comparison; nobody where there are no workers.
+    fn quantizer(&self) -> Option<Box<dyn Quantizer>> {
+        None
+    }
 
     /// Decides whether these models may be loaded one after the other, and with which settings.
     /// What is started later is held to the plan. `None` from a runner that loads nothing.
@@ -103,6 +111,10 @@ impl Runner for WorkerRunner {
     fn quantize(&self, spec: &QuantizeSpec) -> Result<(), WorkerEnd> {
         let limits = self.limits().clone();
         Worker::quantize(spec, &limits)
+    }
+
+    fn quantizer(&self) -> Option<Box<dyn Quantizer>> {
+        Some(Box::new(RowQuantizer::new(&self.limits())))
     }
 }
 

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::screen;
 use crate::app::Parts;
 use crate::app::config::{self, Config, Overrides};
 use crate::domain::size::ByteSize;
@@ -85,18 +86,12 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let config = config::load(&overrides, &|name| std::env::var(name).ok())?;
     let parts = Parts::real(&config)?;
     let report = report(&config, &parts);
-    let text = if args.json {
-        serde_json::to_string_pretty(&report).map_err(|error| Problem::internal(error.to_string()))?
+    if args.json {
+        screen::print_json(&report)?
     } else {
-        table(&report)
-    };
-    print(&text);
+        screen::print(&(table(&report) + "\n"))?
+    }
     Ok(0)
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to the command")]
-fn print(text: &str) {
-    println!("{text}");
 }
 
 fn report(config: &Config, parts: &Parts) -> Report {

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use super::screen;
 use crate::assay::round_trip::{RoundTrip, round_trip};
 use crate::domain::Problem;
+use crate::model::gguf::GgmlType;
+use crate::model::imatrix::Imatrix;
 use crate::model::likeness::{self, Likeness};
-use crate::model::lineage::{self, Lineage, Relation, TensorLineage, TensorRelation};
-use crate::worker::WorkerLimits;
+use crate::model::lineage::{self, Extent, Lineage, Relation, Requantize, TensorLineage, TensorRelation};
+use crate::worker::{RowQuantizer, WorkerLimits};
 
 /// Says how the weights of two models relate, tensor by tensor, without running them
 #[derive(Debug, clap::Args)]
@@ -17,6 +19,8 @@ Examples:
   assayd lineage model-Q8_0.gguf --reference model-F32.gguf   is it a quantisation of it, and nothing else?
   assayd lineage model.gguf --reference ~/hf/model            against a Hugging Face folder
   assayd lineage a.gguf --reference b.gguf --round-trip       and try both tokenizers on a small corpus
+  assayd lineage model-IQ2_M.gguf --reference model-F16.gguf --requantize all --imatrix imatrix.gguf
+                                                              types of few bits: is every block what the quantiser gives?
   assayd lineage a.gguf --reference b.gguf --json             for programs
 
 Exit codes: 0 identical, same weights or a quantisation; 1 derived or unrelated;
@@ -28,6 +32,13 @@ pub struct Args {
     /// The model it is compared with
     #[arg(long, value_name = "REF")]
     pub reference: PathBuf,
+    /// How much of a large model llama.cpp's quantiser rounds again, in a worker, to compare bytes
+    /// and errors; small models are always done as a whole
+    #[arg(long, value_name = "EXTENT", value_enum, default_value_t)]
+    pub requantize: Extent,
+    /// The importance matrix that the candidate was quantised with, as `llama-imatrix` writes it
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
     /// Also try both tokenizers on a small corpus, each in a worker (GGUF only)
     #[arg(long)]
     pub round_trip: bool,
@@ -58,8 +69,12 @@ const LISTED: usize = 12;
 /// # Errors
 /// A model cannot be read, or the output cannot be written.
 pub fn run(args: &Args) -> Result<u8, Problem> {
+    let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let mut quantizer = RowQuantizer::new(&WorkerLimits::default());
+    let again =
+        Requantize { quantizer: &mut quantizer, extent: args.requantize, importance: imatrix.as_ref() };
     let bar = screen::Bar::new("comparing tensors");
-    let lineage = lineage::compare(&args.candidate, &args.reference, &mut |done, total| {
+    let lineage = lineage::compare(&args.candidate, &args.reference, Some(again), &mut |done, total| {
         bar.set(done as f64 / total.max(1) as f64);
     })?;
     drop(bar);
@@ -72,7 +87,9 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     if args.json {
         screen::print_json(&Document { lineage: &lineage, likeness: &likeness, round_trip: tried.as_ref() })?;
     } else {
-        screen::print(&(human(&lineage) + &around(&likeness) + &tries(tried.as_ref())))?;
+        screen::print(
+            &(human(&lineage) + &around(&likeness) + &tries(tried.as_ref()) + hint(&lineage, args)),
+        )?;
     }
     Ok(match lineage.relation {
         Relation::Identical | Relation::SameWeights | Relation::Quantization => 0,
@@ -119,6 +136,26 @@ fn human(lineage: &Lineage) -> String {
         let _ = writeln!(out, "  … and {} more; --json lists them all", blamed.len() - LISTED);
     }
     out
+}
+
+/// What would tell more about types whose weights say nothing one by one.
+fn hint(lineage: &Lineage, args: &Args) -> &'static str {
+    let quantised = |tensor: &&TensorLineage| {
+        let kind = tensor.candidate_type.as_deref().and_then(GgmlType::from_name);
+        tensor.relation == TensorRelation::Unknown && kind.is_some_and(GgmlType::has_quantizer)
+    };
+    let mut open = lineage.tensors.iter().filter(quantised).peekable();
+    if lineage.relation != Relation::Unknown || open.peek().is_none() {
+        return "";
+    }
+    // Rows that were looked at came out as they are.
+    if open.all(|tensor| tensor.exact_blocks.is_some_and(|share| share > 0.95)) {
+        return "hint: `--requantize all` looks at every row, not at some, and can tell; it is slow\n";
+    }
+    match args.imatrix {
+        None => "hint: give the importance matrix that the candidate was quantised with (--imatrix FILE)\n",
+        Some(_) => "",
+    }
 }
 
 /// What differs around the weights.

@@ -1,10 +1,12 @@
 //! `assayd serve`: the daemon.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::screen;
 use crate::app::config::{self, Config, Overrides};
 use crate::app::{self, Parts, Ready};
 use crate::domain::Problem;
@@ -53,7 +55,9 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let config = config::load(&overrides, &|name| std::env::var(name).ok())?;
     let parts = Parts::real(&config)?;
     let rules = described(&config);
-    app::run(config, parts, move |ready| greet(&ready, &rules), stop())?;
+    // A daemon whose greeting nobody reads runs all the same.
+    let greet = move |ready| drop(screen::print(&greeting(&ready, &rules)));
+    app::run(config, parts, greet, stop())?;
     Ok(0)
 }
 
@@ -96,18 +100,17 @@ fn described(config: &Config) -> String {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the user started it for")]
-fn greet(ready: &Ready, rules: &str) {
-    println!("assayd {} listens on http://{}", env!("CARGO_PKG_VERSION"), ready.address);
+fn greeting(ready: &Ready, rules: &str) -> String {
+    let mut out = format!("assayd {} listens on http://{}\n", env!("CARGO_PKG_VERSION"), ready.address);
     for folder in &ready.folders {
-        println!("  watches {}", folder.display());
+        let _ = writeln!(out, "  watches {}", folder.display());
     }
-    println!("  state   {}", ready.state.display());
-    println!("  {rules}");
+    let _ = writeln!(out, "  state   {}\n  {rules}", ready.state.display());
     if ready.artifacts > 0 || ready.unfinished > 0 {
-        println!("  on record: {} artifacts, {} unfinished assays go on", ready.artifacts, ready.unfinished);
+        let (artifacts, unfinished) = (ready.artifacts, ready.unfinished);
+        let _ = writeln!(out, "  on record: {artifacts} artifacts, {unfinished} unfinished assays go on");
     }
-    println!("  Ctrl-C stops it");
+    out + "  Ctrl-C stops it\n"
 }
 
 fn log_to_stderr() {

@@ -29,6 +29,10 @@ pub const JSON_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of one pickle that are followed, and objects it may put on its stack or memo.
 pub const PICKLE_BYTES: u64 = 64 << 20;
 pub const PICKLE_OBJECTS: usize = 1 << 18;
+/// Numbers that an importance matrix has of one tensor (columns times experts), and bytes of a
+/// tensor's name in the older form of such files.
+pub const IMATRIX_VALUES: u64 = 16 << 20;
+pub const IMATRIX_NAME_BYTES: u64 = 256;
 /// Entries of an archive.
 pub const ARCHIVE_ENTRIES: u64 = 65_535;
 /// Bytes of one chat template; the longest published ones have some 20 KiB.
@@ -317,6 +321,8 @@ pub const MIN_FREE_BYTES: u64 = 256 << 20;
 pub const CULPRIT_BYTES: u64 = 64 << 20;
 /// How long the next load waits for the memory of the last one to come back.
 pub const MEMORY_BACK: Duration = Duration::from_secs(5);
+/// Memory of a worker that quantises rows: some pieces of a tensor, and the quantiser's tables.
+pub const ROW_QUANTIZER_BYTES: u64 = 512 << 20;
 /// Time and memory that a dry run may take.
 pub const DRY_RUN_STALL: Duration = Duration::from_secs(20);
 pub const DRY_RUN_BYTES: u64 = 2 << 30;

@@ -344,6 +344,28 @@ pub fn quantize(spec: &QuantizeSpec) -> Result<(), EngineError> {
     llama::quantize(spec)
 }
 
+/// Rows of weights that llama.cpp's quantiser is to round to a block type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizeRows {
+    /// The type's id, as in GGUF files.
+    pub kind: u32,
+    /// Weights of a row; whole blocks of the type.
+    pub columns: u64,
+    pub values: Vec<f32>,
+    /// How much the error of a column counts (an importance matrix), the same in every row.
+    pub importance: Option<Vec<f32>>,
+    pub threads: u32,
+}
+
+/// The blocks of all rows, one row after the other.
+///
+/// # Errors
+/// The type has no quantiser, or needs an importance that is not given; lengths do not fit; a
+/// weight is not a number.
+pub fn quantize_rows(spec: &QuantizeRows) -> Result<Vec<u8>, EngineError> {
+    llama::quantize_rows(spec)
+}
+
 /// Files below this size are run on one thread: their layers are over before a second thread
 /// has woken up.
 const SMALL_MODEL_BYTES: u64 = 32 << 20;

@@ -12,6 +12,7 @@ pub mod folder;
 pub mod footprint;
 pub mod fuzzy;
 pub mod gguf;
+pub mod imatrix;
 pub mod inspect;
 pub mod likeness;
 pub mod lineage;

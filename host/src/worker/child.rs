@@ -101,6 +101,10 @@ fn answer(
         engine::quantize(spec)?;
         return events.send(Event::Done).map_err(gone);
     }
+    if let Request::QuantizeRows(spec) = &request {
+        let rows = engine::quantize_rows(spec)?;
+        return events.send(Event::Rows(rows)).map_err(gone);
+    }
     if let Request::Estimate(spec) = &request {
         let devices = engine::estimate(spec)?;
         return events.send(Event::Estimated(devices)).map_err(gone);
@@ -114,6 +118,7 @@ fn answer(
         | Request::Load(_)
         | Request::Estimate(_)
         | Request::Quantize(_)
+        | Request::QuantizeRows(_)
         | Request::Render(_)
         | Request::Exit => Ok(()),
         Request::Tokenize { texts, add_special } => {

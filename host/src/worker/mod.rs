@@ -19,6 +19,7 @@ mod limits;
 mod parent;
 mod process;
 mod protocol;
+mod rows;
 mod stamp;
 mod watchdog;
 
@@ -30,6 +31,7 @@ pub use estimate::{Seen, dry_run, try_confinement};
 pub use guard::Confinement;
 pub use limits::{WorkerLimits, WorkerMemory};
 pub use parent::{Progress, Stage, Worker, WorkerSummary};
+pub use rows::RowQuantizer;
 pub use stamp::{Stamp, difference, stamps};
 
 /// The hidden sub-command that turns this binary into a worker.

@@ -188,7 +188,7 @@ impl Worker {
 
     /// Starts a worker that has no model yet and is confined to the files of `spec`, whose
     /// paths come back absolute, and to writing `output`.
-    fn guarded(
+    pub(super) fn guarded(
         spec: &LoadSpec,
         output: Option<Output>,
         limits: &WorkerLimits,
@@ -421,13 +421,13 @@ impl Worker {
         }
     }
 
-    fn ask(&self, request: Request) {
+    pub(super) fn ask(&self, request: Request) {
         // A writer that is gone means a worker that is gone; the next read says why.
         let _ = self.requests.send(request);
     }
 
     /// The next event; ends the worker when it is silent for too long or must stop.
-    fn next(&mut self) -> Result<Event, WorkerEnd> {
+    pub(super) fn next(&mut self) -> Result<Event, WorkerEnd> {
         let deadline = Instant::now() + self.limits.stall;
         loop {
             if self.limits.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
@@ -484,7 +484,7 @@ impl Worker {
         }
     }
 
-    fn not_answered(&mut self, event: Event) -> WorkerEnd {
+    pub(super) fn not_answered(&mut self, event: Event) -> WorkerEnd {
         match event {
             Event::Failed(error) if self.process.is_refused_memory(&error.to_string()) => {
                 self.process.kill();

@@ -13,11 +13,11 @@ use crate::domain::budget;
 use crate::domain::footprint::DeviceBytes;
 use crate::domain::trace::Trace;
 use crate::engine::{
-    EngineError, LoadSpec, ModelInfo, QuantizeSpec, RunRecord, RunSpec, RunToken, ScoreItem,
+    EngineError, LoadSpec, ModelInfo, QuantizeRows, QuantizeSpec, RunRecord, RunSpec, RunToken, ScoreItem,
 };
 
 /// Changes whenever a message changes shape.
-pub(super) const PROTOCOL: u32 = 5;
+pub(super) const PROTOCOL: u32 = 6;
 
 /// What is said of a stream that ends within a frame.
 pub(super) const FRAME_CUT_SHORT: &str = "frame cut short";
@@ -45,6 +45,8 @@ pub(super) enum Request {
     Score { items: Vec<ScoreItem> },
     /// Write a quantised copy of a model; answered by `Progress`... and `Done`. Needs no `Load`.
     Quantize(QuantizeSpec),
+    /// Answered by `Progress`... and `Rows`. Needs no `Load`.
+    QuantizeRows(QuantizeRows),
     /// Answered by `Rendered`. Needs no `Load`.
     Render(Conversation),
     /// Free the model and exit; answered by `Done`.
@@ -68,6 +70,8 @@ pub(super) enum Event {
     Estimated(Vec<DeviceBytes>),
     Tokens(Vec<Vec<u32>>),
     Texts(Vec<String>),
+    /// Blocks of quantised weights.
+    Rows(Vec<u8>),
     /// The text of a conversation, or why its template made none.
     Rendered(Result<String, String>),
     Trace {

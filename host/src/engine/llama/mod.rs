@@ -19,7 +19,7 @@ mod ffi;
 mod quantize;
 mod run;
 
-pub use quantize::quantize;
+pub use quantize::{quantize, quantize_rows};
 
 /// Tokens per decode call at most; llama.cpp's own default.
 const BATCH: u32 = 2048;

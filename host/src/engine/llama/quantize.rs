@@ -1,15 +1,17 @@
-//! llama.cpp's quantiser with the type of every tensor given by name.
+//! llama.cpp's quantiser: for whole files, with the type of every tensor given by name, and for
+//! rows of weights.
 //!
 //! The overrides are regular expressions that the quantiser tries in turn for every tensor,
 //! so the names with the most frequent type share one last expression that fits all.
-//! Deliberately absent: importance matrices; a type that needs one is refused by llama.cpp.
+//! Deliberately absent for files: importance matrices; a type that needs one is refused by llama.cpp.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
 use super::ffi;
-use crate::engine::{EngineError, QuantizeSpec};
+use crate::engine::{EngineError, QuantizeRows, QuantizeSpec};
+use crate::model::gguf::GgmlType;
 
 /// Writes a copy of `spec.source` whose tensors have the given types.
 ///
@@ -29,6 +31,36 @@ pub fn quantize(spec: &QuantizeSpec) -> Result<(), EngineError> {
         .map_err(|_| bad("a tensor name has a NUL byte"))?;
     ffi::quantize(&source, &target, &overrides, spec.threads).map_err(|reason| {
         EngineError::Compute(format!("llama.cpp cannot quantise {}: {reason}", first.display()))
+    })
+}
+
+/// The rows in their block type, in equal parts on `threads` threads.
+///
+/// # Errors
+/// The type has no quantiser, the lengths do not fit, or a weight is not a number.
+pub fn quantize_rows(spec: &QuantizeRows) -> Result<Vec<u8>, EngineError> {
+    let bad = |what: &str| EngineError::Request(format!("cannot quantise rows: {what}"));
+    let kind = GgmlType::from_id(spec.kind).filter(|kind| kind.has_quantizer());
+    let kind = kind.ok_or_else(|| bad("there is no quantiser for this type"))?;
+    let columns = usize::try_from(spec.columns).ok().filter(|columns| *columns > 0);
+    let columns = columns.ok_or_else(|| bad("there are no columns"))?;
+    let importance = spec.importance.as_deref();
+    // Searches over what is not a number end the process.
+    if !spec.values.iter().chain(importance.unwrap_or_default()).all(|x| x.is_finite()) {
+        return Err(bad("a weight is not a number"));
+    }
+    let rows = spec.values.len().div_ceil(columns);
+    let part = rows.div_ceil((spec.threads as usize).max(1)).max(1) * columns;
+    std::thread::scope(|scope| {
+        let part_of = |values| move || ffi::quantize_rows(kind.id(), columns, values, importance);
+        let parts: Vec<_> = spec.values.chunks(part).map(|values| scope.spawn(part_of(values))).collect();
+        let mut bytes = Vec::new();
+        for part in parts {
+            let part =
+                part.join().unwrap_or_else(|_| Err("a thread of the quantiser ended early".to_owned()));
+            bytes.extend(part.map_err(|reason| bad(&reason))?);
+        }
+        Ok(bytes)
     })
 }
 

@@ -124,6 +124,17 @@ impl GgmlType {
         self.row().3
     }
 
+    /// Is there a quantiser for it in ggml? Not for floats, integers, and what intermediate results
+    /// are held in.
+    pub fn has_quantizer(self) -> bool {
+        self.block() > 1 && !matches!(self, Q8_1 | Q8_K)
+    }
+
+    /// Does that quantiser do nothing without an importance matrix?
+    pub fn needs_importance(self) -> bool {
+        matches!(self, IQ2_XXS | IQ2_XS | IQ1_S)
+    }
+
     /// Bytes of `elements` weights; `None` if they are not whole blocks or the size overflows.
     pub fn bytes(self, elements: u64) -> Option<u64> {
         if !elements.is_multiple_of(self.block()) {

@@ -144,6 +144,9 @@ impl Taker for Weights {
     }
 }
 
+/// How far outwards the weights of outermost codes may have been.
+pub(super) const OUTWARD_STEPS: f32 = 128.0;
+
 /// What the codes of a run stand for: `code * step + offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Scale {
@@ -198,8 +201,9 @@ impl<const N: usize> Run for Scaled<'_, N> {
 }
 
 /// The scales of the `RUNS` sub-blocks of a K type, `code * step + offset`. Codes were chosen
-/// with the very scales that are stored. The least and the greatest leave the outward side open
-/// for as many steps as there are codes, and a step of zero says nothing.
+/// with the very scales that are stored. The least and the greatest are open outwards: a search that
+/// weighs errors makes steps that are far too small for weights it counts little. A step of zero says
+/// nothing.
 #[derive(Debug)]
 pub(super) struct Clamped<const RUNS: usize> {
     steps: [f32; RUNS],
@@ -223,7 +227,7 @@ impl<const RUNS: usize> Clamped<RUNS> {
             let step = steps[run];
             let none = if step == 0.0 { f32::INFINITY } else { 0.0 };
             rooms[run] = step.abs() * (0.5 + STEP_SLACK) + none;
-            beyond[run] = step.abs() * (ends[1] - ends[0] - 0.5);
+            beyond[run] = step.abs() * OUTWARD_STEPS;
             (open[0][run], open[1][run]) = if step < 0.0 { (ends[1], ends[0]) } else { (ends[0], ends[1]) };
             (quick[0][run], quick[1][run]) = if step == 0.0 {
                 (NO_ROOM, NO_ROOM)

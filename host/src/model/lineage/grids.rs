@@ -1,11 +1,12 @@
 //! The IQ types of one to three bits, whose codes stand for points of large grids, four or
 //! eight weights each.
 //!
-//! Which point is chosen is a search that weighs errors, so a weight tells next to nothing
-//! about where its reference must lie: every allowance is infinite. Values are known, and with
-//! them how alike two tensors are.
+//! Which point is chosen is a search that weighs errors, so a weight tells next to nothing about how
+//! far its reference must lie from it. Two types keep every sign, whatever the search weighs: there a
+//! reference lies on the weight's side of zero. Of the others every allowance is infinite. Values are
+//! known, and with them how alike two tensors are.
 
-use super::decode::{Run, Taker, Weight, split};
+use super::decode::{NO_ROOM, Run, Taker, Weight, least, split};
 use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
@@ -24,6 +25,12 @@ const IQ1: usize = 2560;
 pub(super) fn is_known(kind: GgmlType) -> bool {
     use GgmlType::*;
     matches!(kind, IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S)
+}
+
+/// Does every weight have the sign of its reference? The other types keep an even number of signs in
+/// eight weights, or none.
+pub(super) fn keeps_signs(kind: GgmlType) -> bool {
+    matches!(kind, GgmlType::IQ2_S | GgmlType::IQ3_S)
 }
 
 /// Hands the weights of whole blocks on; none of types that are not known.
@@ -50,6 +57,9 @@ struct Group {
 /// How a type keeps its groups. A trait, because what is called through a pointer is not made
 /// vector code of.
 trait Grid<const SIZE: usize> {
+    /// See [`keeps_signs`].
+    const SIGNS: bool = false;
+
     /// The scale of a block.
     #[inline(always)]
     fn scale(block: &[u8; SIZE]) -> f32 {
@@ -74,7 +84,12 @@ fn groups<T: Grid<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl Taker) 
             }
         }
         let codes = codes.as_flattened().as_flattened().as_chunks().0;
-        out.block::<16, 16, _>(|run| Points { codes: &codes[run], step: steps[run] });
+        if T::SIGNS {
+            let most = out.most();
+            out.block::<16, 16, _>(|run| Sided { codes: &codes[run], step: steps[run], most });
+        } else {
+            out.block::<16, 16, _>(|run| Points { codes: &codes[run], step: steps[run] });
+        }
     }
 }
 
@@ -97,6 +112,47 @@ impl Run for Points<'_> {
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
     fn quick(&self, place: usize) -> [f32; 3] {
         [f32::from(self.codes[place].cast_signed()) * self.step, f32::MAX, f32::MAX]
+    }
+}
+
+/// A run whose weights are on the same side of zero as their references.
+struct Sided<'a> {
+    codes: &'a [u8; 16],
+    step: f32,
+    /// For a glance.
+    most: f32,
+}
+
+/// How far outwards a reference may be, in steps: a scale that was chosen for other weights may be
+/// far too small.
+const OUTWARD: f32 = 1024.0;
+
+impl Sided<'_> {
+    /// The value, and how far below and above it the reference may be.
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
+    fn rooms(&self, place: usize) -> [f32; 3] {
+        let value = f32::from(self.codes[place].cast_signed()) * self.step;
+        let (inward, outward) = (value.abs(), OUTWARD * self.step.abs());
+        let [below, above] = if value < 0.0 { [outward, inward] } else { [inward, outward] };
+        [value, below, above]
+    }
+}
+
+impl Run for Sided<'_> {
+    #[inline(always)]
+    fn weight(&self, place: usize) -> Weight {
+        let [value, below, above] = self.rooms(place);
+        // A step of nothing says nothing.
+        let none = if self.step == 0.0 { f32::INFINITY } else { 0.0 };
+        Weight { value, below: below + none, above: above + none, step: self.step.abs() }
+    }
+
+    #[inline(always)]
+    fn quick(&self, place: usize) -> [f32; 3] {
+        let [value, below, above] = self.rooms(place);
+        let room = |room: f32| if self.step == 0.0 { NO_ROOM } else { least(self.most, room) };
+        [value, room(below), room(above)]
     }
 }
 
@@ -211,6 +267,8 @@ impl Grid<74> for Iq2Xs {
 struct Iq2S;
 
 impl Grid<82> for Iq2S {
+    const SIGNS: bool = true;
+
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
     fn group(block: &[u8; 82], scale: f32, part: usize, group: usize) -> Group {
@@ -237,6 +295,8 @@ impl Grid<98> for Iq3Xxs {
 struct Iq3S;
 
 impl Grid<110> for Iq3S {
+    const SIGNS: bool = true;
+
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
     fn group(block: &[u8; 110], scale: f32, part: usize, group: usize) -> Group {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::moved::{self, Moves};
 use super::permute::Order;
+use super::reproduce::Reproduction;
 use super::side::{Entry, Side};
 use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, grids, tables};
 use crate::domain::Problem;
@@ -87,7 +88,7 @@ fn relative(pair: &Pair) -> f64 {
 
 fn describe(pair: &Pair) -> TensorLineage {
     use TensorRelation::{Identical, Permuted, SameValues, Unknown};
-    let (seen, tally) = (&pair.seen, &pair.seen.tally);
+    let (seen, tally, again) = (&pair.seen, &pair.seen.tally, pair.again.as_ref());
     // Exactly rounded tensors were not measured weight by weight: their error is not known.
     let (error, allowed) = match pair.relation {
         Identical | SameValues => (Some(0.0), Some(0.0)),
@@ -106,7 +107,9 @@ fn describe(pair: &Pair) -> TensorLineage {
         excess_steps: (tally.excess_steps > 0.0).then_some(tally.excess_steps.into()),
         weights_beyond: if pair.relation == Permuted { 0 } else { tally.beyond },
         correlation: seen.correlation(),
-        exact_blocks: seen.exact_share(),
+        exact_blocks: again.map_or_else(|| seen.exact_share(), Reproduction::share),
+        requantized_blocks: again.map(|again| again.blocks),
+        error_ratio: again.and_then(Reproduction::error_ratio).map(f64::from),
         moved_from: None,
         rank: pair.rank,
     }
@@ -126,6 +129,8 @@ fn blank_of(name: &str, types: (Option<String>, Option<String>)) -> TensorLineag
         weights_beyond: 0,
         correlation: None,
         exact_blocks: None,
+        requantized_blocks: None,
+        error_ratio: None,
         moved_from: None,
         rank: None,
     }
@@ -264,6 +269,17 @@ fn decide(
         ));
         return Ok((Relation::Unknown, reasons));
     }
+    let coarse = named(Coarse);
+    if !coarse.is_empty() {
+        reasons.push(format!(
+            "{} of {} tensors are rounded more coarsely than their type needs: {}",
+            coarse.len(),
+            tensors.len(),
+            names(&coarse)
+        ));
+        reasons.extend(again(pairs));
+        return Ok((Relation::Unknown, reasons));
+    }
     let unknown = named(Unknown);
     if !unknown.is_empty() {
         reasons.push(format!("{} tensors cannot be compared: {}", unknown.len(), names(&unknown)));
@@ -280,6 +296,7 @@ fn decide(
         reasons.extend(
             opaque.iter().map(|kind| format!("{} cannot be judged: {}", kind.name(), tables::reason(*kind))),
         );
+        reasons.extend(again(pairs));
         return Ok((Relation::Unknown, reasons));
     }
     let equal = |pair: &Pair| matches!(pair.relation, Identical | SameValues | Permuted);
@@ -291,7 +308,7 @@ fn decide(
         return Ok((if identical { Relation::Identical } else { Relation::SameWeights }, reasons));
     }
     for (relation, what) in [
-        (Requantized, "are what the reference algorithm gives, byte for byte"),
+        (Requantized, "are what the quantiser gives, byte for byte"),
         (Rounded, "are the reference rounded"),
         (WithinRounding, "are within what rounding allows, weight by weight"),
         (Identical, "are equal"),
@@ -301,7 +318,31 @@ fn decide(
             reasons.push(format!("{count} of {} tensors {what}", tensors.len()));
         }
     }
+    reasons.extend(again(pairs));
     Ok((Relation::Quantization, reasons))
+}
+
+/// What quantising rows of the reference again gave, unless nothing is left to say.
+fn again(pairs: &[Pair]) -> Option<String> {
+    let open = pairs.iter().filter(|pair| pair.relation != TensorRelation::Requantized);
+    let list: Vec<(&Pair, &Reproduction)> =
+        open.filter_map(|pair| Some((pair, pair.again.as_ref()?))).collect();
+    let sum = |of: fn(&Reproduction) -> u64| list.iter().map(|(_, again)| of(again)).sum::<u64>();
+    let (blocks, equal) = (sum(|again| again.blocks), sum(|again| again.equal));
+    let sample = if list.iter().all(|(_, again)| again.whole) { "" } else { ", some rows of each" };
+    let worst = list.iter().filter_map(|(pair, again)| Some((again.error_ratio()?, pair.name.as_str())));
+    let errors = match worst.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((ratio, name)) if equal < blocks => {
+            format!("; the power of the errors is {ratio:.2} times its own at most ({name})")
+        }
+        _ => String::new(),
+    };
+    (blocks > 0).then(|| {
+        format!(
+            "llama.cpp's quantiser gives {equal} of {blocks} blocks byte for byte ({} tensors{sample}){errors}",
+            list.len()
+        )
+    })
 }
 
 /// Is every tensor of the reference in the candidate, under its own name or a new one?

@@ -5,9 +5,10 @@
 //! nothing contradicts it. Nothing is judged by names or digests of files alone, and a type
 //! that cannot be decoded makes the answer `unknown`, never a pass.
 //!
-//! Deliberately absent: the searches that the K and IQ4 types use for their scales (they are
-//! held to the rounding under the scales they store), and those for the points that IQ types of
-//! fewer bits choose: of these only what is unrelated is told.
+//! The searches of the K and IQ types are not written here again: where a [`Quantizer`] is given,
+//! rows of the reference are quantised once more and compared (`reproduce`). Without one, K and IQ4
+//! types are held to the rounding under the scales they store, and of IQ types of fewer bits, whose
+//! points say nothing one by one, only what is unrelated is told.
 
 mod decode;
 mod grids;
@@ -17,6 +18,7 @@ mod lowrank;
 mod moved;
 mod permute;
 mod quantize;
+mod reproduce;
 mod rescale;
 mod side;
 mod tables;
@@ -31,10 +33,12 @@ use std::sync::mpsc;
 use serde::{Deserialize, Serialize};
 
 use super::gguf::GgmlType;
+use super::imatrix::Imatrix;
 use crate::domain::Problem;
 use crate::domain::half;
 use decode::Weights;
 use permute::Order;
+use reproduce::Reproduction;
 use side::{Entry, Side};
 use tensor::{Buffers, Seen};
 
@@ -48,6 +52,45 @@ pub(super) fn decoded(kind: GgmlType, bytes: &[u8]) -> Option<Vec<f32>> {
     let mut values = Vec::new();
     decode::is_known(kind).then(|| decode::values(kind, bytes, &mut values, &mut Weights::default()))?;
     Some(values)
+}
+
+/// ggml's quantiser. It is native code, so it runs where its faults do no harm.
+pub trait Quantizer {
+    /// The blocks of rows of `columns` weights each. `importance` has a number for every column.
+    ///
+    /// # Errors
+    /// Why there are none, in words; then there will be none for other rows, either.
+    fn rows(
+        &mut self,
+        kind: GgmlType,
+        columns: u64,
+        values: Vec<f32>,
+        importance: Option<&[f32]>,
+    ) -> Result<Vec<u8>, String>;
+}
+
+/// How much of a large model is quantised again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Extent {
+    /// Some rows of every tensor.
+    #[default]
+    Sample,
+    /// Every row: slow, and the only way in which IQ types of few bits become a quantisation.
+    All,
+}
+
+/// Rows of the reference are quantised again.
+pub struct Requantize<'a> {
+    pub quantizer: &'a mut dyn Quantizer,
+    pub extent: Extent,
+    /// The importance matrix that the candidate is said to have been made with.
+    pub importance: Option<&'a Imatrix>,
+}
+
+impl std::fmt::Debug for Requantize<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Requantize").field("extent", &self.extent).finish_non_exhaustive()
+    }
 }
 
 /// How the candidate came about, as far as the weights tell.
@@ -80,10 +123,12 @@ pub enum TensorRelation {
     Permuted,
     /// What rounding the reference to a float type gives.
     Rounded,
-    /// What the reference algorithm of a block type gives, byte for byte.
+    /// What the type's quantiser gives, byte for byte.
     Requantized,
     /// Every weight is within what its type's rounding allows.
     WithinRounding,
+    /// So it is, but the errors are larger than the type needs: its steps were made too wide.
+    Coarse,
     /// The reference's is what rounding the candidate's gives.
     Finer,
     /// Both are within what rounding one finer tensor to their types allows.
@@ -121,8 +166,13 @@ pub struct TensorLineage {
     pub weights_beyond: u64,
     /// Cosine between the weights that are not exactly equal or rounded.
     pub correlation: Option<f64>,
-    /// Share of blocks that the reference algorithm reproduces.
+    /// Share of blocks that the type's quantiser gives byte for byte, of all or of those that were
+    /// quantised again.
     pub exact_blocks: Option<f64>,
+    /// Blocks that were quantised again; null if none were.
+    pub requantized_blocks: Option<u64>,
+    /// Power of the errors of those over that of the quantiser's own; null if neither has any.
+    pub error_ratio: Option<f64>,
     /// The name under which the reference has these weights, if it is another.
     pub moved_from: Option<String>,
     /// Rank of the difference as far as it stands out of the rounding, if it is low: an adapter
@@ -169,17 +219,20 @@ struct Pair {
     matrix: bool,
     order: Option<Order>,
     rank: Option<u64>,
+    again: Option<Reproduction>,
     types: (&'static str, &'static str),
 }
 
 /// Compares a candidate with a reference; either may be a GGUF file, a split set, a
-/// safetensors file or a folder. `progress` gets (bytes done, bytes in all) of the candidate.
+/// safetensors file or a folder. `again` is who quantises rows of the reference once more, and
+/// which; nobody where it is `None`. `progress` gets (bytes done, bytes in all) of the candidate.
 ///
 /// # Errors
 /// A side cannot be read, is damaged, or has no weights.
 pub fn compare(
     candidate: &Path,
     reference: &Path,
+    again: Option<Requantize<'_>>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Lineage, Problem> {
     let mut sides = (Side::open(candidate)?, Side::open(reference)?);
@@ -198,9 +251,15 @@ pub fn compare(
         .filter(|(_, ours, theirs)| ours.shape == theirs.shape)
         .collect();
     let total = common.iter().map(|(_, ours, _)| ours.bytes).sum();
-    let pairs = all_pairs((candidate, reference), &common, total, progress)?;
+    let mut pairs = all_pairs((candidate, reference), &common, total, progress)?;
+    let failure = match again {
+        Some(mut how) => reproduce::all((candidate, reference), &common, &mut pairs, &mut how, progress)?,
+        None => None,
+    };
     let moves = moved::find((candidate, reference), &pairs, &mut Buffers::default())?;
-    judge::judge(candidate, reference, &pairs, &moves)
+    let mut lineage = judge::judge(candidate, reference, &pairs, &moves)?;
+    lineage.reasons.extend(failure.map(|why| format!("rows could not be quantised again: {why}")));
+    Ok(lineage)
 }
 
 /// Compares all pairs on a few threads; the first failure ends it.
@@ -288,7 +347,16 @@ fn one_pair(
     let near =
         relation == TensorRelation::Differs && seen.correlation().is_some_and(|cosine| cosine > FOREIGN);
     let rank = if near { lowrank::rank(sides, (ours, theirs))? } else { None };
-    Ok(Pair { name: name.to_owned(), relation, seen, matrix, order, rank, types: (ours.dtype, theirs.dtype) })
+    Ok(Pair {
+        name: name.to_owned(),
+        relation,
+        seen,
+        matrix,
+        order,
+        rank,
+        again: None,
+        types: (ours.dtype, theirs.dtype),
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::TensorRelation;
 use multiversion::multiversion;
 
 use super::decode::{self, Weights, decode, is_known};
+use super::grids::keeps_signs;
 use super::half::{f32_to_bf16, f32_to_f16};
 use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, plain_blocks};
 use super::rescale::explained;
@@ -102,7 +103,8 @@ impl Seen {
             let both = self.reference_rounds;
             return if both { TensorRelation::CommonOrigin } else { TensorRelation::Differs };
         }
-        if (self.tally.unchecked - self.rescaled) * 2 > self.elements {
+        // Being on one side of zero is too little.
+        if (self.tally.unchecked - self.rescaled) * 2 > self.elements || keeps_signs(candidate) {
             let foreign = self.correlation().is_some_and(|correlation| correlation < ALIKE);
             return if foreign { TensorRelation::Differs } else { TensorRelation::Unknown };
         }

@@ -88,7 +88,7 @@ impl Folder {
 }
 
 fn relate(candidate: &Path, reference: &Path) -> Lineage {
-    compare(candidate, reference, &mut |_, _| {}).unwrap()
+    compare(candidate, reference, None, &mut |_, _| {}).unwrap()
 }
 
 const BLOCK_TYPES: [GgmlType; 5] =
@@ -282,8 +282,8 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     let bytes = std::fs::read(&reference).unwrap();
     let cut = folder.0.path().join("cut.gguf");
     std::fs::write(&cut, &bytes[..bytes.len() - 100]).unwrap();
-    assert_eq!(compare(&cut, &reference, &mut |_, _| {}).unwrap_err().exit_code(), 4);
-    assert!(compare(&folder.0.path().join("no.gguf"), &reference, &mut |_, _| {}).is_err());
+    assert_eq!(compare(&cut, &reference, None, &mut |_, _| {}).unwrap_err().exit_code(), 4);
+    assert!(compare(&folder.0.path().join("no.gguf"), &reference, None, &mut |_, _| {}).is_err());
 }
 
 /// Weights of NVFP4 are judged, unless a second scale in another tensor makes them others.
