@@ -29,7 +29,7 @@ pub fn quantize(spec: &QuantizeSpec) -> Result<(), EngineError> {
         .map(|(pattern, id)| CString::new(pattern).map(|pattern| (pattern, id)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| bad("a tensor name has a NUL byte"))?;
-    ffi::quantize(&source, &target, &overrides, spec.threads).map_err(|reason| {
+    ffi::quantize::file(&source, &target, &overrides, spec.threads).map_err(|reason| {
         EngineError::Compute(format!("llama.cpp cannot quantise {}: {reason}", first.display()))
     })
 }
@@ -52,7 +52,7 @@ pub fn quantize_rows(spec: &QuantizeRows) -> Result<Vec<u8>, EngineError> {
     let rows = spec.values.len().div_ceil(columns);
     let part = rows.div_ceil((spec.threads as usize).max(1)).max(1) * columns;
     std::thread::scope(|scope| {
-        let part_of = |values| move || ffi::quantize_rows(kind.id(), columns, values, importance);
+        let part_of = |values| move || ffi::quantize::rows(kind.id(), columns, values, importance);
         let parts: Vec<_> = spec.values.chunks(part).map(|values| scope.spawn(part_of(values))).collect();
         let mut bytes = Vec::new();
         for part in parts {

@@ -18,9 +18,10 @@ use crate::model::gguf::GgmlType;
 
 /// Models of which no more weights than these are asked for are quantised as a whole.
 const SMALL_WEIGHTS: u64 = 1 << 21;
-/// Of larger ones as many weights of a tensor, and rows.
-const SAMPLE_WEIGHTS: u64 = 1 << 13;
-const SAMPLE_ROWS: u64 = 2;
+/// Of larger ones as many weights of a tensor, in whole rows; and as many before anything is said
+/// against it.
+const SAMPLE_WEIGHTS: u64 = 1 << 10;
+const LARGER_SAMPLE_WEIGHTS: u64 = 1 << 16;
 /// Weights that the quantiser gets at a time; a longer row is not looked at.
 const CHUNK_WEIGHTS: u64 = 1 << 18;
 
@@ -103,10 +104,7 @@ pub(super) fn all(
     }
     let weights: u64 = list.iter().map(|(_, task)| task.rows * task.columns).sum();
     if how.extent == Extent::Sample && weights > SMALL_WEIGHTS {
-        for (_, task) in &mut list {
-            let wanted = SAMPLE_WEIGHTS.div_ceil(task.columns).max(SAMPLE_ROWS);
-            task.looked_at = wanted.min(task.rows);
-        }
+        list.iter_mut().for_each(|(_, task)| *task = task.sampled(SAMPLE_WEIGHTS));
     }
     let total = list.iter().map(|(_, task)| task.looked_at * task.row_bytes[0]).sum();
     let (mut work, mut done) = (Work::default(), 0);
@@ -132,7 +130,18 @@ pub(super) fn all(
         if task.kind.needs_importance() && importance.is_none() {
             continue;
         }
-        match work.tensor(sides, (ours, theirs), task, importance.as_deref(), how)? {
+        let mut look = |task| work.tensor(sides, (ours, theirs), task, importance.as_deref(), how);
+        let mut found = look(task)?;
+        let accused = |found: &Reproduction| {
+            matches!(
+                found.relation(task.kind, pair.relation),
+                TensorRelation::Coarse | TensorRelation::Differs
+            )
+        };
+        if found.as_ref().is_ok_and(|found| !found.whole && accused(found)) {
+            found = look(task.sampled(LARGER_SAMPLE_WEIGHTS))?;
+        }
+        match found {
             Ok(found) => {
                 pair.relation = found.relation(task.kind, pair.relation);
                 pair.again = Some(found);
@@ -171,6 +180,11 @@ impl Task {
         let row_bytes = [kind.bytes(columns)?, from.bytes(columns)?];
         let task = Self { kind, from, columns, rows, high, looked_at: rows, row_bytes };
         (columns <= CHUNK_WEIGHTS).then_some(task)
+    }
+
+    /// As many rows as have so many weights.
+    fn sampled(self, weights: u64) -> Self {
+        Self { looked_at: weights.div_ceil(self.columns).min(self.rows), ..self }
     }
 }
 
