@@ -307,6 +307,7 @@ pub(super) fn is_known(kind: GgmlType) -> bool {
         kind,
         F32 | F16 | BF16 | F64 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q2_K | Q3_K | Q4_K | Q5_K | Q6_K
     ) || super::tables::is_known(kind)
+        || super::ternary::is_known(kind)
         || super::grids::is_known(kind)
 }
 
@@ -330,6 +331,7 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     match kind {
         Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 => simple(kind, bytes, out),
         Q2_K | Q3_K | Q4_K | Q5_K | Q6_K => super::kquants::blocks(kind, bytes, out),
+        TQ1_0 | TQ2_0 => super::ternary::blocks(kind, bytes, out),
         _ if super::grids::is_known(kind) => super::grids::blocks(kind, bytes, out),
         _ => super::tables::blocks(kind, bytes, out),
     }

@@ -23,6 +23,7 @@ mod rescale;
 mod side;
 mod tables;
 mod tensor;
+mod ternary;
 mod weigh;
 
 use std::cell::Cell;

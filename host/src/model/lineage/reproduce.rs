@@ -288,3 +288,44 @@ fn read(side: &Side, entry: &Entry, start: u64, bytes: u64, into: &mut Vec<u8>) 
     into.resize(usize::try_from(bytes).unwrap_or(0), 0);
     side.read(entry, start, into)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use GgmlType::{IQ2_XXS, IQ3_S, IQ3_XXS, Q4_K};
+    use TensorRelation::{Coarse, Differs, Requantized, Unknown, WithinRounding};
+
+    #[test]
+    fn what_blocks_and_errors_say() {
+        let found = |equal: u64, whole: bool, ratios: &[f32]| Reproduction {
+            blocks: 100,
+            equal,
+            whole,
+            ratios: ratios.to_vec(),
+        };
+        let all = found(100, true, &[1.0; 5]);
+        for (found, kind, seen, expected) in [
+            (&all, Q4_K, WithinRounding, Requantized),
+            (&all, IQ2_XXS, Unknown, Requantized),
+            // Some rows only.
+            (&found(100, false, &[1.0; 5]), Q4_K, WithinRounding, WithinRounding),
+            (&found(100, false, &[1.0; 5]), IQ2_XXS, Unknown, Unknown),
+            // Another build of the same program; and blocks that are too far, or too many.
+            (&found(96, true, &[0.9, 1.0, 1.1]), IQ3_XXS, Unknown, WithinRounding),
+            (&found(96, true, &[1.0, 1.0, 1.2]), IQ3_XXS, Unknown, Unknown),
+            (&found(94, true, &[1.0, 1.0, 1.0]), IQ3_XXS, Unknown, Unknown),
+            // An importance matrix, and needlessly coarse steps, or other weights.
+            (&found(0, true, &[1.0, 1.5, 9.0]), Q4_K, WithinRounding, WithinRounding),
+            (&found(0, true, &[1.0, 2.1, 2.2]), Q4_K, WithinRounding, Coarse),
+            (&found(0, true, &[1.0, 2.1, 2.2]), IQ3_S, Unknown, Differs),
+            (&found(0, true, &[1.0, 1.5, 9.0]), IQ3_S, Unknown, WithinRounding),
+            (&found(0, true, &[1.0, 3.4, 9.0]), IQ2_XXS, Unknown, Unknown),
+            (&found(0, true, &[1.0, 3.6, 9.0]), IQ2_XXS, Unknown, Differs),
+            (&found(0, true, &[1.0, f32::INFINITY, f32::INFINITY]), Q4_K, WithinRounding, Coarse),
+            // Nothing was seen.
+            (&found(0, true, &[]), IQ3_S, Unknown, Unknown),
+        ] {
+            assert_eq!(found.relation(kind, seen), expected, "{kind:?} {found:?}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Types whose codes stand for entries of a small table, and the ternary and one-bit ones.
+//! Types whose codes stand for entries of a small table, and those of one and two bits.
 //!
 //! Codes are the nearest entry under the scale before it was stored as binary16 (or, for
 //! MXFP4, as a power of two), so a reference lies within half the gaps beside an entry; the
@@ -54,7 +54,7 @@ const E2M1: Table = Table::new(
 /// Is this one of the types here?
 pub(super) fn is_known(kind: GgmlType) -> bool {
     use GgmlType::*;
-    matches!(kind, IQ4_NL | IQ4_XS | MXFP4 | NVFP4 | TQ1_0 | TQ2_0 | Q1_0 | Q2_0)
+    matches!(kind, IQ4_NL | IQ4_XS | MXFP4 | NVFP4 | Q1_0 | Q2_0)
 }
 
 /// Why weights of a type cannot be judged one by one.
@@ -121,37 +121,6 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
                 nearest(&near, &scales.map(|scale| (ue4m3(scale), 0.0)), out);
             }
         }
-        GgmlType::TQ1_0 => {
-            let blocks = bytes.as_chunks::<54>().0;
-            out.begin(blocks.len() * 256);
-            for block in blocks {
-                let (wide, rest) = split::<32>(block);
-                let (narrow, rest) = split::<16>(rest);
-                let (last, scale) = split::<4>(rest);
-                let mut own = [0; 256];
-                let (first, rest) = own.split_at_mut(5 * 32);
-                let (second, third) = rest.split_at_mut(5 * 16);
-                digits(wide, first);
-                digits(narrow, second);
-                digits(last, third);
-                out.codes(&own, &stepped(half(split::<2>(scale).0)));
-            }
-        }
-        GgmlType::TQ2_0 => {
-            let blocks = bytes.as_chunks::<66>().0;
-            out.begin(blocks.len() * 256);
-            for block in blocks {
-                let (codes, scale) = block.split_at(64);
-                let mut own = [0; 256];
-                for (place, own) in own.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-                    let group = codes.get(place / 4 * 32..).unwrap_or_default();
-                    for (code, byte) in own.iter_mut().zip(group) {
-                        *code = (byte >> (place % 4 * 2) & 3).cast_signed() - 1;
-                    }
-                }
-                out.codes(&own, &stepped(half(split::<2>(scale).0)));
-            }
-        }
         GgmlType::Q2_0 => {
             let blocks = bytes.as_chunks::<18>().0;
             out.begin(blocks.len() * 64);
@@ -215,19 +184,6 @@ fn together<const RUNS: usize, const SIZE: usize>(
         *near = Near::new(table, &nibbles(&codes));
     }
     nearest(&near, &scales, out);
-}
-
-/// Codes of bytes that are fractions of 256 in base 3: a digit of every byte, then the next. It is
-/// what three times the fraction carries over.
-#[inline(always)]
-fn digits<const N: usize>(bytes: &[u8; N], out: &mut [i8]) {
-    let mut bytes = *bytes;
-    for codes in out.as_chunks_mut::<N>().0 {
-        for (code, byte) in codes.iter_mut().zip(&mut bytes) {
-            *code = ((u16::from(*byte) * 3) >> 8) as i8 - 1;
-            *byte = byte.wrapping_mul(3);
-        }
-    }
 }
 
 /// Codes of half a byte: low halves first.
@@ -362,7 +318,7 @@ fn ue4m3(bits: u8) -> f32 {
 
 /// Multiples of the scale, rounded with the scale before it was stored.
 #[inline(always)]
-fn stepped(step: f32) -> Scale {
+pub(super) fn stepped(step: f32) -> Scale {
     Scale { step, rounding: f16_half_step(step), ..Scale::default() }
 }
 

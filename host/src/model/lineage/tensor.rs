@@ -7,11 +7,12 @@ use super::TensorRelation;
 use multiversion::multiversion;
 
 use super::decode::{self, Weights, decode, is_known};
-use super::grids::keeps_signs;
+use super::grids;
 use super::half::{f32_to_bf16, f32_to_f16};
 use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, plain_blocks};
 use super::rescale::explained;
 use super::side::{Entry, Side};
+use super::ternary;
 use super::weigh::Tally;
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
@@ -19,8 +20,10 @@ use crate::model::gguf::GgmlType;
 /// Weights read at a time: whole blocks of every type, and as many of 16 bits as stay in a
 /// processor's second cache.
 const CHUNK_WEIGHTS: u64 = 1 << 18;
+/// Of a type whose weights say nothing one by one, so many of each of those are looked at.
+const SAMPLED_WEIGHTS: u64 = 1 << 16;
 /// Weights compared at a time: as many as stay, decoded, in its first.
-const TILE_WEIGHTS: u64 = 1 << 10;
+const TILE_WEIGHTS: u64 = 1 << 11;
 /// A reference quantiser reproduces (nearly) every block, one that searches for scales
 /// hardly any. A share in between is neither: some blocks come from other weights.
 const FEW_BLOCKS: f64 = 0.1;
@@ -41,7 +44,8 @@ pub(super) struct Seen {
     /// Tiles that differ, and those where the reference is a rounding of the candidate.
     differing: u64,
     finer: u64,
-    /// Blocks of a type with a reference algorithm, all-zero ones left out.
+    /// Blocks of a type with a reference algorithm, all-zero ones left out; and of ternary types, as
+    /// many together as are compared at a time.
     blocks: u64,
     exact_blocks: u64,
     /// Weights that were compared one by one.
@@ -50,6 +54,8 @@ pub(super) struct Seen {
     rescaled: u64,
     /// The reference is of a type that rounds, and another than the candidate's.
     reference_rounds: bool,
+    /// Only some of the weights were looked at.
+    sampled: bool,
 }
 
 impl Seen {
@@ -67,7 +73,8 @@ impl Seen {
     /// How many of the weights have something to do with the reference's.
     pub fn related(&self) -> u64 {
         let alike = self.correlation().is_some_and(|correlation| correlation >= ALIKE);
-        if alike { self.elements } else { self.elements.saturating_sub(self.tally.compared) }
+        let compared = if self.sampled { self.elements } else { self.tally.compared };
+        if alike { self.elements } else { self.elements.saturating_sub(compared) }
     }
 
     /// Share of blocks that the reference algorithm reproduces.
@@ -90,11 +97,8 @@ impl Seen {
             return if both { TensorRelation::CommonOrigin } else { TensorRelation::Differs };
         }
         if self.tally.compared == 0 {
-            return if has_reference(candidate) {
-                TensorRelation::Requantized
-            } else {
-                TensorRelation::Rounded
-            };
+            let blocks = candidate.block() > 1;
+            return if blocks { TensorRelation::Requantized } else { TensorRelation::Rounded };
         }
         if has_reference(candidate)
             && self.blocks >= ENOUGH_BLOCKS
@@ -103,8 +107,8 @@ impl Seen {
             let both = self.reference_rounds;
             return if both { TensorRelation::CommonOrigin } else { TensorRelation::Differs };
         }
-        // Being on one side of zero is too little.
-        if (self.tally.unchecked - self.rescaled) * 2 > self.elements || keeps_signs(candidate) {
+        // A point of a grid says nothing of its weights, or on which side of zero they are.
+        if (self.tally.unchecked - self.rescaled) * 2 > self.elements || grids::is_known(candidate) {
             let foreign = self.correlation().is_some_and(|correlation| correlation < ALIKE);
             return if foreign { TensorRelation::Differs } else { TensorRelation::Unknown };
         }
@@ -121,6 +125,14 @@ impl Seen {
             self.tally = before;
             self.tally.weigh(weights, values, reference.rooms(start));
         }
+    }
+
+    /// Are these blocks of a ternary type what its quantiser gives?
+    fn ternary(&mut self, kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
+        let (blocks, exact) = (values.len() as u64 / kind.block(), ternary::is_rounding(kind, values, bytes));
+        self.blocks += blocks;
+        self.exact_blocks += if exact { blocks } else { 0 };
+        exact
     }
 
     /// Blocks of which every byte is equal.
@@ -194,12 +206,15 @@ pub(super) fn compare(
     } else {
         CHUNK_WEIGHTS
     };
+    // How alike tensors are is all that such a candidate says, and a part of its weights says it.
+    seen.sampled = grids::is_known(kind) && !grids::keeps_signs(kind) && !same_type && !moved;
     let mut done = 0;
     while done < seen.elements {
-        let count = step.min(seen.elements - done);
-        let length = fill(sides.0, candidate, kind, done, count, &mut buffers.candidate)?;
+        let whole = step.min(seen.elements - done);
+        let count = if seen.sampled { whole.min(SAMPLED_WEIGHTS) } else { whole };
+        fill(sides.0, candidate, kind, done, count, &mut buffers.candidate)?;
         fill(sides.1, reference, from, done, count, &mut buffers.reference)?;
-        done += count;
+        done += whole;
         if same_type && buffers.candidate == buffers.reference {
             seen.equal(kind, count);
         } else if is_known(kind) && is_known(from) {
@@ -214,12 +229,12 @@ pub(super) fn compare(
         } else {
             return Ok((TensorRelation::Unknown, seen));
         }
-        progress(length);
+        progress(kind.bytes(whole).unwrap_or(0));
     }
     Ok((seen.relation(kind), seen))
 }
 
-/// Reads `count` weights from the weight `start` on; returns the bytes they take.
+/// Reads `count` weights from the weight `start` on.
 fn fill(
     side: &Side,
     entry: &Entry,
@@ -227,14 +242,13 @@ fn fill(
     start: u64,
     count: u64,
     buffer: &mut Vec<u8>,
-) -> Result<u64, Problem> {
+) -> Result<(), Problem> {
     let size = |weights: u64| {
         kind.bytes(weights).ok_or_else(|| Problem::internal("a chunk of a tensor is not whole blocks"))
     };
     let length = size(count)?;
     buffer.resize(usize::try_from(length).unwrap_or(0), 0);
-    side.read(entry, size(start)?, buffer)?;
-    Ok(length)
+    side.read(entry, size(start)?, buffer)
 }
 
 /// Types whose values are not understood can only be equal or not.
@@ -288,6 +302,8 @@ fn tile(
         seen.values_differ = true;
         let mut reference = Reference { kind: from, bytes: reference, values, rooms, scratch };
         blocks(kind, candidate, &mut reference, encoded, weights, seen);
+    } else if ternary::is_known(kind) && seen.ternary(kind, candidate, values) {
+        seen.values_differ = true;
     } else if rounds_to(kind, values, candidate) {
         let lossless =
             matches!((kind, from), (GgmlType::F64, _) | (GgmlType::F32, GgmlType::F16 | GgmlType::BF16));

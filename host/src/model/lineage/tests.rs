@@ -286,6 +286,86 @@ fn what_cannot_be_decoded_is_unknown_and_what_is_no_model_is_refused() {
     assert!(compare(&folder.0.path().join("no.gguf"), &reference, None, &mut |_, _| {}).is_err());
 }
 
+/// Of a type whose weights say nothing one by one a part is read, and what it says is of all.
+#[test]
+fn a_part_of_a_grid_stands_for_the_whole() {
+    let folder = Folder::new();
+    let rows = 3000;
+    let codes: Vec<u8> = (0..66 * rows).map(|i| (i * 37 % 251) as u8 & 0x3b).collect();
+    let mut near = Vec::new();
+    decode::values(GgmlType::IQ2_XXS, &codes, &mut near, &mut Weights::default());
+    let far: Vec<f32> = (0..).flat_map(|seed| weights(seed, false)).take(near.len()).collect();
+    let write = |file: &str, kind, data: &[u8]| {
+        let path = folder.0.path().join(file);
+        let (name, shape) = ("blk.0.ffn_up.weight", &[COLUMNS as u64, rows as u64][..]);
+        write_file(&path, &[], &[TensorData { name, kind, shape, data }]).unwrap();
+        path
+    };
+    let candidate = write("grid.gguf", GgmlType::IQ2_XXS, &codes);
+    for (values, expected) in [(&near, Relation::Unknown), (&far, Relation::Unrelated)] {
+        let raw: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let reference = write("reference.gguf", GgmlType::F32, &raw);
+        let mut told = Vec::new();
+        let found = compare(&candidate, &reference, None, &mut |done, all| told.push((done, all))).unwrap();
+        assert_eq!(found.relation, expected, "{found:?}");
+        let all = codes.len() as u64;
+        assert_eq!(told.last(), Some(&(all, all)));
+    }
+}
+
+/// A quantiser that gives blocks of its own, or a reason why there are none.
+struct Fake(Result<Vec<u8>, String>);
+
+impl Quantizer for Fake {
+    fn rows(
+        &mut self,
+        kind: GgmlType,
+        _columns: u64,
+        values: Vec<f32>,
+        importance: Option<&[f32]>,
+    ) -> Result<Vec<u8>, String> {
+        assert!(importance.is_none());
+        let bytes = usize::try_from(kind.bytes(values.len() as u64).unwrap()).unwrap();
+        self.0.clone().map(|own| own.into_iter().cycle().take(bytes).collect())
+    }
+}
+
+#[test]
+fn a_quantiser_that_fails_is_named_and_adds_nothing() {
+    let folder = Folder::new();
+    let base = model(12);
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let block =
+        |n: usize| -> Vec<u8> { (0..144).map(|i| if i < 4 { 0x2c } else { (i * n) as u8 }).collect() };
+    let candidate = folder.write_with("k.gguf", &base, |t, values| match t {
+        3 => (GgmlType::F32, encoded(GgmlType::F32, values, Arithmetic::Plain)),
+        _ => (GgmlType::Q4_K, (0..ROWS).flat_map(block).collect()),
+    });
+    let mut values = base.clone();
+    for t in 0..3 {
+        let codes: Vec<u8> = (0..ROWS).flat_map(block).collect();
+        decode::values(GgmlType::Q4_K, &codes, &mut values[t], &mut Weights::default());
+    }
+    let near = folder.write("near.gguf", &values, GgmlType::F32);
+    let look = |reference: &Path, own: Result<Vec<u8>, String>| {
+        let mut fake = Fake(own);
+        let again = Requantize { quantizer: &mut fake, extent: Extent::Sample, importance: None };
+        compare(&candidate, reference, Some(again), &mut |_, _| {}).unwrap()
+    };
+    let failed = look(&near, Err("it is gone".to_owned()));
+    assert_eq!(failed.relation, Relation::Quantization);
+    assert!(failed.reasons.last().unwrap().contains("could not be quantised again"), "{failed:?}");
+    assert!(failed.tensors.iter().all(|tensor| tensor.requantized_blocks.is_none()));
+    // The candidate has no error at all, and the quantiser some: it is no coarser.
+    let other = look(&near, Ok(block(1)));
+    assert_eq!(other.relation, Relation::Quantization);
+    assert!(other.tensors.iter().any(|tensor| tensor.error_ratio == Some(0.0)), "{other:?}");
+    // What is contradicted is not quantised again.
+    let derived = look(&reference, Err("it is gone".to_owned()));
+    assert_ne!(derived.relation, Relation::Quantization);
+    assert!(!derived.reasons.iter().any(|reason| reason.contains("again")), "{derived:?}");
+}
+
 /// Weights of NVFP4 are judged, unless a second scale in another tensor makes them others.
 #[test]
 fn a_scale_in_another_tensor_is_not_overlooked() {
