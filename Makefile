@@ -48,7 +48,7 @@ lint: setup ## What CI checks besides the tests
 # One thread, for one order of sums; and memory kept between steps instead of given back.
 fuzz: ## Fuzz every reader for FUZZ_SECONDS each (needs cargo-fuzz and a nightly compiler)
 	cd host && cargo +nightly run --manifest-path fuzz/Cargo.toml --release --example seed -- fuzz/corpus ../examples/models/*.gguf
-	cd host && for target in gguf safetensors pickle texts template render folder lists bundle; do \
+	cd host && for target in gguf safetensors imatrix pickle texts template render folder lists bundle; do \
 		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10 -max_len=65536 || exit 1; done
 
 models: setup ## Make the example models again (some minutes)

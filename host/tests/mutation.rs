@@ -11,6 +11,7 @@
 
 mod random;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use assayd::model::consistency::{self, Model};
@@ -18,6 +19,7 @@ use assayd::model::facts;
 use assayd::model::finding::Findings;
 use assayd::model::gguf::write::{TensorData, write};
 use assayd::model::gguf::{Array, GgmlType, ReadError, Value, read, read_strict};
+use assayd::model::imatrix::Imatrix;
 use assayd::model::manifest::List;
 use assayd::model::sniff::Content;
 use assayd::model::{canonical, document, folder, likeness, pickle, safetensors, template};
@@ -235,6 +237,18 @@ xxh64     0123456789abcdef  m.gguf:a.weight\nsha1      0123456789abcdef012345678
 const MANIFEST: &str = r#"{"formats":[{"type":"gguf","path":"a/m.gguf","size_bytes":12,
 "sha256":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"},{"file_path":"m.gguf","file_size_bytes":3}]}"#;
 
+/// An importance matrix in its older form: two tensors, each with a name, a count, and sums.
+fn imatrix_seed() -> Vec<u8> {
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for name in ["blk.0.attn_q.weight", "blk.0.ffn_up.weight"] {
+        bytes.extend(u32::try_from(name.len()).unwrap().to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend([3u32, 4].iter().flat_map(|number| number.to_le_bytes()));
+        bytes.extend([0.5f32, 1.0, 2.0, 4.0].iter().flat_map(|sum| sum.to_le_bytes()));
+    }
+    bytes
+}
+
 fn list(bytes: &[u8]) -> bool {
     let list = List::parse(String::from_utf8_lossy(bytes).into_owned());
     list.as_ref().is_ok_and(|list| list.kinds().len() < 8)
@@ -264,7 +278,7 @@ fn clean(read: impl FnOnce(&mut Findings)) -> bool {
 /// Every reader but that of GGUF; each says whether it found nothing wrong.
 fn the_other_readers() {
     type Read = fn(&[u8]) -> bool;
-    let readers: [(&str, Vec<u8>, Read); 8] = [
+    let readers: [(&str, Vec<u8>, Read); 9] = [
         ("safetensors", safetensors_seed(), |bytes| {
             clean(|findings| {
                 let Ok(header) = safetensors::read(&bytes, findings) else { panic!("bytes cannot fail") };
@@ -282,6 +296,10 @@ fn the_other_readers() {
             clean(|findings| drop(pickle::check(&bytes, Content::Zip, findings)))
         }),
         ("texts", TEXT.as_bytes().to_vec(), texts),
+        ("imatrix", imatrix_seed(), |bytes| {
+            let read = Imatrix::of_source(Path::new("imatrix.dat"), bytes);
+            read.is_ok_and(|read| read.tensors().all(|name| read.of(name).is_ok()))
+        }),
         ("list", LIST.as_bytes().to_vec(), list),
         ("manifest", MANIFEST.as_bytes().to_vec(), list),
         ("template", TEMPLATE.as_bytes().to_vec(), |bytes| {

@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
             "safetensors" => "safetensors",
             "bin" | "pt" | "pth" | "pkl" => "pickle",
             "jinja" => "template",
+            "dat" => "imatrix",
             _ => "texts",
         };
         if target != "pickle" {

@@ -16,9 +16,9 @@ use crate::domain::{Problem, ProblemKind, budget};
 
 /// An opened file.
 #[derive(Debug)]
-pub struct Imatrix {
+pub struct Imatrix<S = SourceFile> {
     path: PathBuf,
-    source: SourceFile,
+    source: S,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -39,15 +39,30 @@ enum Counts {
 }
 
 impl Imatrix {
-    /// Reads the index.
+    /// Opens a file and reads its index.
     ///
     /// # Errors
     /// The file cannot be read, or is of neither form.
     pub fn open(path: &Path) -> Result<Self, Problem> {
+        let source = SourceFile::open(path).map_err(|error| Problem::io("open", path, &error))?;
+        Self::of_source(path, source)
+    }
+}
+
+impl<S: ReadAt> Imatrix<S> {
+    /// Reads the index of an opened file; the path is for errors.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of neither form.
+    pub fn of_source(path: &Path, source: S) -> Result<Self, Problem> {
         let failed = |error: io::Error| Problem::io("read", path, &error);
-        let source = SourceFile::open(path).map_err(failed)?;
         let entries = index(&source).map_err(failed)?.map_err(|why| no_imatrix(path, &why))?;
         Ok(Self { path: path.to_owned(), source, entries })
+    }
+
+    /// Names of the tensors that it speaks of.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
     }
 
     /// The importance of every column, expert after expert; `None` if the file has none of this

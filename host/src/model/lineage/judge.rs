@@ -180,10 +180,16 @@ fn decide(
         matching.map(|tensor| tensor.name.as_str()).filter(|name| !is_computed(name)).collect()
     };
     let mut reasons = Vec::new();
+    // What could stand anywhere in GGUF contradicts nothing.
+    let guessed = candidate.guessed || reference.guessed;
+    let foreign: BTreeSet<&str> =
+        candidate.foreign.iter().chain(&reference.foreign).map(String::as_str).collect();
     let renamed = !moves.is_empty() && moves.keys().all(|name| !reference.tensors.contains_key(name));
     if pairs.is_empty() && moves.is_empty() {
         let shapes = named(ShapeDiffers);
-        return Ok(if shapes.is_empty() {
+        return Ok(if guessed {
+            (Relation::Unknown, vec![unplaced(candidate, reference, &foreign)])
+        } else if shapes.is_empty() {
             (
                 Relation::Unknown,
                 vec!["no tensor of the candidate has the name of one of the reference".to_owned()],
@@ -205,7 +211,7 @@ fn decide(
             }
         })
         .sum();
-    if matrices().next().is_some() && (related as f64) < RELATED_SHARE * total as f64 {
+    if matrices().next().is_some() && !guessed && (related as f64) < RELATED_SHARE * total as f64 {
         let share = 100.0 * related as f64 / total as f64;
         return Ok((
             Relation::Unrelated,
@@ -245,13 +251,20 @@ fn decide(
             return Ok((Relation::Derived, reasons));
         }
     }
-    let contradicted = tensors.iter().any(|tensor| tensor.relation == Differs)
-        || !(moves.is_empty() || renamed && renamed_whole(reference, pairs, moves))
-        || tensors.iter().any(|tensor| {
-            matches!(tensor.relation, ShapeDiffers | Missing | Extra) && !is_computed(&tensor.name)
-        });
-    if contradicted {
+    let lone = tensors.iter().any(|tensor| {
+        matches!(tensor.relation, ShapeDiffers | Missing | Extra) && !is_computed(&tensor.name)
+    });
+    let known = |(name, found): (&String, &moved::Move)| {
+        !foreign.contains(name.as_str()) && !foreign.contains(found.from.as_str())
+    };
+    let moved = !(renamed && renamed_whole(reference, pairs, moves)) && moves.iter().any(known);
+    let contradicted = moved || tensors.iter().any(|tensor| tensor.relation == Differs);
+    if contradicted && !guessed || lone && foreign.is_empty() {
         return Ok((Relation::Derived, reasons));
+    }
+    if contradicted || lone {
+        reasons.insert(0, unplaced(candidate, reference, &foreign));
+        return Ok((Relation::Unknown, reasons));
     }
     let finer = named(Finer);
     if !finer.is_empty() {
@@ -322,6 +335,18 @@ fn decide(
     Ok((Relation::Quantization, reasons))
 }
 
+/// That it is not known how weights of the Hugging Face side stand in GGUF.
+fn unplaced(candidate: &Side, reference: &Side, foreign: &BTreeSet<&str>) -> String {
+    let architecture = candidate.architecture.as_deref().or(reference.architecture.as_deref());
+    let list = foreign.iter().copied().filter(|name| !is_computed(name)).collect::<Vec<_>>();
+    format!(
+        "how {} tensors of the safetensors side stand in GGUF is not known ({}): {}",
+        list.len(),
+        architecture.unwrap_or("no architecture"),
+        names(&list)
+    )
+}
+
 /// What quantising rows of the reference again gave, unless nothing is left to say.
 fn again(pairs: &[Pair]) -> Option<String> {
     let open = pairs.iter().filter(|pair| pair.relation != TensorRelation::Requantized);
@@ -378,7 +403,8 @@ fn adapter(tensors: &[TensorLineage]) -> Option<String> {
 
 /// That all that differs lies in one of several files.
 fn one_file(candidate: &Side, differing: &[&str]) -> Option<String> {
-    let mut files = differing.iter().filter_map(|name| Some(candidate.tensors.get(*name)?.file));
+    let pieces = differing.iter().filter_map(|name| candidate.tensors.get(*name));
+    let mut files = pieces.flat_map(|entry| &entry.pieces).map(|piece| piece.file);
     let first = files.next().filter(|_| candidate.files.len() > 1)?;
     let path = &candidate.files.get(first).filter(|_| files.all(|file| file == first))?.0;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

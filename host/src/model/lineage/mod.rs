@@ -16,6 +16,7 @@ mod judge;
 mod kquants;
 mod lowrank;
 mod moved;
+mod names;
 mod permute;
 mod quantize;
 mod reproduce;

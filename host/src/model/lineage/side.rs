@@ -1,14 +1,15 @@
 //! One side of a comparison: an artifact opened, its tensors listed under the names and in
 //! the row order of GGUF, whatever the format.
 //!
-//! Hugging Face names are translated where the other side is GGUF. For the llama family
-//! the rows of the query and key projections are in another order there (the halves of a
-//! head one after the other instead of interleaved); they are read in GGUF's order.
+//! Hugging Face tensors are translated where the other side is GGUF (`names`): rows are read in
+//! GGUF's order, experts as one tensor, and norms that are stored less one with that one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::decode::{self, Weights};
+use super::names::{Place, gguf_name, layout};
 use crate::domain::inspection::ArtifactKind;
 use crate::domain::{Problem, ProblemKind, budget};
 use crate::model::discover::Artifact;
@@ -26,11 +27,20 @@ pub(super) struct Entry {
     pub kind: Option<GgmlType>,
     /// The slowest-varying dimension first, without leading dimensions of 1.
     pub shape: Vec<u64>,
-    pub file: usize,
-    pub offset: u64,
+    /// Where the bytes are: in one piece, or in equal ones, one after the other.
+    pub pieces: Vec<Piece>,
     pub bytes: u64,
     /// Rows per head, if the two halves of every head are to be interleaved.
     pub heads: Option<u64>,
+    /// The type of what is stored, if that is the weights less one. The bytes are those of F32 then.
+    less_one: Option<GgmlType>,
+}
+
+/// The file and the place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub file: usize,
+    offset: u64,
 }
 
 impl Entry {
@@ -53,6 +63,10 @@ pub(super) struct Side {
     /// Those that hold a second scale for weights of NVFP4, which then are not what their blocks
     /// alone say.
     pub scales: BTreeSet<String>,
+    /// Those of which it is not known under what name GGUF has them.
+    pub foreign: BTreeSet<String>,
+    /// How the family is laid out in GGUF is not known.
+    pub guessed: bool,
     pub architecture: Option<String>,
     pub gguf: bool,
     config: Option<serde_json::Value>,
@@ -80,6 +94,8 @@ impl Side {
             tensors: BTreeMap::new(),
             data_offsets: Vec::new(),
             scales: BTreeSet::new(),
+            foreign: BTreeSet::new(),
+            guessed: false,
             architecture: None,
             gguf: false,
             config: None,
@@ -126,12 +142,12 @@ impl Side {
                     dtype: tensor.kind.name(),
                     kind: Some(tensor.kind),
                     shape: trimmed(tensor.shape.iter().rev()),
-                    file,
-                    offset: tensor.offset,
+                    pieces: vec![Piece { file, offset: tensor.offset }],
                     bytes: tensor.bytes,
                     heads: None,
+                    less_one: None,
                 };
-                self.insert(path, source.size(), &tensor.name, entry)?;
+                self.insert(path, &tensor.name, (tensor.offset, source.size()), entry)?;
             }
             self.data_offsets.push(header.data_offset);
         } else {
@@ -153,12 +169,12 @@ impl Side {
                         _ => None,
                     },
                     shape: trimmed(tensor.shape.iter()),
-                    file,
-                    offset: tensor.offset,
+                    pieces: vec![Piece { file, offset: tensor.offset }],
                     bytes: tensor.bytes,
                     heads: None,
+                    less_one: None,
                 };
-                self.insert(path, source.size(), &tensor.name, entry)?;
+                self.insert(path, &tensor.name, (tensor.offset, source.size()), entry)?;
             }
             self.data_offsets.push(header.data_offset);
         }
@@ -166,8 +182,14 @@ impl Side {
         Ok(())
     }
 
-    fn insert(&mut self, path: &Path, size: u64, name: &str, entry: Entry) -> Result<(), Problem> {
-        if entry.offset.checked_add(entry.bytes).is_none_or(|end| end > size) {
+    fn insert(
+        &mut self,
+        path: &Path,
+        name: &str,
+        (offset, size): (u64, u64),
+        entry: Entry,
+    ) -> Result<(), Problem> {
+        if offset.checked_add(entry.bytes).is_none_or(|end| end > size) {
             return Err(damaged(path, &format!("the tensor {name} is not whole")));
         }
         match self.tensors.insert(name.to_owned(), entry) {
@@ -176,25 +198,48 @@ impl Side {
         }
     }
 
-    /// Gives the tensors the names and the row order that the GGUF side uses.
+    /// Gives the tensors the names, the row order and the shape that the GGUF side uses.
     pub fn speak_gguf(&mut self, architecture: Option<&str>) {
+        let Some(layout) = architecture.and_then(layout) else {
+            self.foreign = self.tensors.keys().cloned().collect();
+            self.guessed = true;
+            return;
+        };
         let number = |key: &str| self.config.as_ref()?.get(key)?.as_u64();
-        let interleaved = matches!(architecture, Some("llama" | "mistral3"));
         let heads = number("num_attention_heads");
         let key_heads = number("num_key_value_heads").or(heads);
-        let old = std::mem::take(&mut self.tensors);
-        for (name, mut entry) in old {
-            let new = gguf_name(&name);
-            let of = match new.as_deref().and_then(|name| name.split('.').nth(2)) {
-                Some("attn_q") if interleaved => heads,
-                Some("attn_k") if interleaved => key_heads,
-                _ => None,
-            };
-            let rows = entry.elements() / entry.columns();
-            let rows = if entry.shape.len() == 1 { entry.columns() } else { rows };
-            entry.heads =
-                of.filter(|&heads| heads > 0 && rows.is_multiple_of(heads * 2)).map(|heads| rows / heads);
-            self.tensors.entry(new.unwrap_or(name)).or_insert(entry);
+        let mut experts: BTreeMap<String, BTreeMap<u64, (String, Entry)>> = BTreeMap::new();
+        for (name, mut entry) in std::mem::take(&mut self.tensors) {
+            match gguf_name(layout, &name) {
+                Some(Place::Own(own)) => {
+                    let of = match own.split('.').nth(2) {
+                        Some("attn_q") if layout.interleaved => heads,
+                        Some("attn_k") if layout.interleaved => key_heads,
+                        _ => None,
+                    };
+                    entry.interleave(of);
+                    if layout.norms_less_one && own.ends_with("norm.weight") {
+                        entry.add_one();
+                    }
+                    self.tensors.insert(own, entry);
+                }
+                Some(Place::Expert(own, number)) => {
+                    experts.entry(own).or_default().insert(number, (name, entry));
+                }
+                None => {
+                    self.foreign.insert(name.clone());
+                    self.tensors.insert(name, entry);
+                }
+            }
+        }
+        for (own, list) in experts {
+            match stacked(&list) {
+                Some(entry) => drop(self.tensors.insert(own, entry)),
+                None => {
+                    self.foreign.extend(list.values().map(|(name, _)| name.clone()));
+                    self.tensors.extend(list.into_values());
+                }
+            }
         }
     }
 
@@ -216,13 +261,10 @@ impl Side {
     /// Reads bytes of a tensor, in the order of GGUF. `start` and `buffer` are whole rows
     /// where rows are moved, and whole blocks everywhere.
     pub fn read(&self, entry: &Entry, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
-        let Some((path, source)) = self.files.get(entry.file) else {
-            return Err(Problem::internal("a tensor of no file"));
-        };
-        let failed = |error: io::Error| Problem::io("read", path, &error);
-        let Some(per_head) = entry.heads else {
-            return source.read_at(buffer, entry.offset + start).map_err(failed);
-        };
+        if let Some(kind) = entry.less_one {
+            return self.read_with_one(entry, kind, start, buffer);
+        }
+        let Some(per_head) = entry.heads else { return self.read_stored(entry, entry.bytes, start, buffer) };
         let count = if entry.shape.len() == 1 { entry.columns() } else { entry.elements() / entry.columns() };
         let row_bytes = entry.bytes / count.max(1);
         let Ok(width) = usize::try_from(row_bytes) else {
@@ -231,37 +273,90 @@ impl Side {
         for (row, out) in (start / row_bytes.max(1)..).zip(buffer.chunks_mut(width.max(1))) {
             let (head, within) = (row / per_head, row % per_head);
             let from = head * per_head + within % 2 * (per_head / 2) + within / 2;
-            source.read_at(out, entry.offset + from * row_bytes).map_err(failed)?;
+            self.read_stored(entry, entry.bytes, from * row_bytes, out)?;
+        }
+        Ok(())
+    }
+
+    /// As they are stored; `bytes` is how many those are in all.
+    fn read_stored(&self, entry: &Entry, bytes: u64, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        let size = (bytes / (entry.pieces.len() as u64).max(1)).max(1);
+        let (mut at, mut rest) = (start, buffer);
+        while !rest.is_empty() {
+            let piece = usize::try_from(at / size).ok().and_then(|number| entry.pieces.get(number));
+            let Some((piece, (path, source))) =
+                piece.and_then(|piece| Some((piece, self.files.get(piece.file)?)))
+            else {
+                return Err(Problem::internal("a tensor of no file"));
+            };
+            let left = usize::try_from(size - at % size).unwrap_or(usize::MAX).min(rest.len());
+            let (part, others) = rest.split_at_mut(left);
+            source
+                .read_at(part, piece.offset + at % size)
+                .map_err(|error| Problem::io("read", path, &error))?;
+            (at, rest) = (at + left as u64, others);
+        }
+        Ok(())
+    }
+
+    /// Numbers of F32 that are stored as `kind`, less one.
+    fn read_with_one(
+        &self,
+        entry: &Entry,
+        kind: GgmlType,
+        start: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Problem> {
+        let size = kind.block_bytes();
+        let length = usize::try_from(buffer.len() as u64 / 4 * size).unwrap_or(0);
+        let (mut stored, mut values) = (vec![0; length], Vec::new());
+        self.read_stored(entry, entry.elements() * size, start / 4 * size, &mut stored)?;
+        decode::values(kind, &stored, &mut values, &mut Weights::default());
+        for (out, value) in buffer.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *out = (value + 1.0).to_le_bytes();
         }
         Ok(())
     }
 }
 
-/// `model.layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`; `None` if there is no rule.
-fn gguf_name(name: &str) -> Option<String> {
-    match name {
-        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
-        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
-        "lm_head.weight" => return Some("output.weight".to_owned()),
-        _ => {}
+impl Entry {
+    /// Its rows are those of so many heads, whose halves are to be interleaved.
+    fn interleave(&mut self, heads: Option<u64>) {
+        let rows = if self.shape.len() == 1 { self.columns() } else { self.elements() / self.columns() };
+        self.heads =
+            heads.filter(|&heads| heads > 0 && rows.is_multiple_of(heads * 2)).map(|heads| rows / heads);
     }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, end) = rest.rsplit_once('.')?;
-    let part = match part {
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        _ => return None,
+
+    /// One is to be added, in single precision; in half, sums are rounded in ways not known here.
+    fn add_one(&mut self) {
+        match self.kind {
+            Some(kind @ (GgmlType::F32 | GgmlType::BF16)) => {
+                (self.less_one, self.kind, self.dtype) =
+                    (Some(kind), Some(GgmlType::F32), GgmlType::F32.name());
+                self.bytes = self.elements().saturating_mul(4);
+            }
+            _ => self.kind = None,
+        }
+    }
+}
+
+/// The experts of a tensor as one; `None` if one is missing or they are not alike.
+fn stacked(list: &BTreeMap<u64, (String, Entry)>) -> Option<Entry> {
+    let (_, first) = list.get(&0)?;
+    let alike = |(place, (number, (_, entry))): (u64, (&u64, &(String, Entry)))| {
+        place == *number && entry.shape == first.shape && entry.dtype == first.dtype
     };
-    Some(format!("blk.{layer}.{part}.{end}"))
+    if !(0..).zip(list).all(alike) {
+        return None;
+    }
+    let count = list.len() as u64;
+    let shape = [count].into_iter().chain(first.shape.iter().copied()).skip_while(|&size| size == 1);
+    Some(Entry {
+        shape: shape.collect(),
+        pieces: list.values().flat_map(|(_, entry)| entry.pieces.iter().copied()).collect(),
+        bytes: first.bytes.checked_mul(count)?,
+        ..first.clone()
+    })
 }
 
 fn trimmed<'a>(shape: impl Iterator<Item = &'a u64>) -> Vec<u64> {
@@ -295,22 +390,4 @@ fn config(folder: Option<&Path>) -> Option<serde_json::Value> {
     let mut bytes = vec![0; usize::try_from(file.size()).ok()?];
     file.read_at(&mut bytes, 0).ok()?;
     serde_json::from_slice(&bytes).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_translated() {
-        for (name, gguf) in [
-            ("lm_head.weight", Some("output.weight")),
-            ("model.layers.12.self_attn.k_proj.bias", Some("blk.12.attn_k.bias")),
-            ("model.layers.0.post_attention_layernorm.weight", Some("blk.0.ffn_norm.weight")),
-            ("model.layers.0.block_sparse_moe.gate.weight", None),
-            ("visual.blocks.0.norm1.weight", None),
-        ] {
-            assert_eq!(gguf_name(name).as_deref(), gguf, "{name}");
-        }
-    }
 }

@@ -490,3 +490,132 @@ fn weights_under_other_names_are_found() {
     let doubled = relate(&folder.write("d.gguf", &doubled, GgmlType::F32), &reference);
     assert_eq!(doubled.relation, Relation::Derived, "{:?}", doubled.reasons);
 }
+
+/// A folder as Hugging Face lays it out: a file of BF16 tensors with its header, and a configuration.
+fn hugging_face(folder: &Folder, name: &str, tensors: &[(String, Vec<u64>, Vec<f32>)]) -> PathBuf {
+    let path = folder.0.path().join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, shape, values) in tensors {
+        let start = data.len();
+        data.extend(encoded(GgmlType::BF16, values, Arithmetic::Plain));
+        let entry = serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, data.len()]});
+        header.insert(name.clone(), entry);
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+    std::fs::write(path.join("model.safetensors"), bytes).unwrap();
+    std::fs::write(path.join("config.json"), r#"{"model_type": "x", "num_attention_heads": 4}"#).unwrap();
+    path
+}
+
+fn gguf(folder: &Folder, architecture: &str, tensors: &[(&str, GgmlType, Vec<u64>, Vec<f32>)]) -> PathBuf {
+    let path = folder.0.path().join("candidate.gguf");
+    let coded = |(_, kind, _, values): &(&str, GgmlType, Vec<u64>, Vec<f32>)| {
+        encoded(*kind, values, Arithmetic::Plain)
+    };
+    let data: Vec<Vec<u8>> = tensors.iter().map(coded).collect();
+    let list: Vec<TensorData<'_>> = tensors
+        .iter()
+        .zip(&data)
+        .map(|((name, kind, shape, _), data)| TensorData { name, kind: *kind, shape, data })
+        .collect();
+    write_file(&path, &[("general.architecture", architecture.into())], &list).unwrap();
+    path
+}
+
+/// Numbers that BF16 has.
+fn short(seed: u64) -> Vec<f32> {
+    weights(seed, false).into_iter().map(|x| half::bf16_to_f32(half::f32_to_bf16(x))).collect()
+}
+
+#[test]
+fn experts_of_a_folder_are_one_tensor_of_gguf() {
+    let folder = Folder::new();
+    let (columns, rows) = (COLUMNS as u64, ROWS as u64);
+    let experts: Vec<Vec<f32>> = (30..33).map(short).collect();
+    let up = |number: usize| {
+        let name = format!("model.layers.0.mlp.experts.{number}.up_proj.weight");
+        (name, vec![rows, columns], experts[number].clone())
+    };
+    let router = short(40);
+    let gate = ("model.layers.0.mlp.gate.weight".to_owned(), vec![rows, columns], router.clone());
+    let reference = hugging_face(&folder, "hf", &[up(0), gate.clone(), up(1), up(2)]);
+    let look = |experts: Vec<f32>, reference: &Path| {
+        let candidate = gguf(
+            &folder,
+            "qwen3moe",
+            &[
+                ("blk.0.ffn_gate_inp.weight", GgmlType::F32, vec![columns, rows], router.clone()),
+                ("blk.0.ffn_up_exps.weight", GgmlType::Q8_0, vec![columns, rows, 3], experts),
+            ],
+        );
+        relate(&candidate, reference)
+    };
+    let honest = look(experts.concat(), &reference);
+    assert_eq!(honest.relation, Relation::Quantization, "{honest:?}");
+    assert_eq!(honest.tensors[1].relation, TensorRelation::Requantized);
+    let mut other = experts.concat();
+    other[2 * COLUMNS * ROWS + 77] += 0.1;
+    let derived = look(other, &reference);
+    assert_eq!(derived.relation, Relation::Derived, "{derived:?}");
+    assert_eq!(derived.worst_tensor.as_deref(), Some("blk.0.ffn_up_exps.weight"));
+    // One is missing: nothing is made up.
+    let reference = hugging_face(&folder, "part", &[up(0), gate, up(2)]);
+    let unknown = look(experts.concat(), &reference);
+    assert_eq!(unknown.relation, Relation::Unknown, "{unknown:?}");
+    assert!(unknown.reasons[0].contains("how 2 tensors of the safetensors side stand"), "{unknown:?}");
+}
+
+#[test]
+fn norms_that_are_stored_less_one_are_read_with_it() {
+    let folder = Folder::new();
+    let norm: Vec<f32> = short(50).into_iter().take(COLUMNS).collect();
+    let matrix = short(51);
+    let shape = vec![ROWS as u64, COLUMNS as u64];
+    let tensors = [
+        ("model.layers.0.input_layernorm.weight".to_owned(), vec![COLUMNS as u64], norm.clone()),
+        ("model.layers.0.mlp.up_proj.weight".to_owned(), shape.clone(), matrix.clone()),
+    ];
+    let reference = hugging_face(&folder, "hf", &tensors);
+    let swapped: Vec<u64> = shape.iter().rev().copied().collect();
+    for (by, expected) in [(1.0, Relation::SameWeights), (0.0, Relation::Derived)] {
+        let norm = norm.iter().map(|x| x + by).collect();
+        let candidate = gguf(
+            &folder,
+            "gemma3",
+            &[
+                ("blk.0.attn_norm.weight", GgmlType::F32, vec![COLUMNS as u64], norm),
+                ("blk.0.ffn_up.weight", GgmlType::BF16, swapped.clone(), matrix.clone()),
+            ],
+        );
+        let found = relate(&candidate, &reference);
+        assert_eq!(found.relation, expected, "{found:?}");
+    }
+}
+
+/// Of a family that is not known, tensors may stand anywhere, in any order: nobody is accused.
+#[test]
+fn what_is_not_known_of_a_family_is_no_contradiction() {
+    let folder = Folder::new();
+    let shape = vec![ROWS as u64, COLUMNS as u64];
+    let (matrix, other) = (short(60), short(61));
+    let name = |part: &str| format!("model.layers.0.{part}.weight");
+    let own = (name("mlp.up_proj"), shape.clone(), matrix.clone());
+    let tower = ("visual.blocks.0.norm1.weight".to_owned(), shape.clone(), other.clone());
+    let swapped: Vec<u64> = shape.iter().rev().copied().collect();
+    let up = ("blk.0.ffn_up.weight", GgmlType::Q8_0, swapped.clone(), matrix);
+    let foreign = ("blk.0.ssm_in.weight", GgmlType::Q8_0, swapped, other.iter().rev().copied().collect());
+    for (architecture, reference, candidate, expected) in [
+        ("qwen3", vec![own.clone()], vec![up.clone()], Relation::Quantization),
+        ("qwen3", vec![own.clone()], vec![up.clone(), foreign.clone()], Relation::Derived),
+        ("qwen3", vec![own.clone(), tower], vec![up.clone()], Relation::Unknown),
+        // By their contents, tensors are found under any name; others may have been changed on the way.
+        ("bloom", vec![own.clone()], vec![up.clone()], Relation::Quantization),
+        ("bloom", vec![own], vec![up, foreign], Relation::Unknown),
+    ] {
+        let reference = hugging_face(&folder, "hf", &reference);
+        let found = relate(&gguf(&folder, architecture, &candidate), &reference);
+        assert_eq!(found.relation, expected, "{architecture} {found:?}");
+    }
+}
