@@ -571,9 +571,19 @@ fn passes_are_kept_until_the_file_changes() {
     fs::write(&path, &bytes).unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_modified(times).unwrap();
     assert_eq!(cached(&[]), (false, truth()));
-    // A damaged entry is none.
-    for entry in fs::read_dir(folder.path().join("cache/passes")).unwrap() {
-        fs::write(entry.unwrap().path(), "{").unwrap();
-    }
+    // A damaged entry is none, be it another digest in its place.
+    let damage = |how: &dyn Fn(String) -> String| {
+        for entry in fs::read_dir(folder.path().join("cache/passes")).unwrap() {
+            let entry = entry.unwrap().path();
+            fs::write(&entry, how(fs::read_to_string(&entry).unwrap())).unwrap();
+        }
+    };
+    std::thread::sleep(std::time::Duration::from_millis(3100));
+    assert_eq!(cached(&[]), (false, truth()));
+    assert_eq!(cached(&[]), (true, truth()));
+    damage(&|text| text.replace(&truth(), &sha256(b"other").to_string()));
+    assert_eq!(cached(&[]), (false, truth()));
+    assert_eq!(cached(&[]), (true, truth()), "the damaged one was replaced");
+    damage(&|_| "{".to_owned());
     assert_eq!(cached(&[]), (false, truth()));
 }

@@ -4,9 +4,10 @@
 //! An entry is of one content as far as the file system can tell: path, device, inode, size,
 //! and the times of the last change, together with everything else that the result depends
 //! on. A file that changed less than [`SETTLED_SECONDS`] before its entry was written could
-//! change again within the same tick of the clock, so such an entry is not used. Who can
-//! write to the folder can put anything there: it belongs to the user alone. Judgements
-//! that others rely on (`verify`, the daemon) are made without it.
+//! change again within the same tick of the clock, so such an entry is not used. An entry begins
+//! with its own digest, so that one that a disk damaged is none. Who can write to the folder can
+//! put anything there all the same: it belongs to the user alone. Judgements that others rely on
+//! (`verify`, the daemon) are made without it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
@@ -18,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::scan::{Scanned, Shelf, Wanted, Weights};
 use crate::digest::sha256_parts;
-use crate::domain::budget;
 use crate::domain::inspection::Finding;
+use crate::domain::{Sha256, budget};
 
 /// Entries of another version mean nothing.
 const VERSION: &str = concat!("assayd-pass-1-", env!("CARGO_PKG_VERSION"));
@@ -75,11 +76,10 @@ impl Kept {
         if self.fresh {
             return None;
         }
-        let path = self.path("json");
-        if fs::metadata(&path).ok()?.mtime() < self.changed.saturating_add(SETTLED_SECONDS) {
+        if fs::metadata(self.path("json")).ok()?.mtime() < self.changed.saturating_add(SETTLED_SECONDS) {
             return None;
         }
-        let Entry { scanned, findings } = serde_json::from_str(&read(&path)?).ok()?;
+        let Entry { scanned, findings } = serde_json::from_str(&self.read("json")?).ok()?;
         Some((scanned, findings))
     }
 
@@ -96,26 +96,34 @@ impl Kept {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         prune(&self.folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        writeln!(file, "{}", self.digest(ending, text))?;
         file.write_all(text.as_bytes())?;
         file.persist(self.path(ending))?;
         Ok(())
+    }
+
+    /// What was written, if it still is what it was.
+    fn read(&self, ending: &str) -> Option<String> {
+        let mut text = String::new();
+        File::open(self.path(ending)).ok()?.take(budget::PASS_ENTRY_BYTES).read_to_string(&mut text).ok()?;
+        let (digest, text) = text.split_once('\n')?;
+        (digest.parse() == Ok(self.digest(ending, text))).then(|| text.to_owned())
+    }
+
+    /// Of an entry under its name: one that came under another's is damaged, too.
+    fn digest(&self, ending: &str, text: &str) -> Sha256 {
+        sha256_parts(&[self.name.as_bytes(), ending.as_bytes(), text.as_bytes()])
     }
 }
 
 impl Shelf for Kept {
     fn take_up(&mut self) -> Option<String> {
-        if self.fresh { None } else { read(&self.path("part")) }
+        if self.fresh { None } else { self.read("part") }
     }
 
     fn put_down(&mut self, state: &str) {
         let _ = self.write("part", state);
     }
-}
-
-fn read(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    File::open(path).ok()?.take(budget::PASS_ENTRY_BYTES).read_to_string(&mut text).ok()?;
-    Some(text)
 }
 
 /// Makes room for one more entry: the oldest go.
