@@ -86,6 +86,33 @@ fn tensors_and_roots() {
     }
 }
 
+/// What is no model has digests all the same, and a list of it can be checked.
+#[test]
+fn files_that_are_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [
+        ("config.json", &b"{\"a\": 1}"[..]),
+        ("README.md", b"# read me"),
+        ("x.txt", b"text"),
+        ("r.bin", b"\x07\x00random"),
+        ("m.gguf", b"<html>no model</html>"),
+        ("empty", b""),
+        ("empty.gguf", b""),
+    ] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        let (plain, code) = json(folder.path(), &[name]);
+        assert_eq!(code, Some(0), "{name}");
+        assert_eq!(plain["files"][0]["sha256"], sha256(bytes).to_string(), "{name}");
+        let leaves = (!bytes.is_empty()).then_some(bytes);
+        assert_eq!(plain["file_root"], merkle_root(leaves).to_string(), "{name} is one stretch");
+        assert!(plain["content_root"].is_null() && plain["weights_root"].is_null(), "{name}");
+        fs::write(folder.path().join("list"), text(&hash(folder.path(), &[name]))).unwrap();
+        assert_eq!(hash(folder.path(), &[name, "--check", "list"]).status.code(), Some(0), "{name}");
+        fs::write(folder.path().join(name), "other").unwrap();
+        assert_eq!(hash(folder.path(), &[name, "--check", "list"]).status.code(), Some(1), "{name}");
+    }
+}
+
 #[test]
 fn inspect_states_the_roots_in_the_full_pass_only() {
     let folder = folder();

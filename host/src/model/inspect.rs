@@ -223,7 +223,6 @@ impl<'a> Inspector<'a> {
             path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let named_document =
             path.file_name().is_some_and(|name| document::is_document(&name.to_string_lossy()));
-        let size = source.size();
         let kind = match content {
             Content::Safetensors => ArtifactKind::Safetensors,
             _ => ArtifactKind::Unknown,
@@ -241,7 +240,7 @@ impl<'a> Inspector<'a> {
         // Old pickles begin with anything.
         let maybe_old = content == Content::Unknown && discover::is_pickle_extension(&extension);
         if (matches!(content, Content::Pickle | Content::Zip) || maybe_old)
-            && let Some(inspection) = pickle::file(self, path, source, content, claims)?
+            && let Some(inspection) = pickle::file(self, path, &source, content, claims)?
         {
             return Ok(inspection);
         }
@@ -257,11 +256,26 @@ impl<'a> Inspector<'a> {
                 .finding(format!("the name says {claim} and the content is {}", content.name())),
             (content, None) => Code::NotExamined.finding(format!("the file is {}", content.name())),
         };
+        let mut findings = Findings::default();
+        findings.push(finding);
+        self.headless(path, &source, kind, findings)
+    }
+
+    /// A file without a header that says where its tensors are: all of it is one stretch.
+    pub fn headless(
+        &mut self,
+        path: &Path,
+        source: &SourceFile,
+        kind: ArtifactKind,
+        mut findings: Findings,
+    ) -> Result<Inspection, Problem> {
+        self.total = source.size();
+        let layout = Layout { weights: &[], data_offset: source.size(), tensors: None, in_order: true };
+        let record = self.pass(path, source, &layout, &mut findings);
         let mut inspection = blank(path, kind);
-        inspection.files.push(FileRecord { path: path.to_owned(), bytes: size, sha256: None });
-        inspection.status = Status::Reject;
-        inspection.findings.push(finding);
-        Ok(inspection)
+        inspection.files.push(record.map_err(|error| Problem::io("read", path, &error))?);
+        self.state_roots(&mut inspection);
+        Ok(conclude(inspection, findings))
     }
 
     /// A README or a model card, which is no model: what shows that it is unfinished.
@@ -270,12 +284,7 @@ impl<'a> Inspector<'a> {
         let mut findings = Findings::default();
         document::check(source, &mut findings).map_err(|error| io(&error))?;
         findings.push(Code::NotALanguageModel.finding("the file is a document, not a model"));
-        self.total = source.size();
-        let layout = Layout { weights: &[], data_offset: source.size(), tensors: None, in_order: true };
-        let record = self.pass(path, source, &layout, &mut findings).map_err(|error| io(&error))?;
-        let mut inspection = blank(path, ArtifactKind::Unknown);
-        inspection.files.push(record);
-        Ok(conclude(inspection, findings))
+        self.headless(path, source, ArtifactKind::Unknown, findings)
     }
 
     fn split_set(&mut self, path: &Path, name: &PartName) -> Result<Inspection, Problem> {

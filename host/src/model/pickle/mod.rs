@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 use super::finding::{Code, Findings};
-use super::inspect::{Inspector, Layout, blank, conclude};
+use super::inspect::Inspector;
 use super::sniff::Content;
 use super::source::{Cursor, ReadAt, SourceFile};
 use crate::domain::Problem;
@@ -28,7 +28,7 @@ const PICKLES_IN_A_ROW: usize = 8;
 pub(super) fn file(
     inspector: &mut Inspector<'_>,
     path: &Path,
-    source: SourceFile,
+    source: &SourceFile,
     content: Content,
     claim: Option<&str>,
 ) -> Result<Option<Inspection>, Problem> {
@@ -38,20 +38,13 @@ pub(super) fn file(
         let message = format!("the name says {claim} and the content is {}", content.name());
         findings.push(Code::DisguisedFormat.finding(message));
     }
-    if !check(&source, content, &mut findings).map_err(|error| io(&error))? {
+    if !check(source, content, &mut findings).map_err(|error| io(&error))? {
         return Ok(None);
     }
     if !findings.has_errors() {
         findings.push(Code::PickleFormat.finding("only functions that rebuild tensors are called"));
     }
-    let mut inspection = blank(path, ArtifactKind::Pickle);
-    inspector.total = source.size();
-    let size = source.size();
-    let layout = Layout { weights: &[], data_offset: size, tensors: None, in_order: true };
-    let record = inspector.pass(path, &source, &layout, &mut findings).map_err(|error| io(&error))?;
-    inspection.files.push(record);
-    inspector.state_roots(&mut inspection);
-    Ok(Some(conclude(inspection, findings)))
+    inspector.headless(path, source, ArtifactKind::Pickle, findings).map(Some)
 }
 
 /// Follows every pickle of a source whose first bytes are `content`; false if it holds none.
