@@ -160,6 +160,76 @@ fn its_own_list_names_what_changed() {
     assert!(text(&check()).contains("MISSING  tensor second"));
 }
 
+/// A second entry of a name changes what loaders read, wherever it stands and whatever it holds.
+#[test]
+fn duplicates_are_named() {
+    let folder = folder();
+    let path = folder.path().join("m.gguf");
+    let kinds = ["--kind", "sha256", "--kind", "xxh64"];
+    let printed = hash(folder.path(), &[&["m.gguf"], kinds.as_slice()].concat());
+    fs::write(folder.path().join("own"), text(&printed)).unwrap();
+    let layers: Vec<&str> = text(&printed).lines().filter(|line| line.contains("m.gguf:")).collect();
+    assert_eq!(layers.len(), 4);
+    fs::write(folder.path().join("layers"), layers.join("\n")).unwrap();
+    let check = |list: &str| hash(folder.path(), &["m.gguf", "--check", list]);
+    assert_eq!((check("own").status.code(), check("layers").status.code()), (Some(0), Some(0)));
+
+    // Names of equal length: the writer refuses duplicates, so one is renamed in the header.
+    let rename = |from: &str, to: &str| {
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        fs::write(&path, bytes).unwrap();
+    };
+    let roots = || {
+        let (document, _) = json(folder.path(), &["m.gguf"]);
+        [document["content_root"].clone(), document["weights_root"].clone()]
+    };
+    let altered = [9; 256];
+    let duplicate = "DUPLICATE  tensor first: it is there more than once";
+    for tensors in [
+        [("First", &altered[..]), ("first", &FIRST), ("second", &SECOND)],
+        [("first", &FIRST), ("First", &altered), ("second", &SECOND)],
+        [("first", &FIRST), ("second", &SECOND), ("First", &FIRST)],
+    ] {
+        write(&path, "m", &tensors);
+        rename("First", "first");
+        assert_eq!(roots(), [serde_json::Value::Null, serde_json::Value::Null]);
+        for list in ["own", "layers"] {
+            let output = check(list);
+            assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+            assert!(text(&output).contains(duplicate), "{}", text(&output));
+            assert!(!text(&output).contains("note: every tensor"), "{}", text(&output));
+        }
+    }
+    // Two entries for the same bytes: one of them overlaps, and is not read.
+    write(&path, "m", &[("first", &FIRST), ("First", &FIRST), ("second", &SECOND)]);
+    rename("First", "first");
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(5).rposition(|window| window == b"first").unwrap() + 5 + 4 + 8 + 4;
+    assert_eq!(bytes[at..at + 8], 256u64.to_le_bytes());
+    bytes[at..at + 8].copy_from_slice(&0u64.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    for list in ["own", "layers"] {
+        assert!(text(&check(list)).contains(duplicate), "{}", text(&check(list)));
+    }
+
+    let pair = [("general.nama", "evil".into()), ("general.name", "m".into())];
+    let back = [pair[1].clone(), pair[0].clone()];
+    let first = TensorData { name: "first", kind: GgmlType::F32, shape: &[64], data: &FIRST };
+    let second = TensorData { name: "second", kind: GgmlType::F32, shape: &[32], data: &SECOND };
+    for metadata in [pair, back] {
+        write_file(&path, &metadata, &[first, second]).unwrap();
+        rename("general.nama", "general.name");
+        assert_eq!(roots(), [serde_json::Value::Null, serde_json::Value::Null]);
+        let output = check("own");
+        assert_eq!(output.status.code(), Some(1));
+        let line = "DUPLICATE  metadata general.name: it is there more than once";
+        assert!(text(&output).contains(line), "{}", text(&output));
+    }
+    assert_eq!(check("layers").status.code(), Some(4), "nothing of the metadata is listed");
+}
+
 #[test]
 fn lists_of_others() {
     let folder = folder();

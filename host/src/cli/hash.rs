@@ -194,7 +194,10 @@ fn list_all(out: &mut String, inspection: &Inspection) {
         ("content_root", digests.content_root),
         ("weights_root", digests.weights_root),
     ] {
-        let root = root.map_or_else(|| "none: the artifact is not whole".to_owned(), |root| root.to_string());
+        let root = root.map_or_else(
+            || "none: not everything was read and understood".to_owned(),
+            |root| root.to_string(),
+        );
         let _ = writeln!(out, "# {name:<12} {root}");
     }
     if let Some(fuzzy) = &digests.fuzzy {

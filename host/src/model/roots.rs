@@ -9,7 +9,8 @@
 //! different lists of things have equal leaves.
 //!
 //! File names are in no leaf: moving or renaming an artifact changes nothing. What could
-//! not be read or understood in full has no root, never one over the rest.
+//! not be read or understood in full has no root, never one over the rest; nor has what
+//! holds two tensors or two entries of one name, of which nobody knows which one counts.
 
 use std::collections::BTreeMap;
 
@@ -110,7 +111,7 @@ impl Roots {
 
     /// The metadata of part `part`.
     pub fn gguf_metadata(&mut self, part: u64, header: &Header) {
-        for (key, value) in header.metadata.iter() {
+        for (key, value) in header.metadata.iter().chain(header.metadata.repeated()) {
             let mut encoded = Vec::new();
             put_value(&mut encoded, value);
             let leaf = Leaf::new(b'M').number(part).text(key.as_bytes());
@@ -144,8 +145,10 @@ impl Roots {
         let leaves: Vec<Sha256> = self.tensors.iter().map(tensor_leaf).collect();
         let content = self.metadata.iter().map(|entry| entry.sha256);
         let content = content.chain(self.side_files.iter().copied()).chain(self.split_leaf());
+        let unique = self.tensors.is_sorted_by(|a, b| a.name < b.name)
+            && self.metadata.is_sorted_by(|a, b| (a.part, &a.key) < (b.part, &b.key));
         let known = !self.spoiled && !self.files.is_empty();
-        let whole = known && !self.incomplete;
+        let whole = known && unique && !self.incomplete;
         Digests {
             file_root: known.then(|| self.file_root()),
             content_root: whole.then(|| root_of(content.chain(leaves.iter().copied()))),
@@ -308,6 +311,15 @@ mod tests {
         assert_eq!((dropped.content_root, dropped.weights_root), (None, None), "a tensor is out of range");
         let skipped = digests(|scanned, _, _| scanned.tensors[1] = None);
         assert_eq!((skipped.content_root, skipped.weights_root), (None, None), "a tensor was not hashed");
+        let tensors_twice = digests(|_, list, _| list[1].name = "a".into());
+        let entries_twice = digests(|_, _, roots| {
+            roots.entry(0, "k", &Leaf::new(b'M'));
+            roots.entry(0, "k", &Leaf::new(b'M').number(1));
+        });
+        for twice in [tensors_twice, entries_twice] {
+            assert!(twice.file_root.is_some());
+            assert_eq!((twice.content_root, twice.weights_root), (None, None), "which of the two counts?");
+        }
         let spoiled = digests(|_, _, roots| roots.spoiled());
         assert_eq!((spoiled.file_root, spoiled.weights_root), (None, None));
         let empty = Roots::default().finish();

@@ -29,7 +29,8 @@ pub struct TensorManifest;
 /// Root, and type with shape, by name.
 type Tensors = BTreeMap<String, (String, String)>;
 
-/// The tensors of a list; an error for a line that begins as one and is none.
+/// The tensors of a list; an error for a line that begins as one and is none, and for a name that
+/// has two: nobody knows which one counts.
 fn tensors(text: &str) -> Result<Tensors, String> {
     let mut out = Tensors::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -41,6 +42,9 @@ fn tensors(text: &str) -> Result<Tensors, String> {
             digits.then_some((serde_json::from_str::<String>(name).ok()?, root, form))
         };
         let (name, root, form) = parts().ok_or_else(|| format!("line {number} is no tensor"))?;
+        if out.contains_key(&name) {
+            return Err(format!("line {number} is a second tensor {name}"));
+        }
         out.insert(name, (root.to_ascii_lowercase(), format!("{form}]")));
     }
     Ok(out)
@@ -173,6 +177,9 @@ mod tests {
         ] {
             assert_eq!(codes(&found), (Outcome::Failed, vec![code.to_owned()]), "{found}");
         }
+        let twice = good() + &line(3, "Q8_0 [32]", "c");
+        let judged = TensorManifest::judge(&model(Some(&good())), &[twice.into_bytes()], &Params::default());
+        assert!(judged.is_err(), "whichever of the two is as listed");
         let many: String = (0..200).map(|number| line(9, "F32 [1]", &format!("t{number}"))).collect();
         assert_eq!(codes(&(good() + &many)).1.len(), TOLD + 1);
     }

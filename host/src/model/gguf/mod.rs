@@ -12,6 +12,8 @@ mod types;
 mod value;
 pub mod write;
 
+use std::collections::BTreeSet;
+
 pub use fault::{Fault, ReadError};
 pub use read::{read, read_strict};
 pub use types::GgmlType;
@@ -72,35 +74,38 @@ pub struct Metadata {
     entries: Vec<(String, Value)>,
     /// Indices of `entries`, sorted by key.
     order: Vec<usize>,
+    /// Entries whose key one of `entries` has already.
+    repeated: Vec<(String, Value)>,
 }
 
 impl Metadata {
-    /// Keeps the first of entries with equal keys; the second part is the places and keys
-    /// of the others in `entries`.
-    fn new(mut entries: Vec<(String, Value)>) -> (Self, Vec<(usize, String)>) {
+    /// The first of entries with equal keys counts; the second part says where the others
+    /// were.
+    fn new(all: Vec<(String, Value)>) -> (Self, Vec<usize>) {
         let sorted = |entries: &[(String, Value)]| {
             let mut order: Vec<usize> = (0..entries.len()).collect();
             // Stable, so that equal keys stay in file order.
             order.sort_by_key(|&i| entries.get(i).map(|(key, _)| key.as_str()));
             order
         };
-        let key = |i: usize| entries.get(i).map(|(key, _)| key.as_str());
-        let mut order = sorted(&entries);
-        let pairs = order.iter().zip(order.iter().skip(1));
-        let repeated = pairs
-            .filter(|&(&a, &b)| key(a) == key(b))
-            .map(|(_, &b)| (b, key(b).unwrap_or_default().to_owned()));
-        let mut repeated: Vec<(usize, String)> = repeated.collect();
-        if !repeated.is_empty() {
-            repeated.sort_unstable();
-            let mut i = 0;
-            entries.retain(|_| {
-                i += 1;
-                repeated.binary_search_by_key(&(i - 1), |(place, _)| *place).is_err()
-            });
-            order = sorted(&entries);
+        let key = |i: usize| all.get(i).map(|(key, _)| key);
+        let order = sorted(&all);
+        let pairs = order.iter().zip(order.iter().skip(1)).filter(|&(&a, &b)| key(a) == key(b));
+        let again: BTreeSet<usize> = pairs.map(|(_, &b)| b).collect();
+        if again.is_empty() {
+            return (Self { entries: all, order, repeated: Vec::new() }, Vec::new());
         }
-        (Self { entries, order }, repeated)
+        let (mut entries, mut repeated) = (Vec::new(), Vec::new());
+        for (i, entry) in all.into_iter().enumerate() {
+            if again.contains(&i) { repeated.push(entry) } else { entries.push(entry) }
+        }
+        let order = sorted(&entries);
+        (Self { entries, order, repeated }, again.into_iter().collect())
+    }
+
+    /// Entries that do not count: their keys were there before.
+    pub fn repeated(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.repeated.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {

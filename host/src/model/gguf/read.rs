@@ -180,8 +180,9 @@ impl Reader<'_> {
             entries.push((key, value));
         }
         let (metadata, repeated) = Metadata::new(entries);
-        for (at, key) in repeated.into_iter().filter_map(|(i, key)| Some((places.get(i)?, key))) {
-            self.faults.push(fault(Code::DuplicateKey, *at, format!("the metadata key {key} occurs twice")));
+        for (place, (key, _)) in repeated.into_iter().zip(metadata.repeated()) {
+            let at = places.get(place).copied().unwrap_or_default();
+            self.faults.push(fault(Code::DuplicateKey, at, format!("the metadata key {key} occurs twice")));
         }
         Ok(metadata)
     }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checked, Outcome, Report, Subject, What, base_of};
 use crate::digest::HashKind;
-use crate::domain::inspection::{Inspection, TensorDigest};
+use crate::domain::inspection::{Finding, Inspection, TensorDigest};
+use crate::model::finding::Code;
 
 /// A tensor's digest, and its type and shape where the list has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,14 +32,15 @@ pub(super) fn check(entries: &[(Subject, String)], inspection: &Inspection) -> R
             _ => None,
         })
         .collect();
-    if !own.is_empty() {
+    let has_own = !own.is_empty();
+    if has_own {
         let found = |tensor: &TensorDigest| {
             Some(Thing {
                 digest: tensor.root.to_string(),
                 form: Some((tensor.dtype.clone(), tensor.shape.clone())),
             })
         };
-        tensors(&own, "tree", inspection, found, &mut report);
+        tensors(own, "tree", inspection, found, &mut report);
     }
     for kind in HashKind::ALL {
         foreign_tensors(kind, entries, inspection, &mut report);
@@ -46,8 +48,15 @@ pub(super) fn check(entries: &[(Subject, String)], inspection: &Inspection) -> R
     if report.checked.is_empty() && report.unchecked.is_empty() {
         report.unchecked.push("the list names no file of this artifact".to_owned());
     }
+    // The digest of a file vouches for all of it, those of tensors only for what was understood.
+    let understood = inspection.digests.weights_root.is_some();
+    if !understood && report.checked.iter().all(|checked| checked.what != What::File) {
+        let why = "not everything of the artifact was read and understood; `assayd inspect` says why";
+        report.unchecked.push(why.to_owned());
+    }
     let changed = |checked: &Checked| checked.outcome != Outcome::Ok;
-    if !own.is_empty()
+    if has_own
+        && understood
         && report.checked.iter().any(changed)
         && !report.checked.iter().any(|checked| changed(checked) && checked.what != What::File)
     {
@@ -107,22 +116,36 @@ fn weights(entries: &[(Subject, String)], inspection: &Inspection, report: &mut 
 
 fn metadata(entries: &[(Subject, String)], inspection: &Inspection, report: &mut Report) {
     let listed = entries.iter().filter_map(|(subject, digest)| match subject {
-        Subject::Metadata(part, key) => Some(((*part, key.as_str()), digest.clone())),
+        Subject::Metadata(part, key) => Some(((*part, key.as_str()), digest.as_str())),
         _ => None,
     });
-    let listed: BTreeMap<(u64, &str), String> = listed.collect();
+    // What a list says twice counts once, and two things that it says of one entry count both.
+    let listed: BTreeSet<((u64, &str), &str)> = listed.collect();
     // A list of tensors of this program's own names the metadata, if there is any.
     if !entries.iter().any(|(subject, _)| matches!(subject, Subject::Own(..) | Subject::Metadata(..))) {
         return;
     }
-    let found = inspection.digests.metadata_digests.iter();
-    let found: BTreeMap<(u64, &str), String> =
-        found.map(|entry| ((entry.part, entry.key.as_str()), entry.sha256.to_string())).collect();
-    let places: BTreeSet<(u64, &str)> = listed.keys().chain(found.keys()).copied().collect();
-    for place in places {
-        let name = if place.0 == 0 { place.1.to_owned() } else { format!("{} of part {}", place.1, place.0) };
-        let (expected, found) = (listed.get(&place).cloned(), found.get(&place).cloned());
-        report.digest((What::Metadata, &name), "leaf", expected, found);
+    let mut found: BTreeMap<(u64, &str), Vec<String>> = BTreeMap::new();
+    for entry in &inspection.digests.metadata_digests {
+        found.entry((entry.part, &entry.key)).or_default().push(entry.sha256.to_string());
+    }
+    let name = |(part, key): (u64, &str)| {
+        if part == 0 { key.to_owned() } else { format!("{key} of part {part}") }
+    };
+    for &(place, expected) in &listed {
+        let now = found.get(&place).map(Vec::as_slice).unwrap_or_default();
+        if now.len() < 2 {
+            let expected = Some(expected.to_owned());
+            report.digest((What::Metadata, &name(place)), "leaf", expected, now.first().cloned());
+        }
+    }
+    let known: BTreeSet<(u64, &str)> = listed.iter().map(|(place, _)| *place).collect();
+    for (place, now) in found {
+        if now.len() > 1 {
+            report.duplicate(What::Metadata, &name(place), "leaf");
+        } else if !known.contains(&place) {
+            report.digest((What::Metadata, &name(place)), "leaf", None, now.into_iter().next());
+        }
     }
 }
 
@@ -151,27 +174,42 @@ fn foreign_tensors(
     }
     let found =
         |tensor: &TensorDigest| Some(Thing { digest: tensor.others.get(kind.name())?.clone(), form: None });
-    tensors(&listed, kind.name(), inspection, found, report);
+    tensors(listed, kind.name(), inspection, found, report);
 }
 
 /// Names what became of each tensor.
 fn tensors(
-    listed: &Things<'_>,
+    mut listed: Things<'_>,
     algorithm: &str,
     inspection: &Inspection,
     thing: impl Fn(&TensorDigest) -> Option<Thing>,
     report: &mut Report,
 ) {
-    let digests = &inspection.digests.tensor_digests;
-    let found: Things<'_> =
-        digests.iter().filter_map(|tensor| Some((tensor.name.as_str(), thing(tensor)?))).collect();
+    let mut found = Things::new();
+    // One that lies where another does has no digest of its own.
+    let named_twice = |finding: &&Finding| finding.code == Code::DuplicateTensor.name();
+    let findings = inspection.findings.iter().filter(named_twice);
+    let mut twice: BTreeSet<&str> = findings.filter_map(|finding| finding.tensor.as_deref()).collect();
+    for tensor in &inspection.digests.tensor_digests {
+        if let Some(thing) = thing(tensor)
+            && found.insert(&tensor.name, thing).is_some()
+        {
+            twice.insert(tensor.name.as_str());
+        }
+    }
+    // Whichever of two tensors of one name is as listed: nobody knows which one counts.
+    for name in twice {
+        found.remove(name);
+        listed.remove(name);
+        report.duplicate(What::Tensor, name, algorithm);
+    }
     // Names that are only on one side, by digest, to find what was renamed.
     let mut strangers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, thing) in found.iter().filter(|(name, _)| !listed.contains_key(*name)) {
         strangers.entry(&thing.digest).or_default().push(name);
     }
     let mut owners: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, thing) in listed {
+    for (name, thing) in &listed {
         owners.entry(&thing.digest).or_default().push(name);
     }
     let mut renamed = BTreeSet::new();
@@ -186,7 +224,7 @@ fn tensors(
             detail,
         });
     };
-    for (&name, expected) in listed {
+    for (&name, expected) in &listed {
         let Some(now) = found.get(name) else {
             let other = strangers.get_mut(expected.digest.as_str()).and_then(Vec::pop);
             let outcome = if other.is_some() { Outcome::Renamed } else { Outcome::Missing };

@@ -129,7 +129,7 @@ pub enum Outcome {
     Retyped,
     /// It has the bytes of another one, which has its own.
     Swapped,
-    /// Not listed, with the bytes of one that is.
+    /// Not listed, with the bytes of one that is; or there more than once.
     Duplicate,
 }
 
@@ -203,6 +203,15 @@ impl Report {
         };
         let (name, algorithm) = (name.to_owned(), algorithm.to_owned());
         self.checked.push(Checked { name, what, outcome, algorithm, expected, found, detail: None });
+    }
+
+    /// A name that the artifact has more than once.
+    fn duplicate(&mut self, what: What, name: &str, algorithm: &str) {
+        self.digest((what, name), algorithm, None, None);
+        if let Some(checked) = self.checked.last_mut() {
+            checked.outcome = Outcome::Duplicate;
+            checked.detail = Some("it is there more than once".to_owned());
+        }
     }
 }
 

@@ -153,6 +153,10 @@ pub fn read(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<Option<H
 /// How the message about a repeated name begins.
 const TWICE: &str = "the name ";
 
+fn twice<E: serde::de::Error>(name: &str) -> E {
+    E::custom(format!("{TWICE}{name} occurs twice"))
+}
+
 struct RawTensor {
     dtype: String,
     shape: Vec<u64>,
@@ -208,6 +212,34 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
+/// Entries of the metadata, each once.
+struct Texts(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut texts = BTreeMap::new();
+                while let Some((name, text)) = map.next_entry::<String, String>()? {
+                    if texts.contains_key(&name) {
+                        return Err(twice(&name));
+                    }
+                    texts.insert(name, text);
+                }
+                Ok(Texts(texts))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
 impl<'de> Deserialize<'de> for RawHeader {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
@@ -223,10 +255,10 @@ impl<'de> Deserialize<'de> for RawHeader {
                 let mut seen = HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(A::Error::custom(format!("{TWICE}{name} occurs twice")));
+                        return Err(twice(&name));
                     }
                     if name == "__metadata__" {
-                        header.metadata = map.next_value()?;
+                        header.metadata = map.next_value::<Texts>()?.0;
                     } else {
                         let tensor = map.next_value()?;
                         header.tensors.push((name, tensor));

@@ -73,6 +73,7 @@ fn damage_has_its_code() {
             file(&two(entry("a", "U8", "[1]", 0, 1), entry("a", "U8", "[1]", 1, 2)), 2),
             "duplicate-tensor",
         ),
+        ("same metadata", file(r#"{"__metadata__":{"format":"pt","format":"tf"}}"#, 0), "duplicate-tensor"),
         ("unknown type", file(&one(entry("a", "X8", "[1]", 0, 1)), 1), "unknown-tensor-type"),
         ("overflow", file(&one(entry("a", "F32", "[4294967296,4294967296]", 0, 0)), 0), "dims-overflow"),
         (
