@@ -139,7 +139,7 @@ fn worse(a: HashChecks, b: HashChecks) -> HashChecks {
 
 fn target_of(artifact: &Inspection) -> HashTarget {
     let files = artifact.files.iter().map(|file| TargetFile {
-        name: name_of(&file.path),
+        name: artifact.name_of(file),
         path: file.path.clone(),
         bytes: file.bytes,
     });
@@ -318,6 +318,19 @@ mod tests {
         }
         let names: Vec<String> = manifests(folder.path()).into_iter().map(|m| m.name).collect();
         assert_eq!(names, ["SHA256SUMS", "model.gguf.sha256"]);
+    }
+
+    /// A manifest names a file that lies in a folder below by its way there.
+    #[test]
+    fn files_go_by_their_names_within_the_artifact() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("additional_chat_templates")).unwrap();
+        for name in ["config.json", "model.safetensors", "additional_chat_templates/rag.jinja"] {
+            std::fs::write(folder.path().join(name), "{}").unwrap();
+        }
+        let artifact = inspect(folder.path(), &InspectOptions::default(), &mut |_, _| {}).unwrap();
+        let names: Vec<String> = target_of(&artifact).files.into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["model.safetensors", "additional_chat_templates/rag.jinja", "config.json"]);
     }
 
     fn request(algorithm: &str, ranges: &[(u64, u64)]) -> DigestRequest {

@@ -1,7 +1,7 @@
 //! What can be said about an artifact without running it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -195,6 +195,18 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    /// The folder that the files of the artifact lie in, some of them in folders below it.
+    pub fn folder(&self) -> &Path {
+        let folders = self.files.iter().filter_map(|file| file.path.parent());
+        let own = || self.path.parent().unwrap_or(&self.path);
+        folders.min_by_key(|folder| folder.components().count()).unwrap_or_else(own)
+    }
+
+    /// The name of one of its files within that folder.
+    pub fn name_of(&self, file: &FileRecord) -> String {
+        file.path.strip_prefix(self.folder()).unwrap_or(&file.path).to_string_lossy().into_owned()
+    }
+
     /// The status that the findings amount to: an error rejects, a warning warns.
     pub fn status_of(findings: &[Finding]) -> Status {
         match findings.iter().map(|finding| finding.severity).max() {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::document;
+use super::folder::TEMPLATES;
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
@@ -144,9 +145,15 @@ impl Search {
     }
 
     fn folder(&mut self, folder: &Path, depth: usize) {
+        let files = self.files(folder, depth);
+        self.group(folder, files);
+    }
+
+    /// The files of one folder; what lies in folders below is looked through at once.
+    fn files(&mut self, folder: &Path, depth: usize) -> Vec<Entry> {
         let Ok(listing) = fs::read_dir(folder) else {
             self.ignore(folder.to_owned(), IgnoreReason::Unreadable);
-            return;
+            return Vec::new();
         };
         let mut paths = Vec::new();
         for entry in listing {
@@ -172,11 +179,19 @@ impl Search {
             match self.classify(&path) {
                 Err(reason) => self.ignore(path, reason),
                 Ok(None) if depth >= budget::DISCOVER_DEPTH => self.ignore(path, IgnoreReason::TooDeep),
+                // Named templates belong to the model in the folder above them.
+                Ok(None) if name == TEMPLATES => {
+                    let is_template = |entry: &Entry| entry.name.ends_with(".jinja");
+                    let (templates, others) = self.files(&path, depth + 1).into_iter().partition(is_template);
+                    self.group(&path, others);
+                    let named = |of: Entry| Entry { name: format!("{TEMPLATES}/{}", of.name), ..of };
+                    files.extend(Vec::into_iter(templates).map(named));
+                }
                 Ok(None) => self.folder(&path, depth + 1),
                 Ok(Some(bytes)) => files.push(Entry { name, path, bytes }),
             }
         }
-        self.group(folder, files);
+        files
     }
 
     /// The size of a file, `None` for a folder, or why neither will do.
@@ -353,6 +368,9 @@ mod tests {
             "hf/model-00001-of-00002.safetensors",
             "hf/model.safetensors.index.json",
             "hf/tokenizer.json",
+            "hf/additional_chat_templates/rag.jinja",
+            "hf/additional_chat_templates/notes.txt",
+            "hf/additional_chat_templates/x.gguf",
             "lora/adapter_config.json",
             "lora/adapter_model.safetensors",
             "lora/adapter.gguf",
@@ -365,7 +383,8 @@ mod tests {
         assert_eq!(
             artifacts,
             [
-                "hf Safetensors 5 model-00002-of-00002.safetensors",
+                "hf Safetensors 6 model-00002-of-00002.safetensors",
+                "hf/additional_chat_templates/x.gguf Gguf 1 ",
                 "lone/a.safetensors Safetensors 1 ",
                 "lora Adapter 2 ",
                 "lora/adapter.gguf Gguf 1 ",
@@ -375,7 +394,15 @@ mod tests {
                 "torch/pytorch_model.bin Pickle 1 ",
             ]
         );
-        assert_eq!(ignored, [".hidden.gguf Hidden", "README.md NotAModel", "lone/notes.json NotAModel"]);
+        assert_eq!(
+            ignored,
+            [
+                ".hidden.gguf Hidden",
+                "README.md NotAModel",
+                "hf/additional_chat_templates/notes.txt NotAModel",
+                "lone/notes.json NotAModel"
+            ]
+        );
     }
 
     #[test]

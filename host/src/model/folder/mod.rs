@@ -31,6 +31,12 @@ pub(super) struct Shard {
     pub header: Option<Header>,
 }
 
+/// Folder of the chat templates that are asked for by name, each in a file of its own.
+pub(super) const TEMPLATES: &str = "additional_chat_templates";
+
+/// Ends of the names of files that belong to the model beside its weights.
+const SIDE: [&str; 5] = [".json", ".model", ".jinja", "merges.txt", "vocab.txt"];
+
 /// Keys of tokenizer.json that say how it is used and not what it is.
 const TOKENIZER_COSMETIC: [&str; 3] = ["version", "truncation", "padding"];
 
@@ -59,7 +65,8 @@ pub(super) fn file(
 /// Inspects a folder as one artifact.
 pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspection, Problem> {
     let mut findings = Findings::default();
-    let names = listing(path)?;
+    let mut names = listing(path)?;
+    names.extend(named_templates(path)?);
     let adapter = names.contains("adapter_config.json");
     let kind = if adapter { ArtifactKind::Adapter } else { ArtifactKind::Safetensors };
     let mut inspection = blank(path, kind);
@@ -124,6 +131,16 @@ fn listing(path: &Path) -> Result<BTreeSet<String>, Problem> {
         }
     }
     Ok(names)
+}
+
+/// The chat templates that have names, as files of the folder.
+pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
+    let folder = path.join(TEMPLATES);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let names = listing(&folder)?.into_iter().filter(|name| name.ends_with(".jinja"));
+    Ok(names.map(|name| format!("{TEMPLATES}/{name}")).collect())
 }
 
 /// Files that are links out of the folder. Hugging Face's cache links from a snapshot to
@@ -305,14 +322,14 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
     inspector.pass(&shard.path, &shard.source, &layout, findings)
 }
 
-/// Configuration and tokenizer belong to the artifact; a full pass digests them, too.
+/// Configuration, tokenizer and templates belong to the artifact; a full pass digests them, too.
 fn side_files(
     inspector: &mut Inspector<'_>,
     path: &Path,
     names: &BTreeSet<String>,
     inspection: &mut Inspection,
 ) -> Result<(), Problem> {
-    for name in names.iter().filter(|name| name.ends_with(".json") || name.ends_with(".model")) {
+    for name in names.iter().filter(|name| SIDE.iter().any(|end| name.ends_with(end))) {
         let file = path.join(name);
         if let Ok(metadata) = fs::metadata(&file)
             && metadata.is_file()

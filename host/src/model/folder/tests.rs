@@ -38,7 +38,11 @@ struct Made(tempfile::TempDir);
 impl Made {
     fn new(files: &[(&str, &[u8])]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        files.iter().for_each(|(name, bytes)| fs::write(folder.path().join(name), bytes).unwrap());
+        for (name, bytes) in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
         Self(folder)
     }
 
@@ -281,9 +285,46 @@ fn texts_beside_the_weights() {
         ("chat_template.json", r#"{"chat_template":"{% if %}"}"#, &["template-unread"]),
         ("chat_template.jinja", "{% for i in range(10**9) %}{% endfor %}", &["template-endless"]),
         ("rag.jinja", "{{ x.__init__ }}", &["template-reach"]),
+        ("additional_chat_templates/rag.jinja", "{{ messages[0].content }}", &[]),
+        ("additional_chat_templates/rag.jinja", "{{ x.__init__ }}", &["template-reach"]),
     ] {
         assert_eq!(codes(name, text), expected, "{name} {text}");
     }
+}
+
+/// Whatever of the folder a runtime reads is in the list of its files and in the content root.
+#[test]
+fn what_belongs_to_the_model_is_digested() {
+    let weights = weights("{}", &tensors());
+    let sides =
+        ["chat_template.jinja", "additional_chat_templates/rag.jinja", "tokenizer.model", "merges.txt"];
+    let look = |edited: Option<&str>| {
+        let mut files = vec![("config.json", CONFIG.as_bytes()), ("model.safetensors", weights.as_slice())];
+        let text = |name| if edited == Some(name) { &b"{{ other }}"[..] } else { b"{{ one }}" };
+        files.extend(sides.map(|name| (name, text(name))));
+        files.push(("README.md", text("README.md")));
+        Made::new(&files).look()
+    };
+    let plain = look(None);
+    assert_eq!(plain.files.len(), 2 + sides.len(), "{:?}", plain.files);
+    assert_eq!(look(Some("README.md")).digests, plain.digests);
+    for name in sides {
+        let edited = look(Some(name));
+        assert_ne!(edited.digests.content_root, plain.digests.content_root, "{name}");
+        assert_eq!(edited.digests.weights_root, plain.digests.weights_root, "{name}");
+        let changed = edited.files.iter().zip(&plain.files).filter(|(a, b)| a.sha256 != b.sha256);
+        let changed: Vec<_> = changed.map(|(file, _)| file.path.clone()).collect();
+        assert!(changed.len() == 1 && changed[0].ends_with(name), "{name}: {changed:?}");
+    }
+    let findings = Made::new(&[
+        ("config.json", CONFIG.as_bytes()),
+        ("model.safetensors", &weights),
+        ("additional_chat_templates/rag.jinja", b"{{ x.__init__ }}"),
+    ])
+    .look()
+    .findings;
+    assert_eq!(findings[0].part.as_deref(), Some("additional_chat_templates/rag.jinja"));
+    assert!(findings[0].message.contains("the chat template \"rag\""), "{findings:?}");
 }
 
 #[test]

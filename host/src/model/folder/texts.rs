@@ -26,7 +26,7 @@ pub(super) fn check(path: &Path, names: &BTreeSet<String>, config: Option<&Confi
     }
     for name in names.iter().filter(|name| name.ends_with(".jinja")) {
         if let Some(source) = text(path, name, budget::CONFIG_BYTES, findings) {
-            within(name, findings, |findings| template::check("default", &source, findings));
+            within(name, findings, |findings| template::check(template::of_file(name), &source, findings));
         }
     }
     let size = config.and_then(|config| config.number("vocab_size"));

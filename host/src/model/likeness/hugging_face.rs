@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use crate::domain::{Problem, budget};
-use crate::model::folder::COSMETIC;
+use crate::model::folder::{COSMETIC, named_templates};
 use crate::model::source::{ReadAt as _, SourceFile};
 use crate::model::template;
 
@@ -224,8 +224,10 @@ pub(super) fn folder(path: &Path) -> Result<Facts, Problem> {
             }
         }
     }
-    if let Some(template) = text(&path.join("chat_template.jinja"), budget::CONFIG_BYTES)? {
-        out.templates.insert("default".to_owned(), template);
+    for file in std::iter::once("chat_template.jinja".to_owned()).chain(named_templates(path)?) {
+        if let Some(template) = text(&path.join(&file), budget::CONFIG_BYTES)? {
+            out.templates.insert(template::of_file(&file).to_owned(), template);
+        }
     }
     if let Some(config) = json("config.json")? {
         flatten("", &config, &mut out.config);

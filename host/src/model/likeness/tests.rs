@@ -146,6 +146,11 @@ fn folders_are_compared_with_each_other_and_with_gguf() {
     let across = compare(&b, &gguf).unwrap();
     assert_eq!(keys(&across.config), ["embedding_length"]);
     assert_eq!(across.compatible(), Some(false));
+    for (folder, text) in [(&a, "one"), (&b, "other")] {
+        std::fs::create_dir(folder.join("additional_chat_templates")).unwrap();
+        std::fs::write(folder.join("additional_chat_templates/rag.jinja"), text).unwrap();
+    }
+    assert_eq!(keys(&compare(&b, &a).unwrap().templates), ["chat_template.rag"]);
     std::fs::remove_file(a.join("tokenizer.json")).unwrap();
     assert_eq!(compare(&a, &b).unwrap().compatible(), None, "not said is not equal");
     std::fs::write(a.join("tokenizer.json"), "{").unwrap();

@@ -46,6 +46,12 @@ pub fn of_metadata(metadata: &Metadata) -> Vec<(String, &str)> {
     names.filter_map(|(name, key, _)| Some((name, metadata.str(&key)?))).collect()
 }
 
+/// The name of the template that is a file of its own.
+pub fn of_file(path: &str) -> &str {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    if file == "chat_template.jinja" { "default" } else { file.strip_suffix(".jinja").unwrap_or(file) }
+}
+
 /// The templates of a `tokenizer_config.json` or `chat_template.json`: one text, or a list of
 /// names and texts.
 pub fn of_config(config: &serde_json::Value) -> Vec<(String, String)> {
