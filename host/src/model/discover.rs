@@ -1,8 +1,9 @@
 //! Finding artifacts in a folder tree, and saying why everything else was left alone.
 //!
 //! Bounded in depth and entries. Symbolic links to files count if they stay within the
-//! tree (as in Hugging Face's cache); links to folders are never followed. Decides by
-//! layout and names only, so that it can run often; `inspect` looks at content.
+//! tree, or lead from a snapshot of Hugging Face's cache to its blobs; links to folders are
+//! never followed. Decides by layout and names only, so that it can run often; `inspect` looks
+//! at content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::document;
-use super::folder::TEMPLATES;
+use super::folder::{TEMPLATES, within};
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
@@ -206,7 +207,7 @@ impl Search {
         }
         let target = path.canonicalize().map_err(|_| IgnoreReason::LinkBroken)?;
         let metadata = fs::metadata(&target).map_err(|_| IgnoreReason::LinkBroken)?;
-        if !target.starts_with(&self.canonical) {
+        if !within(&self.canonical, &target) {
             return Err(IgnoreReason::LinkEscapes);
         }
         match (metadata.is_file(), metadata.is_dir()) {
@@ -446,6 +447,20 @@ mod tests {
                 "snapshots/readme NotAModel",
             ]
         );
+    }
+
+    /// A snapshot of Hugging Face's cache is looked at alone, too: its files are blobs beside it.
+    #[test]
+    fn a_snapshot_has_its_blobs() {
+        let folder = tree(&["a/blobs/1", "a/secret", "a/snapshots/b/readme"]);
+        let snapshot = folder.path().join("a/snapshots/b");
+        symlink("../../blobs/1", snapshot.join("model.gguf")).unwrap();
+        symlink("../../secret", snapshot.join("other.gguf")).unwrap();
+        let found = discover(&snapshot).unwrap();
+        let paths: Vec<&Path> = found.artifacts.iter().map(|artifact| artifact.path.as_path()).collect();
+        assert_eq!(paths, [snapshot.join("model.gguf")]);
+        let escapes = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
+        assert_eq!(escapes.count(), 1);
     }
 
     #[test]

@@ -143,11 +143,16 @@ pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
     Ok(names.map(|name| format!("{TEMPLATES}/{name}")).collect())
 }
 
-/// Files that are links out of the folder. Hugging Face's cache links from a snapshot to
-/// the blobs beside it; that is its layout.
+/// Does a file belong to the folder `root`? Both are free of links. Hugging Face's cache links from
+/// a snapshot to the blobs beside it; that is its layout.
+pub(super) fn within(root: &Path, file: &Path) -> bool {
+    let cache = root.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
+    file.starts_with(root) || cache.is_some_and(|cache| file.starts_with(cache.join("blobs")))
+}
+
+/// Files that are links out of the folder.
 fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
     let Ok(root) = path.canonicalize() else { return };
-    let cache = root.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
     for name in names {
         let file = path.join(name);
         let linked = fs::symlink_metadata(&file).is_ok_and(|metadata| metadata.is_symlink());
@@ -155,9 +160,7 @@ fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
             continue;
         }
         let Ok(target) = file.canonicalize() else { continue };
-        let within =
-            target.starts_with(&root) || cache.is_some_and(|cache| target.starts_with(cache.join("blobs")));
-        if !within {
+        if !within(&root, &target) {
             let message = format!("{name} is a symbolic link that leads out of the folder");
             findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });
         }
