@@ -83,7 +83,7 @@ fuzz_target!(|bytes: &[u8]| {
             };
             let _ = list.kinds();
             match list {
-                List::Digests(list) => drop(list.check(&WORLD.model)),
+                List::Digests(list) => drop(list.check(&WORLD.root.join("list"), &WORLD.model)),
                 List::Registry(list) => drop(list.check(&WORLD.model)),
                 List::Formats(list) => drop(list.check(&WORLD.model)),
                 List::Signature(text) => check(&text, own),

@@ -36,10 +36,13 @@ A tensor's digest is an RFC 6962 root over its bytes in chunks of 1 MiB; the fil
 chunks of everything, cut at the borders of its tensors. Files of the Hugging Face cache and of ollama
 are called after their digest; that is checked, too.
 
+What a list says of the artifact's files and tensors is checked, and if PATH is a folder, what it says of
+any file below it. Lines about files elsewhere are counted in a note and change no exit code.
+
 Passes are kept and used again as long as path, size, times and inode of a file are the same.
 
-Exit codes: 0 as listed, 1 something changed, is missing or extra, 2 a key is missing, 4 something could
-not be checked.")]
+Exit codes: 0 as listed, 1 something changed, is missing, extra or there twice, 2 a key is missing, 4
+something could not be checked, or the list leaves a file out.")]
 pub struct Args {
     /// A model file, any part of a split set, or a folder that is one model
     #[arg(value_name = "PATH")]
@@ -107,7 +110,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let list = args.check.as_deref().map(List::read).transpose()?;
     let inspection = pass(args, list.as_ref())?;
     let check = match (list, &args.check) {
-        (Some(List::Digests(manifest)), _) => Some(manifest.check(&inspection)),
+        (Some(List::Digests(manifest)), Some(path)) => Some(manifest.check(path, &inspection)),
         (Some(List::Registry(registry)), _) => Some(registry.check(&inspection)?),
         (Some(List::Formats(formats)), _) => Some(formats.check(&inspection)),
         (Some(List::Signature(text)), Some(path)) => {
@@ -135,7 +138,11 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
             Some(check) => verdict(&mut out, check),
             None => list_all(&mut out, &inspection),
         }
-        verdict(&mut out, &names);
+        let mut said = String::new();
+        verdict(&mut said, &names);
+        // What is said within a list is a comment.
+        let sign = if check.is_some() { "" } else { "# " };
+        said.lines().for_each(|line| out.extend([sign, line, "\n"]));
         screen::print(&out)?;
     }
     let named = if names.differs() { 1 } else { 0 };
@@ -177,18 +184,7 @@ fn pass(args: &Args, list: Option<&List>) -> Result<Inspection, Problem> {
 /// Lines that `sha256sum --check` and `--check` of this command both take.
 fn list_all(out: &mut String, inspection: &Inspection) {
     out.push_str(&manifest::write_list(inspection));
-    let artifact = inspection.path.file_name().unwrap_or(inspection.path.as_os_str()).to_string_lossy();
     let digests = &inspection.digests;
-    for tensor in &digests.tensor_digests {
-        for (kind, digest) in &tensor.others {
-            let _ = writeln!(out, "{kind:<8}  {digest}  {}:{}", clean(&artifact), clean(&tensor.name));
-        }
-    }
-    for tree in &digests.trees {
-        for (kind, digest) in &tree.weights {
-            let _ = writeln!(out, "{kind:<8}  {digest}  {}", clean(&tree.file));
-        }
-    }
     for (name, root) in [
         ("file_root", digests.file_root),
         ("content_root", digests.content_root),
@@ -252,7 +248,11 @@ fn verdict(out: &mut String, report: &Report) {
             (Outcome::Duplicate, _) => "DUPLICATE",
         };
         let detail = checked.detail.as_ref().map(|detail| format!(": {}", clean(detail))).unwrap_or_default();
-        let _ = writeln!(out, "{outcome}  {what} {}{detail}", clean(&checked.name));
+        // Of one thing several digests may be compared.
+        let usual =
+            matches!((checked.what, &*checked.algorithm), (What::File, "sha256") | (_, "tree" | "leaf"));
+        let kind = if usual { String::new() } else { format!(" ({})", clean(&checked.algorithm)) };
+        let _ = writeln!(out, "{outcome}  {what} {}{kind}{detail}", clean(&checked.name));
     }
     for why in &report.unchecked {
         let _ = writeln!(out, "NOT CHECKED  {}", clean(why));

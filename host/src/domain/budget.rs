@@ -116,6 +116,8 @@ pub const MANIFESTS: usize = 64;
 /// Passes kept in the cache of digests, and bytes of one.
 pub const PASS_ENTRIES: usize = 4_096;
 pub const PASS_ENTRY_BYTES: u64 = 128 << 20;
+/// Colons of a line of a list at which the name of a file may end and that of a tensor begin.
+pub const LISTED_COLONS: usize = 16;
 /// Bytes of a signature, of a key, and of a file of certificates.
 pub const SIGNATURE_BYTES: u64 = 16 << 20;
 pub const KEY_PEM_BYTES: u64 = 1 << 20;

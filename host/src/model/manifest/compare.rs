@@ -1,9 +1,11 @@
 //! What a list says against what an inspection found, difference by difference.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use super::{Checked, Outcome, Report, Subject, What, base_of};
-use crate::digest::HashKind;
+use super::place::Places;
+use super::{Checked, Outcome, Report, Subject, What, files, foreign};
 use crate::domain::inspection::{Finding, Inspection, TensorDigest};
 use crate::model::finding::Code;
 
@@ -20,31 +22,21 @@ const OWNERS: usize = 16;
 type Things<'a> = BTreeMap<&'a str, Thing>;
 
 /// See [`super::Manifest::check`].
-pub(super) fn check(entries: &[(Subject, String)], inspection: &Inspection) -> Report {
+pub(super) fn check(entries: &[(Subject, String)], list: &Path, inspection: &Inspection) -> Report {
     let mut report = Report::default();
-    files(entries, inspection, &mut report);
-    weights(entries, inspection, &mut report);
+    let places = Places::new(entries, list, inspection);
+    let mut others = files::check(entries, list, &places, &mut report);
     metadata(entries, inspection, &mut report);
-    let own: Things<'_> = entries
-        .iter()
-        .filter_map(|(subject, _)| match subject {
-            Subject::Own(name, thing) => Some((name.as_str(), thing.clone())),
-            _ => None,
-        })
-        .collect();
-    let has_own = !own.is_empty();
-    if has_own {
-        let found = |tensor: &TensorDigest| {
-            Some(Thing {
-                digest: tensor.root.to_string(),
-                form: Some((tensor.dtype.clone(), tensor.shape.clone())),
-            })
-        };
-        tensors(own, "tree", inspection, found, &mut report);
-    }
-    for kind in HashKind::ALL {
-        foreign_tensors(kind, entries, inspection, &mut report);
-    }
+    let own = entries.iter().filter_map(|(subject, _)| match subject {
+        Subject::Own(name, thing) => Some((name.as_str(), thing.clone())),
+        _ => None,
+    });
+    let found = |tensor: &TensorDigest| {
+        let form = Some((tensor.dtype.clone(), tensor.shape.clone()));
+        Some(Thing { digest: tensor.root.to_string(), form })
+    };
+    tensors(own, "tree", inspection, found, &mut report);
+    others += foreign::check(entries, &places, inspection, &mut report);
     if report.checked.is_empty() && report.unchecked.is_empty() {
         report.unchecked.push("the list names no file of this artifact".to_owned());
     }
@@ -54,64 +46,13 @@ pub(super) fn check(entries: &[(Subject, String)], inspection: &Inspection) -> R
         let why = "not everything of the artifact was read and understood; `assayd inspect` says why";
         report.unchecked.push(why.to_owned());
     }
-    let changed = |checked: &Checked| checked.outcome != Outcome::Ok;
-    if has_own
-        && understood
-        && report.checked.iter().any(changed)
-        && !report.checked.iter().any(|checked| changed(checked) && checked.what != What::File)
-    {
-        report.remarks.push(
-            "every tensor and every metadata entry is as listed: the file is laid out differently".to_owned(),
-        );
+    if others > 0 {
+        let hint =
+            if places.whole().is_some() { "" } else { "; name the folder to check all that is listed in it" };
+        report.remarks.push(format!("lines about other files: {others}, not looked at{hint}"));
     }
+    laid_out(entries, inspection, &mut report);
     report
-}
-
-fn files(entries: &[(Subject, String)], inspection: &Inspection, report: &mut Report) {
-    let listed: BTreeMap<&str, &String> = entries
-        .iter()
-        .filter_map(|(subject, digest)| match subject {
-            Subject::File(name) => Some((name.as_str(), digest)),
-            _ => None,
-        })
-        .collect();
-    if listed.is_empty() {
-        return;
-    }
-    let mut unlisted = Vec::new();
-    for file in &inspection.files {
-        let name = base_of(&file.path);
-        let found = file.sha256.map(|digest| digest.to_string());
-        // One list may say two things about one name; both count.
-        let mut said =
-            entries.iter().filter(|(subject, _)| *subject == Subject::File(name.clone())).peekable();
-        if said.peek().is_none() {
-            unlisted.push(name.clone());
-        }
-        for (_, expected) in said {
-            report.digest((What::File, &name), "sha256", Some(expected.clone()), found.clone());
-        }
-    }
-    if unlisted.len() < inspection.files.len() {
-        report.unchecked.extend(unlisted.iter().map(|name| format!("{name} is not in the list")));
-    } else if listed.len() == entries.len() {
-        report.unchecked.push("the list names no file of this artifact".to_owned());
-    }
-}
-
-fn weights(entries: &[(Subject, String)], inspection: &Inspection, report: &mut Report) {
-    let trees = &inspection.digests.trees;
-    for (subject, expected) in entries {
-        let Subject::Weights(kind, name) = subject else { continue };
-        let tree = trees.iter().find(|tree| tree.file == *name);
-        let tree = tree.or_else(|| trees.first().filter(|_| trees.len() == 1));
-        let found = tree.and_then(|tree| tree.weights.get(kind.name())).cloned();
-        if tree.is_some() && found.is_none() {
-            report.unchecked.push(format!("{name}: its tensors do not lie in the order of its table"));
-        } else {
-            report.digest((What::Weights, name), kind.name(), Some(expected.clone()), found);
-        }
-    }
 }
 
 fn metadata(entries: &[(Subject, String)], inspection: &Inspection, report: &mut Report) {
@@ -149,42 +90,50 @@ fn metadata(entries: &[(Subject, String)], inspection: &Inspection, report: &mut
     }
 }
 
-fn foreign_tensors(
-    kind: HashKind,
-    entries: &[(Subject, String)],
-    inspection: &Inspection,
+/// A file whose tensors and metadata are all as they were: what else could be different.
+fn laid_out(entries: &[(Subject, String)], inspection: &Inspection, report: &mut Report) {
+    let digests = &inspection.digests;
+    let all_listed = entries.iter().any(|(subject, _)| matches!(subject, Subject::Own(..)));
+    let mut changed = report.checked.iter().filter(|checked| checked.outcome != Outcome::Ok);
+    if all_listed
+        && digests.weights_root.is_some()
+        && changed.clone().all(|checked| checked.what == What::File)
+    {
+        let of_weights = |checked: &&Checked| {
+            checked.outcome == Outcome::Changed && digests.trees.iter().any(|tree| tree.file == checked.name)
+        };
+        let weights = changed.find(of_weights);
+        let remark = weights.map(|checked| {
+            format!(
+                "every tensor and every metadata entry is as listed: what differs in {} is their order, or \
+                 belongs to none of them (padding, bytes at the end)",
+                checked.name
+            )
+        });
+        report.remarks.extend(remark);
+    }
+}
+
+/// Names what became of each tensor.
+pub(super) fn tensors<'a>(
+    said: impl Iterator<Item = (&'a str, Thing)>,
+    algorithm: &str,
+    inspection: &'a Inspection,
+    thing: impl Fn(&TensorDigest) -> Option<Thing>,
     report: &mut Report,
 ) {
-    let mut listed = Things::new();
-    let mut files = BTreeSet::new();
-    for (subject, digest) in entries {
-        if let Subject::Tensor(of, file, tensor) = subject
-            && *of == kind
-        {
-            files.insert(file.as_str());
-            listed.insert(tensor, Thing { digest: digest.clone(), form: None });
+    // What a list says twice counts once, and two things that it says of one tensor count both.
+    let (mut listed, mut besides) = (Things::new(), Vec::new());
+    for (name, thing) in said {
+        match listed.entry(name) {
+            Entry::Vacant(entry) => drop(entry.insert(thing)),
+            Entry::Occupied(entry) if *entry.get() == thing => {}
+            Entry::Occupied(_) => besides.push((name, thing)),
         }
     }
     if listed.is_empty() {
         return;
     }
-    if files.len() > 1 && files.len() != inspection.digests.trees.len() {
-        report.unchecked.push("the list is of the tensors of several files".to_owned());
-        return;
-    }
-    let found =
-        |tensor: &TensorDigest| Some(Thing { digest: tensor.others.get(kind.name())?.clone(), form: None });
-    tensors(listed, kind.name(), inspection, found, report);
-}
-
-/// Names what became of each tensor.
-fn tensors(
-    mut listed: Things<'_>,
-    algorithm: &str,
-    inspection: &Inspection,
-    thing: impl Fn(&TensorDigest) -> Option<Thing>,
-    report: &mut Report,
-) {
     let mut found = Things::new();
     // One that lies where another does has no digest of its own.
     let named_twice = |finding: &&Finding| finding.code == Code::DuplicateTensor.name();
@@ -212,6 +161,8 @@ fn tensors(
     for (name, thing) in &listed {
         owners.entry(&thing.digest).or_default().push(name);
     }
+    let torn: BTreeSet<&str> = besides.iter().map(|(name, _)| *name).collect();
+    let two_things = |name: &str| torn.contains(name).then(|| "the list says two things of it".to_owned());
     let mut renamed = BTreeSet::new();
     let mut push = |name: &str, outcome, expected: Option<&Thing>, found: Option<&Thing>, detail| {
         report.checked.push(Checked {
@@ -247,9 +198,18 @@ fn tensors(
             (true, _) if reformed.is_some() => (Outcome::Retyped, reformed),
             (true, _) => (Outcome::Ok, None),
             (false, Some(other)) => (Outcome::Swapped, Some(format!("it has the bytes of {other}"))),
-            (false, None) => (Outcome::Changed, reformed),
+            (false, None) => (Outcome::Changed, reformed.or_else(|| two_things(name))),
         };
         push(name, outcome, Some(expected), Some(now), detail);
+    }
+    for (name, expected) in besides {
+        let now = found.get(name);
+        let outcome = match now {
+            Some(now) if *now == expected => Outcome::Ok,
+            Some(_) => Outcome::Changed,
+            None => Outcome::Missing,
+        };
+        push(name, outcome, Some(&expected), now, two_things(name));
     }
     for (&name, now) in
         found.iter().filter(|(name, _)| !listed.contains_key(*name) && !renamed.contains(*name))

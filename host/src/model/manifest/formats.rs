@@ -4,11 +4,11 @@
 //!
 //! A size alone proves nothing: a file without a digest is never "as listed", at most not checked.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Report, What, base, base_of};
+use super::{Report, What, absent_parts, base, base_of};
 use crate::domain::Sha256;
 use crate::domain::inspection::Inspection;
 
@@ -69,6 +69,11 @@ impl Formats {
                 }
                 (None, None) => report.unchecked.push(format!("the manifest has no sha256 of {name}")),
             }
+        }
+        let listed = |part: &PathBuf| self.files.iter().find(|listed| base(&listed.path) == base_of(part));
+        for (part, listed) in absent_parts(inspection).iter().filter_map(|part| Some((part, listed(part)?))) {
+            let digest = listed.sha256.map_or_else(|| "a file".to_owned(), |digest| digest.to_string());
+            report.digest((What::File, &base_of(part)), "sha256", Some(digest), None);
         }
         if unlisted.len() == inspection.files.len() {
             unlisted = vec!["the manifest names no file of this artifact".to_owned()];

@@ -8,17 +8,21 @@
 //! `signature`.
 
 mod compare;
+mod files;
+mod foreign;
 mod formats;
 mod names;
 mod own;
 mod parse;
+mod place;
 mod registry;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::inspect::files_of;
 use super::source::{ReadAt as _, SourceFile};
 use crate::digest::HashKind;
 use crate::domain::inspection::Inspection;
@@ -65,6 +69,8 @@ impl List {
     /// # Errors
     /// The text is none of the lists that are known.
     pub fn parse(text: String) -> Result<Self, String> {
+        // Windows likes to begin a text with a mark.
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         if text.trim_start().starts_with('{') {
             let document: serde_json::Value =
                 serde_json::from_str(&text).map_err(|error| format!("it is not valid JSON: {error}"))?;
@@ -95,12 +101,10 @@ impl List {
 /// What a digest is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Subject {
-    /// SHA-256 of a file.
+    /// SHA-256 of a file, by its name as [`place::name`] has it.
     File(String),
-    /// A tensor of a file.
-    Tensor(HashKind, String, String),
-    /// All tensor data of a file, one after the other.
-    Weights(HashKind, String),
+    /// A tensor of a file, or all tensor data of it one after the other: `FILE[:TENSOR]`.
+    Kind(HashKind, String),
     /// A tensor's tree, with its type and shape, as this program's own lists have it.
     Own(String, Thing),
     /// The leaf of a metadata entry of a part.
@@ -219,23 +223,29 @@ impl Manifest {
     /// Kinds of digests it has besides SHA-256 of files and the trees of its own lists.
     fn kinds(&self) -> Vec<HashKind> {
         let kind = |(subject, _): &(Subject, String)| match subject {
-            Subject::Tensor(kind, ..) | Subject::Weights(kind, _) => Some(*kind),
+            Subject::Kind(kind, _) => Some(*kind),
             Subject::File(_) | Subject::Own(..) | Subject::Metadata(..) => None,
         };
         self.entries.iter().filter_map(kind).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Compares a full inspection, made with [`List::kinds`], with the list. Files go by
-    /// their last name; where the list is of one file's tensors, that file may have been
-    /// renamed since.
-    pub fn check(&self, inspection: &Inspection) -> Report {
-        compare::check(&self.entries, inspection)
+    /// Compares a full inspection, made with [`List::kinds`], with the list, which was read
+    /// from `list`. Where that is of one file's tensors, the file may have been renamed since.
+    pub fn check(&self, list: &Path, inspection: &Inspection) -> Report {
+        compare::check(&self.entries, list, inspection)
     }
 }
 
 /// The last part of a path in a list.
 fn base(name: &str) -> String {
     name.rsplit(['/', '\\']).next().unwrap_or(name).to_owned()
+}
+
+/// Parts of a split set that are not there.
+fn absent_parts(inspection: &Inspection) -> Vec<PathBuf> {
+    let first = inspection.files.first().map_or(&inspection.path, |file| &file.path);
+    let present = |part: &PathBuf| inspection.files.iter().any(|file| file.path == *part);
+    files_of(first).into_iter().filter(|part| !present(part)).collect()
 }
 
 fn base_of(path: &Path) -> String {

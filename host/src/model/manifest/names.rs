@@ -22,18 +22,18 @@ pub fn check_names(inspection: &Inspection) -> Result<Report, Problem> {
             continue;
         }
         let name = base_of(&path);
-        let found = file.sha256.map(|digest| digest.to_string());
         let digest = name.strip_prefix("sha256-").unwrap_or(&name);
         let is_hex = digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        match digest.len() {
-            64 if is_hex => {
-                report.digest((What::File, &name), "sha256", Some(digest.to_owned()), found);
-            }
-            40 if is_hex => {
-                let found = git_blob(&path)?;
-                report.digest((What::File, &name), "git-blob", Some(digest.to_owned()), Some(found));
-            }
-            _ => {}
+        let (algorithm, found) = match digest.len() {
+            64 if is_hex => ("sha256", file.sha256.map(|digest| digest.to_string())),
+            40 if is_hex => ("git-blob", Some(git_blob(&path)?)),
+            _ => continue,
+        };
+        // People know it by the name that leads to the blob.
+        let known = inspection.name_of(file);
+        report.digest((What::File, &known), algorithm, Some(digest.to_owned()), found);
+        if let Some(checked) = report.checked.last_mut().filter(|_| known != name) {
+            checked.detail = Some(format!("its blob is called {name}"));
         }
     }
     Ok(report)

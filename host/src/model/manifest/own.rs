@@ -1,20 +1,24 @@
 //! This program's own lists. `sha256sum --check` takes them, too: everything but the lines
-//! of files begins with a comment sign.
+//! of files begins with a comment sign, or is as `llama-gguf-hash` has it.
 //!
 //! ```text
 //! DIGEST  model.gguf
 //! #metadata DIGEST PART "key"
 //! #tensor DIGEST TYPE [SHAPE] "name"
+//! xxh64     DIGEST  model.gguf:tensor
 //! # anything else
 //! ```
-//! The digest of a tensor is the root over its chunks, that of a metadata entry its leaf's.
+//! The digest of a tensor is the root over its chunks, that of a metadata entry its leaf's. Names
+//! that would steer a terminal are quoted, in lines of their own: `#file DIGEST "name"` and
+//! `#digest KIND DIGEST "file:tensor"`.
 
 use std::fmt::Write as _;
 
-use super::Subject;
 use super::compare::Thing;
+use super::{Subject, base_of, place};
+use crate::digest::HashKind;
 use crate::domain::Sha256;
-use crate::domain::inspection::Inspection;
+use crate::domain::inspection::{FileRecord, Inspection};
 
 /// What a line is.
 pub(super) enum Line {
@@ -30,6 +34,10 @@ pub(super) fn line(line: &str) -> Line {
         entry(tensor(rest))
     } else if let Some(rest) = line.strip_prefix("#metadata ") {
         entry(metadata(rest))
+    } else if let Some(rest) = line.strip_prefix("#file ") {
+        entry(file(rest))
+    } else if let Some(rest) = line.strip_prefix("#digest ") {
+        entry(other(rest))
     } else if line.is_empty() || line.starts_with('#') {
         Line::Comment
     } else {
@@ -59,6 +67,19 @@ fn metadata(rest: &str) -> Option<(Subject, String)> {
     Some((Subject::Metadata(part.parse().ok()?, serde_json::from_str(key).ok()?), digest(leaf)?))
 }
 
+fn file(rest: &str) -> Option<(Subject, String)> {
+    let (sha256, name) = rest.split_once(' ')?;
+    let name: String = serde_json::from_str(name).ok()?;
+    Some((Subject::File(place::name(&name, true)), digest(sha256)?))
+}
+
+fn other(rest: &str) -> Option<(Subject, String)> {
+    let (kind, rest) = rest.split_once(' ')?;
+    let (digest, name) = rest.split_once(' ')?;
+    let kind = HashKind::from_name(kind).filter(|kind| kind.fits(digest))?;
+    Some((Subject::Kind(kind, serde_json::from_str(name).ok()?), digest.to_owned()))
+}
+
 /// A name that is one line and steers no terminal.
 fn quoted(name: &str) -> String {
     let text = serde_json::Value::from(name).to_string();
@@ -73,14 +94,13 @@ fn quoted(name: &str) -> String {
     })
 }
 
-/// The list of an inspection. Control characters in paths are replaced.
+/// The list of an inspection.
 pub fn write(inspection: &Inspection) -> String {
     let mut out = String::new();
+    let path = |file: &FileRecord| file.path.display().to_string();
     for file in &inspection.files {
         if let Some(sha256) = file.sha256 {
-            let path = file.path.display().to_string();
-            let path: String = path.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-            let _ = writeln!(out, "{sha256}  {path}");
+            put_file(&mut out, sha256, &path(file));
         }
     }
     let digests = &inspection.digests;
@@ -92,5 +112,33 @@ pub fn write(inspection: &Inspection) -> String {
         let (root, dtype, shape) = (tensor.root, &tensor.dtype, shape.join(","));
         let _ = writeln!(out, "#tensor {root} {dtype} [{shape}] {}", quoted(&tensor.name));
     }
+    for tensor in &digests.tensor_digests {
+        let name = format!("{}:{}", inspection.path.display(), tensor.name);
+        tensor.others.iter().for_each(|(kind, digest)| put_other(&mut out, kind, digest, &name));
+    }
+    for tree in &digests.trees {
+        let file = inspection.files.iter().find(|file| base_of(&file.path) == tree.file);
+        let name = file.map_or_else(|| tree.file.clone(), path);
+        tree.weights.iter().for_each(|(kind, digest)| put_other(&mut out, kind, digest, &name));
+    }
     out
+}
+
+/// As coreutils write it: a leading backslash says that the name has others.
+fn put_file(out: &mut String, sha256: Sha256, name: &str) {
+    let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
+    let _ = if escaped.chars().any(char::is_control) {
+        writeln!(out, "#file {sha256} {}", quoted(name))
+    } else {
+        let sign = if escaped == name { "" } else { "\\" };
+        writeln!(out, "{sign}{sha256}  {escaped}")
+    };
+}
+
+fn put_other(out: &mut String, kind: &str, digest: &str, name: &str) {
+    let _ = if name.chars().any(char::is_control) {
+        writeln!(out, "#digest {kind} {digest} {}", quoted(name))
+    } else {
+        writeln!(out, "{kind:<8}  {digest}  {name}")
+    };
 }

@@ -1,6 +1,7 @@
 //! Lines of `sha256sum` and of `llama-gguf-hash`.
 
-use super::{Manifest, Subject, base, own};
+use super::place::name;
+use super::{Manifest, Subject, own};
 use crate::digest::HashKind;
 
 impl Manifest {
@@ -8,8 +9,7 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut manifest = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim_end();
-            let entry = match own::line(line) {
+            let entry = match own::line(line.trim_end()) {
                 own::Line::Entry(entry) => Some(entry),
                 own::Line::Comment => continue,
                 own::Line::Bad => None,
@@ -40,7 +40,7 @@ fn sha256(digest: &str) -> Option<String> {
 fn tagged(line: &str) -> Option<(Subject, String)> {
     let (escaped, line) = unescaped(line);
     let (name, digest) = line.strip_prefix("SHA256 (")?.rsplit_once(") = ")?;
-    Some((Subject::File(base(&plain(name, escaped)?)), sha256(digest)?))
+    file(name, escaped, digest.trim_end())
 }
 
 /// A digest, a space, a space or a star, and the name.
@@ -48,9 +48,12 @@ fn summed(line: &str) -> Option<(Subject, String)> {
     let (escaped, line) = unescaped(line);
     let (digest, rest) = line.split_once(' ')?;
     let name = rest.strip_prefix('*').or_else(|| rest.strip_prefix(' '))?;
-    let name = plain(name, escaped)?;
-    (!name.is_empty()).then_some(())?;
-    Some((Subject::File(base(&name)), sha256(digest)?))
+    file(name, escaped, digest)
+}
+
+fn file(text: &str, escaped: bool, digest: &str) -> Option<(Subject, String)> {
+    let name = name(&plain(text, escaped)?, escaped);
+    (!name.is_empty()).then_some((Subject::File(name), sha256(digest)?))
 }
 
 /// Kind, blanks, digest, blanks, file and perhaps a colon and a tensor.
@@ -62,12 +65,7 @@ fn hashed(line: &str) -> Option<(Subject, String)> {
     if name.is_empty() || !kind.fits(&digest) {
         return None;
     }
-    let subject = match name.rsplit_once(':') {
-        Some(_) if kind == HashKind::Uuid => return None,
-        Some((file, tensor)) => Subject::Tensor(kind, base(file), tensor.to_owned()),
-        None => Subject::Weights(kind, base(name)),
-    };
-    Some((subject, digest))
+    Some((Subject::Kind(kind, name.to_owned()), digest))
 }
 
 /// A leading backslash says that the name is escaped.

@@ -12,16 +12,23 @@ fn lines() {
     let digest = "ab".repeat(32);
     let file = |name: &str| Subject::File(name.into());
     let cases = [
-        (format!("{digest}  a/b c.gguf"), file("b c.gguf")),
+        (format!("{digest}  a/b c.gguf"), file("a/b c.gguf")),
         (format!("{digest} *b.gguf"), file("b.gguf")),
         (format!("{}  b.gguf", digest.to_uppercase()), file("b.gguf")),
         (format!("SHA256 (b.gguf) = {digest}"), file("b.gguf")),
-        (format!("\\{digest}  b\\n\\\\c.gguf"), file("c.gguf")),
+        (format!("\\{digest}  b\\n\\\\c.gguf"), file("b\n\\c.gguf")),
+        (format!("\u{feff}{digest}  b.gguf\r\n"), file("b.gguf")),
+        (format!("{digest}  b.gguf "), file("b.gguf ")),
+        (format!("SHA256 (b.gguf) = {digest} "), file("b.gguf")),
+        (format!("#file {digest} \"b\\u001b\\\\c.gguf\""), file("b\u{1b}\\c.gguf")),
         (
             format!("sha256    {digest}  x/b.gguf:blk.0.w"),
-            Subject::Tensor(HashKind::Sha256, "b.gguf".into(), "blk.0.w".into()),
+            Subject::Kind(HashKind::Sha256, "x/b.gguf:blk.0.w".into()),
         ),
-        (format!("sha256    {digest}  b.gguf"), Subject::Weights(HashKind::Sha256, "b.gguf".into())),
+        (
+            format!("#digest sha256 {digest} \"\\u001b:t\""),
+            Subject::Kind(HashKind::Sha256, "\u{1b}:t".into()),
+        ),
     ];
     for (line, subject) in cases {
         assert_eq!(entries(&line), [(subject, digest.clone())], "{line}");
@@ -29,8 +36,8 @@ fn lines() {
     let short = entries(
         "xxh64     b75c5e0a2b7c1d3f  b.gguf:blk.0.w\nuuid      9f2200fc-45e8-5a39-9535-c3ea5c0e0cef  b.gguf",
     );
-    assert_eq!(short[0].0, Subject::Tensor(HashKind::Xxh64, "b.gguf".into(), "blk.0.w".into()));
-    assert_eq!(short[1].0, Subject::Weights(HashKind::Uuid, "b.gguf".into()));
+    assert_eq!(short[0].0, Subject::Kind(HashKind::Xxh64, "b.gguf:blk.0.w".into()));
+    assert_eq!(short[1].0, Subject::Kind(HashKind::Uuid, "b.gguf".into()));
     for bad in [
         String::new(),
         "# nothing".into(),
@@ -40,9 +47,11 @@ fn lines() {
         format!("\\{digest}  b\\x.gguf"),
         format!("md5  {digest}  b.gguf"),
         format!("xxh64  {digest}  b.gguf"),
-        "uuid      9f2200fc-45e8-5a39-9535-c3ea5c0e0cef  b.gguf:t".into(),
         format!("{digest}  b.gguf\nnonsense here"),
         "#tensor nonsense".into(),
+        format!("#file {digest} unquoted"),
+        format!("#digest md5 {digest} \"b.gguf\""),
+        format!("#digest xxh64 {digest} \"b.gguf\""),
         format!("#tensor {digest} F32 [1,x] \"t\""),
         format!("#metadata {digest} 0 unquoted"),
         "{}".into(),
