@@ -116,7 +116,9 @@ pub const MANIFESTS: usize = 64;
 /// Passes kept in the cache of digests, and bytes of one.
 pub const PASS_ENTRIES: usize = 4_096;
 pub const PASS_ENTRY_BYTES: u64 = 128 << 20;
-/// Colons of a line of a list at which the name of a file may end and that of a tensor begin.
+/// Bytes of a line of a list that names a file or a tensor, and colons of it at which the name of the
+/// one may end and that of the other begin.
+pub const LISTED_LINE_BYTES: usize = 64 << 10;
 pub const LISTED_COLONS: usize = 16;
 /// Bytes of a signature, of a key, and of a file of certificates.
 pub const SIGNATURE_BYTES: u64 = 16 << 20;

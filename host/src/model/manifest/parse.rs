@@ -3,6 +3,7 @@
 use super::place::name;
 use super::{Manifest, Subject, own};
 use crate::digest::HashKind;
+use crate::domain::budget;
 
 impl Manifest {
     /// Reads a list; the error says which line is not understood.
@@ -13,6 +14,7 @@ impl Manifest {
                 own::Line::Entry(entry) => Some(entry),
                 own::Line::Comment => continue,
                 own::Line::Bad => None,
+                own::Line::Other if line.len() > budget::LISTED_LINE_BYTES => None,
                 own::Line::Other => tagged(line).or_else(|| summed(line)).or_else(|| hashed(line)),
             };
             match entry {

@@ -43,6 +43,7 @@ fn lines() {
         "# nothing".into(),
         digest.clone(),
         format!("{digest}  "),
+        format!("{digest}  {}", "a".repeat(budget::LISTED_LINE_BYTES)),
         format!("{}  b.gguf", &digest[1..]),
         format!("\\{digest}  b\\x.gguf"),
         format!("md5  {digest}  b.gguf"),
