@@ -183,8 +183,7 @@ fn the_note_about_the_layout_is_true() {
     fs::write(folder.path().join("hf/tokenizer.json"), "{ }").unwrap();
     let output = hash(folder.path(), &["hf", "--check", "list"]);
     assert_eq!(text(&output), "CHANGED  file tokenizer.json\n9 of 10 as expected\n");
-    let spaced = String::from_utf8(weights("a", 1)).unwrap().replacen("}}", "} ", 1);
-    assert_ne!(spaced.len(), 0);
+    // The same header with other spaces.
     let json = r#"{"__metadata__": {"format":"pt"}, "a": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
     let spaced = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[1; 8]].concat();
     fs::write(folder.path().join("hf").join(SHARDS[0]), spaced).unwrap();
