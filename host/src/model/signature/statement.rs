@@ -227,6 +227,20 @@ fn same(a: &Path, b: &Path) -> bool {
     plain(a) == plain(b)
 }
 
+/// What a signature says to ignore, as a path below the folder, whatever the folder is called and
+/// however it was named. What is no such path ignores nothing: the empty one would be everything.
+fn within(path: &str) -> Option<PathBuf> {
+    let mut out = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(part) => out.push(part),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    (!out.as_os_str().is_empty()).then_some(out)
+}
+
 /// The files of a folder, but for those that the signature says to ignore and itself.
 fn folder(
     root: &Path,
@@ -235,13 +249,11 @@ fn folder(
     report: &mut Report,
 ) -> Result<Vec<PathBuf>, Problem> {
     let own = signature.canonicalize().ok();
+    let ignorable: Vec<PathBuf> = rules.ignore_paths.iter().filter_map(|path| within(path)).collect();
     let ignored = |path: &Path| {
-        let within = path.strip_prefix(root).unwrap_or(path);
+        let place = path.strip_prefix(root).unwrap_or(path);
         own.is_some() && path.canonicalize().ok() == own
-            || rules.ignore_paths.iter().any(|ignored| {
-                let ignored = Path::new(ignored);
-                within.starts_with(ignored) || path.starts_with(ignored)
-            })
+            || ignorable.iter().any(|ignored| place.starts_with(ignored))
     };
     let (mut found, mut folders, mut seen) = (Vec::new(), vec![(root.to_owned(), 0)], 0);
     while let Some((folder, depth)) = folders.pop() {

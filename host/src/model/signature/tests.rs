@@ -362,6 +362,40 @@ fn a_key_and_every_way_to_fail() {
     assert!(folder.check("model", "{\"mediaType\":\"x\"}", trust).is_err());
 }
 
+/// What is ignored lies below the folder, whatever the folder's name and however it was given.
+#[test]
+fn ignored_paths_are_places_in_the_folder() {
+    use crate::model::manifest::Outcome::Extra;
+    let folder = Folder::new();
+    let own = key(1);
+    let public = folder.put("own.pub", &pem("PUBLIC KEY", &spki(&own)));
+    let trust = Trust { key: Some(&public), now: NOW, ..Trust::default() };
+    fs::write(folder.path("model/evil.py"), "x").unwrap();
+    fs::create_dir(folder.path("model/docs")).unwrap();
+    fs::write(folder.path("model/docs/a.txt"), "x").unwrap();
+    let relative = Path::new("..").join(folder.0.path().file_name().unwrap()).join("model");
+    let absolute = folder.path("model").display().to_string();
+    for (ignored, left) in [
+        (&["docs", "evil.py"][..], &[][..]),
+        (&["./docs/", "./evil.py"], &[]),
+        (&["docs/a.txt", "evil.py"], &[]),
+        (&["docs"], &["evil.py"]),
+        (&["model"], &["docs/a.txt", "evil.py"]),
+        (&[&absolute, relative.to_str().unwrap()], &["docs/a.txt", "evil.py"]),
+        (&["", ".", "..", "/", "./", "evil", "*"], &["docs/a.txt", "evil.py"]),
+    ] {
+        let mut payload = payload(&folder.digests());
+        payload["predicate"]["serialization"]["ignore_paths"] = ignored.into();
+        let bundle = bundle(&payload, &own, hint()).to_string();
+        let signature = folder.put("model.sig", &bundle);
+        let mut inspection = folder.inspection("model/m.gguf");
+        inspection.path = folder.path("model");
+        let report = check(&bundle, &signature, trust, &inspection).unwrap();
+        let expected: Vec<_> = left.iter().map(|name| (*name, Extra)).collect();
+        assert_eq!(outcomes(&report), expected, "{ignored:?}");
+    }
+}
+
 #[test]
 fn certificates_lead_to_a_root_or_nowhere() {
     let folder = Folder::new();
