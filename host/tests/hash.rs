@@ -441,6 +441,46 @@ fn a_pipeline_s_manifest_speaks_of_every_part() {
 }
 
 /// As `git hash-object` has it.
+/// A signature is checked for its folder, whatever models that holds: one, none, several.
+#[test]
+fn a_signed_folder_need_not_be_one_model() {
+    let made: serde_json::Value =
+        serde_json::from_str(include_str!("../src/model/signature/peer.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let weights: Vec<u8> = (0..300u32).map(|i| (i * 7 % 251) as u8).collect();
+    fs::write(model.join("weights.bin"), &weights).unwrap();
+    fs::write(model.join("config.json"), "{\"hidden_size\": 64}\n").unwrap();
+    fs::write(model.join("a b.txt"), [b'x'; 128]).unwrap();
+    fs::write(folder.path().join("own.pub"), made["key"].as_str().unwrap()).unwrap();
+    fs::write(folder.path().join("model.sig"), made["shards"].to_string()).unwrap();
+    let check = || {
+        let (document, code) = json(folder.path(), &["model", "--check", "model.sig", "--key", "own.pub"]);
+        let bad = document["check"]["checked"].as_array().unwrap().iter();
+        let bad = bad.filter(|checked| checked["outcome"] != "ok");
+        let named = |key: &serde_json::Value| key.as_str().unwrap().to_owned();
+        let bad: Vec<_> = bad.map(|checked| (named(&checked["outcome"]), named(&checked["name"]))).collect();
+        (code, bad, document["status"].is_null())
+    };
+    let (code, bad, _) = check();
+    assert_eq!((code, bad), (Some(0), vec![]));
+    fs::remove_file(model.join("weights.bin")).unwrap();
+    let missing = |name: &str| ("missing".to_owned(), name.to_owned());
+    let shards = ["weights.bin:0:128", "weights.bin:128:256", "weights.bin:256:300"].map(missing);
+    assert_eq!(check(), (Some(1), shards.to_vec(), true));
+    fs::write(model.join("weights.bin"), &weights).unwrap();
+    for name in ["a.gguf", "b.gguf"] {
+        write(&model.join(name), "m", &[("first", &FIRST)]);
+    }
+    let extra = |name: &str| ("extra".to_owned(), name.to_owned());
+    assert_eq!(check(), (Some(1), vec![extra("a.gguf"), extra("b.gguf")], true));
+    // Any other list needs a model.
+    let list = hash(folder.path(), &["model/a.gguf"]).stdout;
+    fs::write(folder.path().join("list"), list).unwrap();
+    assert_eq!(hash(folder.path(), &["model", "--check", "list"]).status.code(), Some(2));
+}
+
 fn git_blob(bytes: &[u8]) -> String {
     let mut blob = assayd::digest::GitBlob::new(bytes.len() as u64);
     blob.update(bytes);

@@ -26,7 +26,8 @@ Examples:
                                                   manifests of ollama, manifest.json of quantising
                                                   pipelines (formats[]), and Git LFS pointers
   assayd hash folder --check folder/model.sig --key signer.pub
-                                                  OpenSSF model signatures; --roots for certificates
+                                                  OpenSSF model signatures of any folder; --roots for
+                                                  certificates
   assayd hash model.gguf --kind sha256 --kind xxh64   also digests as llama-gguf-hash has them
   assayd hash model.gguf --prove 123456 --json > proof.json
   assayd hash model.gguf --verify-proof proof.json --root HEX
@@ -88,7 +89,8 @@ fn kind(text: &str) -> Result<HashKind, String> {
 struct Output<'a> {
     path: &'a PathBuf,
     kind: ArtifactKind,
-    status: Status,
+    /// Null where the folder is not one model that could be judged.
+    status: Option<Status>,
     files: &'a [FileRecord],
     merkle_root: Option<Sha256>,
     #[serde(flatten)]
@@ -108,8 +110,14 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         return verify(args, proof);
     }
     let list = args.check.as_deref().map(List::read).transpose()?;
-    let inspection = pass(args, list.as_ref())?;
-    let check = match (list, &args.check) {
+    let (inspection, examined) = match pass(args, list.as_ref()) {
+        // A signature is over the files of a folder, whatever models they are, all of them or none.
+        Err(_) if matches!(list, Some(List::Signature(_))) && args.path.is_dir() => {
+            (model::inspect::unexamined(&args.path), false)
+        }
+        passed => (passed?, true),
+    };
+    let mut check = match (list, &args.check) {
         (Some(List::Digests(manifest)), Some(path)) => Some(manifest.check(path, &inspection)),
         (Some(List::Registry(registry)), _) => Some(registry.check(&inspection)?),
         (Some(List::Formats(formats)), _) => Some(formats.check(&inspection)),
@@ -120,12 +128,15 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         }
         _ => None,
     };
+    if let Some(check) = check.as_mut().filter(|_| !examined) {
+        check.remarks.push("the folder is not one sound model; only its files were compared".to_owned());
+    }
     let names = manifest::check_names(&inspection)?;
     if args.json {
         screen::print_json(&Output {
             path: &inspection.path,
             kind: inspection.kind,
-            status: inspection.status,
+            status: examined.then_some(inspection.status),
             files: &inspection.files,
             merkle_root: inspection.merkle_root,
             digests: &inspection.digests,

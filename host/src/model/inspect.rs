@@ -132,6 +132,11 @@ pub(super) fn blank(path: &Path, kind: ArtifactKind) -> Inspection {
     }
 }
 
+/// A path that was not looked at; only its files' digests are to be compared.
+pub fn unexamined(path: &Path) -> Inspection {
+    blank(path, ArtifactKind::Unknown)
+}
+
 /// The inspection of a path about which nothing can be known, rejected for that reason.
 pub fn unreadable(path: &Path, problem: &Problem) -> Inspection {
     let mut inspection = blank(path, ArtifactKind::Unknown);
