@@ -149,7 +149,7 @@ codes! {
         "Ask what they are for. Cutting the file at the given offset removes them."
     NonzeroPadding "nonzero-padding" Warning
         "Bytes between the tensors, which should be zero, are not."
-        "Harmless to runtimes; something may be hidden there or the file was damaged."
+        "Compare the digest with the publisher's: no runtime reads these bytes, but something may be hidden in them, or the file was damaged."
 
     // Metadata against tensors.
     MetadataMissing "metadata-missing" Error
