@@ -107,6 +107,17 @@ fn people_get_code_place_and_remedy() {
     {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
+    // Also where nothing is left.
+    fs::create_dir(folder.path().join("no")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", folder.path().join("no/m.gguf")).unwrap();
+    let output = assayd(folder.path(), &["no", "--explain"]);
+    assert_eq!(output.status.code(), Some(4));
+    for part in ["holds no model", "no/m.gguf: it is a symbolic link that leads out of the folder"] {
+        assert!(
+            format!("{}{}", out(&output), String::from_utf8_lossy(&output.stderr)).contains(part),
+            "{part}"
+        );
+    }
 }
 
 /// A document on its own is no model: it is warned of, with every marker and placeholder and what

@@ -54,9 +54,8 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let mut ignored = Vec::new();
     let mut failed = false;
     for path in &args.paths {
-        match expand(path) {
-            Ok((targets, left)) => {
-                ignored.extend(left);
+        match expand(path, &mut ignored) {
+            Ok(targets) => {
                 for target in targets {
                     inspections.push(one(&target, args).unwrap_or_else(|problem| {
                         failed = true;
@@ -86,20 +85,21 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
 }
 
 /// A folder that is not one artifact stands for all the artifacts in it.
-fn expand(path: &Path) -> Result<(Vec<PathBuf>, Vec<model::Ignored>), Problem> {
+fn expand(path: &Path, ignored: &mut Vec<model::Ignored>) -> Result<Vec<PathBuf>, Problem> {
     if !path.is_dir() {
-        return Ok((vec![path.to_owned()], Vec::new()));
+        return Ok(vec![path.to_owned()]);
     }
     let found = model::discover(path)?;
+    ignored.extend(found.ignored);
     match found.artifacts.as_slice() {
         [] => Err(Problem::new(ProblemKind::Input, format!("{} holds no model", path.display())).hint(
-            "models are *.gguf, *.safetensors with their config.json, or PyTorch *.bin and *.pt files",
+            "models are *.gguf, *.safetensors with their config.json, or PyTorch *.bin and *.pt files; --explain says why each file was ignored",
         )),
         // The folder is laid out as an artifact itself, or holds just one.
         artifacts if artifacts.len() == 1 || artifacts.iter().any(|artifact| artifact.path == path) => {
-            Ok((vec![path.to_owned()], found.ignored))
+            Ok(vec![path.to_owned()])
         }
-        several => Ok((several.iter().map(|artifact| artifact.path.clone()).collect(), found.ignored)),
+        several => Ok(several.iter().map(|artifact| artifact.path.clone()).collect()),
     }
 }
 

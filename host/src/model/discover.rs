@@ -1,9 +1,9 @@
 //! Finding artifacts in a folder tree, and saying why everything else was left alone.
 //!
 //! Bounded in depth and entries. Symbolic links to files count if they stay within the
-//! tree, or lead from a snapshot of Hugging Face's cache to its blobs; links to folders are
-//! never followed. Decides by layout and names only, so that it can run often; `inspect` looks
-//! at content.
+//! tree, or lead from a snapshot of Hugging Face's cache to the blobs of the same repository;
+//! links to folders are never followed. Decides by layout and names only, so that it can run
+//! often; `inspect` looks at content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::document;
-use super::folder::{TEMPLATES, within};
+use super::folder::TEMPLATES;
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
@@ -125,6 +125,21 @@ pub fn discover(root: &Path) -> Result<Discovery, Problem> {
     out.artifacts.sort_by(|a, b| (&a.path, a.kind as u8).cmp(&(&b.path, b.kind as u8)));
     out.ignored.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(out)
+}
+
+/// Does a file belong to a folder? Both are free of links. Hugging Face's cache links from a snapshot
+/// to the blobs beside it; that is its layout.
+pub(super) fn within(folder: &Path, file: &Path) -> bool {
+    file.starts_with(folder) || blobs_of(folder).is_some_and(|blobs| file.starts_with(blobs))
+}
+
+/// Where the files of a snapshot in Hugging Face's cache are: `REPOSITORY/blobs` for a folder that
+/// is, or lies in, `REPOSITORY/snapshots/COMMIT`. `folder` is canonical.
+fn blobs_of(folder: &Path) -> Option<PathBuf> {
+    folder.ancestors().find_map(|snapshot| {
+        let snapshots = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
+        Some(snapshots.parent()?.join("blobs"))
+    })
 }
 
 struct Search {
@@ -449,18 +464,48 @@ mod tests {
         );
     }
 
-    /// A snapshot of Hugging Face's cache is looked at alone, too: its files are blobs beside it.
+    /// What `snapshot_download` returns: every file is a link to the blobs of the repository.
     #[test]
-    fn a_snapshot_has_its_blobs() {
-        let folder = tree(&["a/blobs/1", "a/secret", "a/snapshots/b/readme"]);
-        let snapshot = folder.path().join("a/snapshots/b");
-        symlink("../../blobs/1", snapshot.join("model.gguf")).unwrap();
-        symlink("../../secret", snapshot.join("other.gguf")).unwrap();
-        let found = discover(&snapshot).unwrap();
-        let paths: Vec<&Path> = found.artifacts.iter().map(|artifact| artifact.path.as_path()).collect();
-        assert_eq!(paths, [snapshot.join("model.gguf")]);
-        let escapes = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
-        assert_eq!(escapes.count(), 1);
+    fn a_snapshot_reaches_the_blobs_of_its_repository() {
+        let cache = tree(&[
+            "models--a--b/blobs/1",
+            "models--a--b/blobs/deep/2",
+            "models--a--b/snapshots/abc/gguf/README.md",
+            "models--a--c/blobs/1",
+            "models--a--b/other",
+        ]);
+        let snapshot = cache.path().join("models--a--b/snapshots/abc");
+        let link = |to: &str, name: &str| symlink(to, snapshot.join(name)).unwrap();
+        link("../../blobs/1", "model.safetensors");
+        link("../../blobs/1", "config.json");
+        link("../../../blobs/1", "gguf/m.gguf");
+        link("../../../models--a--c/blobs/1", "foreign.gguf");
+        link("../../other", "other.gguf");
+        link("../../blobs/../../models--a--c/blobs/1", "round.gguf");
+        link("../../blobs/deep", "folder");
+        let at = |folder: &Path| {
+            let found = discover(folder).unwrap();
+            let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+            (
+                found.artifacts.iter().map(|artifact| name(&artifact.path)).collect::<Vec<_>>(),
+                found
+                    .ignored
+                    .iter()
+                    .filter(|ignored| ignored.reason != IgnoreReason::NotAModel)
+                    .map(|ignored| format!("{} {:?}", name(&ignored.path), ignored.reason))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let (artifacts, ignored) = at(&snapshot);
+        assert_eq!(artifacts, ["abc", "m.gguf"]);
+        let escapes = ["foreign.gguf LinkEscapes", "other.gguf LinkEscapes", "round.gguf LinkEscapes"];
+        assert_eq!(ignored, [&["folder LinkToFolder"], &escapes[..]].concat());
+        assert_eq!(at(&snapshot.join("gguf")).0, ["m.gguf"]);
+        // Blobs that are themselves elsewhere are out of the repository.
+        let blobs = cache.path().join("models--a--b/blobs");
+        fs::rename(&blobs, cache.path().join("moved")).unwrap();
+        symlink("../moved", &blobs).unwrap();
+        assert_eq!(at(&snapshot).0, [""; 0]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::canonical;
+use super::discover::within;
 use super::finding::{Code, Findings};
 use super::inspect::{Inspector, Layout, blank, conclude};
 use super::safetensors::{self, Header};
@@ -141,13 +142,6 @@ pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
     }
     let names = listing(&folder)?.into_iter().filter(|name| name.ends_with(".jinja"));
     Ok(names.map(|name| format!("{TEMPLATES}/{name}")).collect())
-}
-
-/// Does a file belong to the folder `root`? Both are free of links. Hugging Face's cache links from
-/// a snapshot to the blobs beside it; that is its layout.
-pub(super) fn within(root: &Path, file: &Path) -> bool {
-    let cache = root.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
-    file.starts_with(root) || cache.is_some_and(|cache| file.starts_with(cache.join("blobs")))
 }
 
 /// Files that are links out of the folder.

@@ -244,8 +244,10 @@ fn links_out_of_the_folder_are_noticed_and_the_cache_layout_is_not() {
     std::os::unix::fs::symlink("../../blobs/2", snapshot.join("model.safetensors")).unwrap();
     let inspection = folder(&mut inspector, &snapshot).unwrap();
     assert_eq!(inspection.status, Status::Accept, "{:?}", inspection.findings);
-    let found = inspect(cache.path(), &InspectOptions::default(), &mut |_, _| {}).unwrap();
-    assert_eq!(found.status, Status::Accept);
+    for path in [cache.path(), &snapshot] {
+        let found = inspect(path, &InspectOptions::default(), &mut |_, _| {}).unwrap();
+        assert_eq!(found.status, Status::Accept, "{:?}", found.findings);
+    }
 }
 
 /// The texts beside the weights, each with one thing wrong.

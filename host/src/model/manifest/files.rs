@@ -9,7 +9,7 @@ use super::place::{Places, absolute, after, path};
 use super::{Report, Subject, What};
 use crate::digest::sha256_file;
 use crate::domain::inspection::FileRecord;
-use crate::model::folder;
+use crate::model::discover::within;
 
 /// Compares, and counts the lines that are about other files.
 pub(super) fn check(
@@ -99,7 +99,7 @@ fn digest(place: &str, places: &Places<'_>) -> Result<Option<String>, String> {
         }
         Err(error) => return Err(format!("cannot be read: {error}")),
     };
-    if !folder::within(&path(places.whole().unwrap_or_default()), &target) {
+    if !within(&path(places.whole().unwrap_or_default()), &target) {
         return Err("is a symbolic link that leads out of the folder".to_owned());
     }
     if !target.is_file() {
