@@ -141,7 +141,7 @@ fn what_is_not_understood_is_refused_with_its_name() {
         ),
         ("act", set("hidden_act", json!("mish")), &["mish"]),
         ("packed", set("quantization_config", json!({"quant_method": "gptq", "bits": 4})), &["gptq"]),
-        ("heads", set("num_key_value_heads", json!(3)), &["3 key-value heads"]),
+        ("heads", set("num_key_value_heads", json!(3)), &["has the shape", "k_proj.weight", "[96, 128]"]),
         (
             "class",
             set("architectures", json!(["LlamaForSequenceClassification"])),
@@ -154,7 +154,7 @@ fn what_is_not_understood_is_refused_with_its_name() {
             &["missing tensors", "model.layers.0.self_attn.q_proj.bias"],
         ),
         ("huge", set("max_position_embeddings", json!(1u64 << 60)), &["max_position_embeddings"]),
-        ("head", set("head_dim", json!(64)), &["has the shape", "q_proj.weight"]),
+        ("head", set("head_dim", json!(64)), &["has the shape", "k_proj.weight"]),
     ] {
         let said = refused(name, &change);
         for word in words {

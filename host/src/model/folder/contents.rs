@@ -91,7 +91,7 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
             || *name == "lm_head.weight"
             || name.ends_with(".wte.weight");
         let [rows, columns] = tensor.shape.as_slice() else { continue };
-        if !embedding {
+        if !embedding || !one_weight_a_number(tensor) {
             continue;
         }
         if let Some(size) = config.number("vocab_size").filter(|size| size != rows) {
@@ -105,6 +105,61 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
     }
     if config.text("model_type").is_some_and(|kind| LLAMA_LIKE.contains(&kind.as_str())) {
         inventory(config, layers, &present, &tensors, findings);
+        shapes(config, &tensors, findings);
+    }
+}
+
+/// Integers hold several weights each, in shapes of their own.
+fn one_weight_a_number(tensor: &Tensor) -> bool {
+    tensor.dtype.name.contains('F')
+}
+
+/// Shapes of the tensors of layers, as far as the configuration says.
+fn shapes(config: &Config, tensors: &BTreeMap<&str, (&Shard, &Tensor)>, findings: &mut Findings) {
+    let times = |a: Option<u64>, b: Option<u64>| a?.checked_mul(b?);
+    let (width, forward) = (config.number("hidden_size"), config.number("intermediate_size"));
+    let heads = config.number("num_attention_heads");
+    let head = config.number("head_dim").or_else(|| width?.checked_div(heads?));
+    let queries = times(heads, head);
+    let keys = times(config.number("num_key_value_heads").or(heads), head);
+    for (name, (shard, tensor)) in tensors {
+        let Some((_, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+            continue;
+        };
+        if !one_weight_a_number(tensor) {
+            continue;
+        }
+        let Some((part, ending)) = part.rsplit_once('.') else { continue };
+        let (rows, columns) = match part {
+            "self_attn.q_proj" => (queries, width),
+            "self_attn.k_proj" | "self_attn.v_proj" => (keys, width),
+            "self_attn.o_proj" => (width, queries),
+            "mlp.gate_proj" | "mlp.up_proj" => (forward, width),
+            "mlp.down_proj" => (width, forward),
+            "input_layernorm" | "post_attention_layernorm" => (width, None),
+            "self_attn.q_norm" | "self_attn.k_norm" => (head, None),
+            _ => continue,
+        };
+        let matrix = part.ends_with("_proj") && ending == "weight";
+        let expected = match ending {
+            "weight" if matrix => &[rows, columns][..],
+            "weight" | "bias" => &[rows],
+            _ => continue,
+        };
+        let fits = tensor.shape.len() == expected.len()
+            && tensor.shape.iter().zip(expected).all(|(got, want)| want.is_none_or(|want| want == *got));
+        if !fits {
+            let wanted: Vec<String> = expected
+                .iter()
+                .map(|want| want.map_or_else(|| "any".to_owned(), |want| want.to_string()))
+                .collect();
+            let message = format!(
+                "{name} has the shape {:?}; config.json calls for [{}]",
+                tensor.shape,
+                wanted.join(", ")
+            );
+            findings.push(about(&shard.name, name, Code::ShapeMismatch.finding(message)));
+        }
     }
 }
 

@@ -10,9 +10,12 @@ const CONFIG: &str = r#"{"model_type":"llama","num_hidden_layers":1,"hidden_size
 fn tensors() -> Vec<(String, Vec<u64>)> {
     let mut list =
         vec![("model.embed_tokens.weight".to_owned(), vec![3, 4]), ("model.norm.weight".to_owned(), vec![4])];
-    let parts = ["input_layernorm", "post_attention_layernorm", "self_attn.q_proj", "self_attn.k_proj"];
-    let more = ["self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
-    list.extend(parts.iter().chain(&more).map(|part| (format!("model.layers.0.{part}.weight"), vec![4, 4])));
+    let mut add =
+        |part: &str, shape: &[u64]| list.push((format!("model.layers.0.{part}.weight"), shape.to_vec()));
+    ["input_layernorm", "post_attention_layernorm"].iter().for_each(|part| add(part, &[4]));
+    let attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+    let forward = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
+    attention.iter().chain(&forward).for_each(|part| add(part, &[4, 4]));
     list
 }
 
@@ -67,7 +70,7 @@ fn a_sound_folder() {
     assert_eq!(inspection.kind, ArtifactKind::Safetensors);
     assert_eq!(inspection.architecture.as_deref(), Some("llama"));
     assert_eq!(inspection.context_length, Some(32));
-    assert_eq!(inspection.parameters, Some(12 + 4 + 9 * 16));
+    assert_eq!(inspection.parameters, Some(12 + 3 * 4 + 7 * 16));
     assert_eq!(inspection.quantization.as_deref(), Some("F32"));
     assert!(inspection.tokenizer_hash.is_some());
     assert_eq!(inspection.files.len(), 3);
@@ -187,6 +190,68 @@ fn damage_has_its_code() {
     for (what, made, code) in cases {
         let codes = made.codes();
         assert!(codes.contains(code), "{what}: {codes:?}");
+    }
+}
+
+/// Two heads of four, one of them for keys, and seven units; each shape that says otherwise.
+#[test]
+fn shapes_are_those_of_the_configuration() {
+    const SIZES: &str =
+        r#""num_attention_heads":2,"num_key_value_heads":1,"head_dim":4,"intermediate_size":7,"#;
+    let shaped = |changes: &[(&str, &[u64])]| -> Vec<(String, Vec<u64>)> {
+        let mut list = tensors();
+        for (part, shape) in [
+            ("q_proj.weight", &[8, 4][..]),
+            ("o_proj.weight", &[4, 8]),
+            ("gate_proj.weight", &[7, 4]),
+            ("up_proj.weight", &[7, 4]),
+            ("down_proj.weight", &[4, 7]),
+        ]
+        .iter()
+        .chain(changes)
+        {
+            match list.iter_mut().find(|(name, _)| name.ends_with(part)) {
+                Some((_, old)) => *old = shape.to_vec(),
+                None => list.push((format!("model.layers.0.self_attn.{part}"), shape.to_vec())),
+            }
+        }
+        list
+    };
+    let look = |config: &str, changes: &[(&str, &[u64])]| {
+        let weights = weights("{}", &shaped(changes));
+        let made = Made::new(&[("config.json", config.as_bytes()), ("model.safetensors", &weights)]).look();
+        let list = made.findings.into_iter().map(|found| {
+            let name = found.tensor.unwrap_or_default();
+            format!("{} {}", found.code, name.rsplit('.').nth(1).unwrap_or_default())
+        });
+        list.collect::<Vec<_>>()
+    };
+    let sized = CONFIG.replacen('{', &format!("{{{SIZES}"), 1);
+    let extra: &[(&str, &[u64])] = &[("q_norm.weight", &[4]), ("k_proj.bias", &[4]), ("q_proj.bias", &[8])];
+    assert_eq!(look(&sized, extra), [""; 0]);
+    assert_eq!(look(CONFIG, extra), [""; 0], "what is not said contradicts nothing");
+    for (part, shape) in [
+        ("q_proj.weight", &[4, 4][..]),
+        ("k_proj.weight", &[8, 4]),
+        ("v_proj.weight", &[4, 3]),
+        ("o_proj.weight", &[4, 4]),
+        ("gate_proj.weight", &[8, 4]),
+        ("up_proj.weight", &[28]),
+        ("down_proj.weight", &[7, 4]),
+        ("input_layernorm.weight", &[5]),
+        ("k_norm.weight", &[8]),
+        ("k_proj.bias", &[8]),
+    ] {
+        let named = format!("shape-mismatch {}", part.split('.').next().unwrap());
+        assert_eq!(look(&sized, &[(part, shape)]), [named], "{part}");
+    }
+    for (from, to, count) in [("key_value_heads\":1", "key_value_heads\":2", 2), ("size\":7", "size\":8", 3)]
+    {
+        assert_eq!(look(&sized.replace(from, to), &[]).len(), count, "{to}");
+    }
+    // Other models, and packed weights, have other shapes.
+    for (from, to) in [("\"llama\"", "\"novel\""), ("\"torch", "\"quantization\":{\"bits\":4},\"torch")] {
+        assert_eq!(look(&sized.replace(from, to), &[("k_proj.weight", &[8, 4])]), [""; 0], "{to}");
     }
 }
 
