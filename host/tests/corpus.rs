@@ -123,6 +123,8 @@ fn hashes_of_config_and_tokenizer_ignore_what_is_cosmetic() {
         ("llama.rope.dimension_count", 16u32.into()),
         ("llama.vocab_size", 16u32.into()),
         ("tokenizer.ggml.padding_token_id", u32::MAX.into()),
+        ("tokenizer.ggml.add_bos_token", true.into()),
+        ("tokenizer.ggml.add_space_prefix", true.into()),
         ("llama.context_length", 64u32.into()),
     ];
     for (key, value) in same {
@@ -151,6 +153,11 @@ fn hashes_of_config_and_tokenizer_ignore_what_is_cosmetic() {
         ("tokenizer.ggml.scores", Array::of_f32(&[0.5; 16]).into()),
         ("tokenizer.ggml.bos_token_id", 9u32.into()),
         ("tokenizer.ggml.pre", "llama-bpe".into()),
+        ("tokenizer.ggml.add_bos_token", false.into()),
+        ("tokenizer.ggml.add_eos_token", true.into()),
+        ("tokenizer.ggml.add_space_prefix", false.into()),
+        ("tokenizer.ggml.remove_extra_whitespaces", true.into()),
+        ("tokenizer.ggml.precompiled_charsmap", Array::of_i32(&[1, 2, 3]).into()),
     ] {
         assert_ne!(hashes(&set(key, value)).1, tokenizer, "{key}");
     }

@@ -165,6 +165,7 @@ fn around(likeness: &Likeness) -> String {
         ("tokenizer", &likeness.tokenizer),
         ("chat template", &likeness.templates),
         ("config", &likeness.config),
+        ("generation", &likeness.generation),
     ] {
         for difference in list.iter().take(LISTED_DIFFERENCES) {
             let _ = writeln!(out, "  {name} differs: {}", screen_safe(&difference.to_string()));

@@ -26,6 +26,10 @@ pub const SAFETENSORS_HEADER_BYTES: u64 = 64 << 20;
 pub const CONFIG_BYTES: u64 = 1 << 20;
 pub const INDEX_BYTES: u64 = 16 << 20;
 pub const JSON_FILE_BYTES: u64 = 64 << 20;
+/// Ids without a token that a tokenizer.json may have; lists by id are made this much longer at most.
+pub const TOKEN_GAPS: u64 = 65_536;
+/// Factors in a table of rotary frequencies.
+pub const ROPE_FACTORS: u64 = 4_096;
 /// Bytes of one pickle that are followed, and objects it may put on its stack or memo.
 pub const PICKLE_BYTES: u64 = 64 << 20;
 pub const PICKLE_OBJECTS: usize = 1 << 18;

@@ -91,9 +91,62 @@ pub fn quantization(model: &Model<'_>) -> Option<Quantization> {
     })
 }
 
-/// SHA-256 over the content of the tokenizer: model, tokens, scores, types, merges and
-/// special tokens. Keys that say the same in another width hash the same; "none" as the
-/// largest u32 is as good as absent. `None` without tokens.
+/// Lists of a tokenizer with an entry per token or merge.
+const LISTS: [&str; 4] = ["tokens", "scores", "token_type", "merges"];
+/// Pre-tokenizers of which runtimes assume that they begin a text with a token.
+const BEGIN: [&str; 11] = [
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+    "tekken",
+    "chameleon",
+];
+
+/// Whatever a tokenizer says besides its lists, with the defaults filled in that runtimes assume.
+/// "None" as the largest u32 is as good as absent.
+pub fn tokenizer_settings(metadata: &Metadata) -> BTreeMap<String, serde_json::Value> {
+    let none = |key: &str, value: &Value| {
+        key.ends_with("_token_id") && value.as_integer() == Some(i128::from(u32::MAX))
+    };
+    let mut out: BTreeMap<String, serde_json::Value> = metadata
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("tokenizer.ggml.")?, value)))
+        .filter(|(key, value)| !LISTS.contains(key) && !none(key, value))
+        .map(|(key, value)| (key.to_owned(), json(value)))
+        .collect();
+    let size = metadata.array("tokenizer.ggml.tokens").map_or(0, Array::len);
+    let pre = metadata.str("tokenizer.ggml.pre").unwrap_or("default");
+    let model = metadata.str("tokenizer.ggml.model").unwrap_or_default();
+    let flags: &[(&str, bool)] = match model {
+        "llama" => &[("add_bos_token", true), ("add_eos_token", false), ("add_space_prefix", true)],
+        "gpt2" => {
+            &[("add_bos_token", BEGIN.contains(&pre)), ("add_eos_token", false), ("add_space_prefix", false)]
+        }
+        _ => &[],
+    };
+    // For others runtimes assume ids that are left from one old model; nobody relies on them.
+    let ids: &[(&str, u64)] = match model {
+        "llama" => &[("bos_token_id", 1), ("eos_token_id", 2), ("unknown_token_id", 0)],
+        _ => &[],
+    };
+    let mut default = |key: &str, value: serde_json::Value| {
+        out.entry(key.to_owned()).or_insert(value);
+    };
+    default("pre", pre.into());
+    default("remove_extra_whitespaces", false.into());
+    flags.iter().for_each(|(key, flag)| default(key, (*flag).into()));
+    ids.iter().filter(|(_, id)| *id < size).for_each(|(key, id)| default(key, (*id).into()));
+    out
+}
+
+/// SHA-256 over the content of the tokenizer: its lists and [`tokenizer_settings`]. What says the
+/// same in another width hashes the same. `None` without tokens.
 pub fn tokenizer_hash(metadata: &Metadata) -> Option<Sha256> {
     metadata.array("tokenizer.ggml.tokens")?;
     let mut stream = Sha256Stream::new();
@@ -101,12 +154,8 @@ pub fn tokenizer_hash(metadata: &Metadata) -> Option<Sha256> {
         stream.update(&(part.len() as u64).to_le_bytes());
         stream.update(part);
     };
-    put(b"assayd tokenizer 1");
-    for (key, default) in [("tokenizer.ggml.model", ""), ("tokenizer.ggml.pre", "default")] {
-        put(key.as_bytes());
-        put(metadata.str(key).unwrap_or(default).as_bytes());
-    }
-    for key in ["tokens", "scores", "token_type", "merges"] {
+    put(b"assayd tokenizer 2");
+    for key in LISTS {
         if let Some(array) = metadata.array(&format!("tokenizer.ggml.{key}")) {
             put(key.as_bytes());
             put(&array.len().to_le_bytes());
@@ -119,61 +168,61 @@ pub fn tokenizer_hash(metadata: &Metadata) -> Option<Sha256> {
             }
         }
     }
-    let special: BTreeMap<&str, i128> = metadata
-        .iter()
-        .filter(|(key, _)| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id"))
-        .filter_map(|(key, value)| Some((key, value.as_integer()?)))
-        .filter(|(_, id)| *id != i128::from(u32::MAX))
-        .collect();
-    for (key, id) in special {
-        put(key.as_bytes());
-        put(&id.to_le_bytes());
-    }
+    put(serde_json::to_string(&tokenizer_settings(metadata)).ok()?.as_bytes());
     Some(stream.finish())
 }
 
-/// What shapes the computation, as sorted JSON: the architecture and its hyper-parameters
-/// with the defaults filled in that runtimes assume. Names, authors, labels and other
-/// things under `general.` are cosmetic and left out. `None` without an architecture.
-pub fn canonical_config(metadata: &Metadata) -> Option<String> {
+/// What shapes the computation: the architecture and its hyper-parameters with the defaults
+/// filled in that runtimes assume. Names, authors, labels and other things under `general.` are
+/// cosmetic and left out. `None` without an architecture.
+pub fn config(metadata: &Metadata) -> Option<BTreeMap<String, serde_json::Value>> {
     let architecture = metadata.architecture()?;
     let prefix = format!("{architecture}.");
     let mut config: BTreeMap<String, serde_json::Value> = metadata
         .iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?.to_owned(), json(value))))
         .collect();
-    let number = |key: &str| metadata.hparam(key).and_then(Value::as_u64);
-    let tokens = metadata.array("tokenizer.ggml.tokens").map(Array::len);
-    let head =
-        number("embedding_length").zip(number("attention.head_count")).and_then(|(w, h)| w.checked_div(h));
-    let mut default = |key: &str, value: Option<serde_json::Value>| {
-        if let Some(value) = value {
-            config.entry(key.to_owned()).or_insert(value);
-        }
-    };
-    default("architecture", Some(architecture.into()));
-    default("vocab_size", tokens.map(Into::into));
-    default("attention.head_count_kv", metadata.hparam("attention.head_count").map(json));
-    let head = head.map(serde_json::Value::from);
-    let key = metadata.hparam("attention.key_length").map(json).or(head.clone());
-    default("attention.key_length", key.clone());
-    default("attention.value_length", head);
-    default("rope.dimension_count", key);
-    if metadata.hparam("attention.head_count").is_some() {
-        default("rope.freq_base", Some(10_000.0.into()));
+    if let Some(tokens) = metadata.array("tokenizer.ggml.tokens") {
+        config.entry("vocab_size".to_owned()).or_insert(tokens.len().into());
     }
-    default("expert_count", Some(0.into()));
-    default("expert_used_count", Some(0.into()));
-    serde_json::to_string(&config).ok()
+    config.entry("architecture".to_owned()).or_insert(architecture.into());
+    fill_defaults(&mut config);
+    Some(config)
 }
 
-/// SHA-256 of [`canonical_config`].
+/// What runtimes assume of hyper-parameters that are not there.
+pub fn fill_defaults(config: &mut BTreeMap<String, serde_json::Value>) {
+    let get = |key: &str| config.get(key).cloned();
+    let number = |key: &str| get(key)?.as_u64();
+    let heads = get("attention.head_count");
+    let head = number("embedding_length")
+        .zip(number("attention.head_count"))
+        .and_then(|(width, heads)| width.checked_div(heads))
+        .map(serde_json::Value::from);
+    let key = get("attention.key_length").or(head.clone());
+    let base = heads.as_ref().map(|_| 10_000.0.into());
+    for (name, value) in [
+        ("attention.head_count_kv", heads),
+        ("attention.key_length", key.clone()),
+        ("attention.value_length", head),
+        ("rope.dimension_count", key),
+        ("rope.freq_base", base),
+        ("expert_count", Some(0.into())),
+        ("expert_used_count", Some(0.into())),
+    ] {
+        if let Some(value) = value {
+            config.entry(name.to_owned()).or_insert(value);
+        }
+    }
+}
+
+/// SHA-256 of [`config`] as JSON with sorted keys.
 pub fn config_hash(metadata: &Metadata) -> Option<Sha256> {
-    canonical_config(metadata).map(|config| sha256(config.as_bytes()))
+    Some(sha256(serde_json::to_string(&config(metadata)?).ok()?.as_bytes()))
 }
 
 /// A value as JSON; widths do not matter, what JSON cannot say becomes a string.
-fn json(value: &Value) -> serde_json::Value {
+pub(super) fn json(value: &Value) -> serde_json::Value {
     let integer = |value: i128| {
         u64::try_from(value)
             .map(serde_json::Value::from)

@@ -2,11 +2,14 @@
 
 use serde_json::Value;
 
+use crate::domain::Sha256;
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
+use crate::model::likeness;
 
-/// Keys that do not change what a model computes.
-pub const COSMETIC: [&str; 18] = [
+/// Keys that do not change what a model computes, wherever they stand.
+pub const COSMETIC: [&str; 22] = [
+    "_from_model_config",
     "_name_or_path",
     "name_or_path",
     "_commit_hash",
@@ -25,6 +28,9 @@ pub const COSMETIC: [&str; 18] = [
     "hidden_dropout",
     "embd_pdrop",
     "resid_pdrop",
+    "attn_pdrop",
+    "router_aux_loss_coef",
+    "output_router_logits",
 ];
 
 /// A parsed configuration.
@@ -36,6 +42,11 @@ impl Config {
     /// The text is not a JSON object.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text).map(Self)
+    }
+
+    /// SHA-256 over what shapes the computation, however it is spelt.
+    pub fn hash(&self) -> Option<Sha256> {
+        likeness::config_hash(&self.0)
     }
 
     /// The entry, or that of the language model in a multi-modal configuration.

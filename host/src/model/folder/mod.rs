@@ -10,7 +10,6 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::canonical;
 use super::discover::within;
 use super::finding::{Code, Findings};
 use super::inspect::{Inspector, Layout, blank, conclude};
@@ -20,7 +19,7 @@ use super::source::{ReadAt as _, SourceFile};
 use super::split::PartName;
 use crate::digest::sha256_file;
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
-use crate::domain::{Problem, Sha256, budget};
+use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
 pub use config::Config;
 
@@ -37,9 +36,6 @@ pub(super) const TEMPLATES: &str = "additional_chat_templates";
 
 /// Ends of the names of files that belong to the model beside its weights.
 const SIDE: [&str; 5] = [".json", ".model", ".jinja", "merges.txt", "vocab.txt"];
-
-/// Keys of tokenizer.json that say how it is used and not what it is.
-const TOKENIZER_COSMETIC: [&str; 3] = ["version", "truncation", "padding"];
 
 /// Inspects one safetensors file on its own.
 pub(super) fn file(
@@ -74,9 +70,7 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     links(path, &names, &mut findings);
     let config_name = if adapter { "adapter_config.json" } else { "config.json" };
     let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
-    inspection.tokenizer_hash =
-        json_digest(path, "tokenizer.json", &names, &TOKENIZER_COSMETIC, &mut findings);
-    texts::check(path, &names, config.as_ref(), &mut findings);
+    inspection.tokenizer_hash = texts::check(path, &names, config.as_ref(), &mut findings);
     texts::documents(path, &names, &mut findings);
     let index = index(path, &names, &mut findings);
     let mut shards = Vec::new();
@@ -187,27 +181,6 @@ fn text(path: &Path, name: &str, limit: u64, findings: &mut Findings) -> Option<
     None
 }
 
-fn json_digest(
-    path: &Path,
-    name: &str,
-    names: &BTreeSet<String>,
-    without: &[&str],
-    findings: &mut Findings,
-) -> Option<Sha256> {
-    if !names.contains(name) {
-        return None;
-    }
-    let text = text(path, name, budget::JSON_FILE_BYTES, findings)?;
-    match canonical::digest(&text, without) {
-        Ok(digest) => Some(digest),
-        Err(error) => {
-            let finding = Code::BadJson.finding(format!("{name} is not valid JSON: {error}"));
-            findings.push(Finding { part: Some(name.to_owned()), ..finding });
-            None
-        }
-    }
-}
-
 fn read_config(
     path: &Path,
     name: &str,
@@ -222,7 +195,7 @@ fn read_config(
     let text = text(path, name, budget::CONFIG_BYTES, findings)?;
     match Config::parse(&text) {
         Ok(config) => {
-            inspection.config_hash = canonical::digest(&text, &config::COSMETIC).ok();
+            inspection.config_hash = config.hash();
             config.check(name, findings);
             Some(config)
         }

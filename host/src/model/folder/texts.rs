@@ -7,21 +7,32 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Config, Shard, text};
-use crate::domain::budget;
 use crate::domain::inspection::Finding;
+use crate::domain::{Sha256, budget};
 use crate::model::finding::{Code, Findings};
 use crate::model::source::SourceFile;
 use crate::model::{document, likeness, template};
 
 /// Files that hold chat templates as JSON.
-const TEMPLATES: [&str; 2] = ["tokenizer_config.json", "chat_template.json"];
+const TEMPLATES: [&str; 2] = [TOKENIZER_CONFIG, "chat_template.json"];
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL: &str = "special_tokens_map.json";
 
-/// Looks at every text that is there.
-pub(super) fn check(path: &Path, names: &BTreeSet<String>, config: Option<&Config>, findings: &mut Findings) {
+/// Looks at every text that is there; the hash is the tokenizer's.
+pub(super) fn check(
+    path: &Path,
+    names: &BTreeSet<String>,
+    config: Option<&Config>,
+    findings: &mut Findings,
+) -> Option<Sha256> {
+    let mut settings = None;
     for name in TEMPLATES.into_iter().filter(|name| names.contains(*name)) {
         let Some(value) = json(path, name, findings) else { continue };
         for (which, source) in template::of_config(&value) {
             within(name, findings, |findings| template::check(&which, &source, findings));
+        }
+        if name == TOKENIZER_CONFIG {
+            settings = Some(value);
         }
     }
     for name in names.iter().filter(|name| name.ends_with(".jinja")) {
@@ -35,25 +46,34 @@ pub(super) fn check(path: &Path, names: &BTreeSet<String>, config: Option<&Confi
     {
         within("generation_config.json", findings, |findings| special(&value, size, findings));
     }
-    if names.contains("tokenizer.json")
-        && let Some(size) = size
-        && let Some(source) = text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings)
-    {
-        let finding = match likeness::Tokenizer::parse(&source) {
-            Ok(tokenizer) => tokenizer.last().filter(|(id, _)| *id >= size).map(|(id, token)| {
-                Code::SpecialTokenRange
-                    .finding(format!("the token {token:?} has the id {id} of {size} embedded ones"))
-            }),
-            // What is no JSON at all was said before.
-            Err(error) if error.is_data() => {
-                Some(Code::BadJson.finding(format!("tokenizer.json is no tokenizer: {error}")))
-            }
-            Err(_) => None,
-        };
-        if let Some(finding) = finding {
-            findings.push(Finding { part: Some("tokenizer.json".to_owned()), ..finding });
-        }
+    if !names.contains("tokenizer.json") {
+        return None;
     }
+    let map = if names.contains(SPECIAL) { json(path, SPECIAL, findings) } else { None };
+    let source = text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings)?;
+    within("tokenizer.json", findings, |findings| {
+        let tokenizer = tokenizer(&source, size, findings)?;
+        likeness::tokenizer_hash(tokenizer, settings.as_ref(), map.as_ref())
+    })
+}
+
+/// A tokenizer, unless it is none; ids must be in the vocabulary.
+fn tokenizer(source: &str, size: Option<u64>, findings: &mut Findings) -> Option<likeness::Tokenizer> {
+    let tokenizer = match likeness::Tokenizer::parse(source) {
+        Ok(tokenizer) => tokenizer,
+        Err(error) => {
+            let what = if error.is_data() { "is no tokenizer" } else { "is not valid JSON" };
+            findings.push(Code::BadJson.finding(format!("tokenizer.json {what}: {error}")));
+            return None;
+        }
+    };
+    if let (Some(size), Some((id, token))) = (size, tokenizer.last())
+        && id >= size
+    {
+        let message = format!("the token {token:?} has the id {id} of {size} embedded ones");
+        findings.push(Code::SpecialTokenRange.finding(message));
+    }
+    Some(tokenizer)
 }
 
 /// Looks at the documents of the folder. Whatever is wrong with one is no fault of the weights.
@@ -73,10 +93,11 @@ pub(super) fn documents(path: &Path, names: &BTreeSet<String>, findings: &mut Fi
     }
 }
 
-fn within(name: &str, findings: &mut Findings, look: impl FnOnce(&mut Findings)) {
+fn within<T>(name: &str, findings: &mut Findings, look: impl FnOnce(&mut Findings) -> T) -> T {
     let outer = findings.part.replace(name.to_owned());
-    look(findings);
+    let out = look(findings);
     findings.part = outer;
+    out
 }
 
 fn json(path: &Path, name: &str, findings: &mut Findings) -> Option<Value> {

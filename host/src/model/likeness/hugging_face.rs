@@ -1,18 +1,19 @@
-//! `tokenizer.json`, `tokenizer_config.json` and `config.json` of a folder. The vocabulary is
-//! read straight into lists: as general JSON it would take ten times its size.
+//! `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `config.json` and
+//! `generation_config.json` of a folder. The vocabulary is read straight into lists: as general JSON it would take ten times its
+//! size.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::config;
 use super::facts::Facts;
-use crate::domain::{Problem, budget};
-use crate::model::folder::{COSMETIC, named_templates};
+use crate::domain::{Problem, Sha256, budget};
+use crate::model::folder::named_templates;
 use crate::model::source::{ReadAt as _, SourceFile};
 use crate::model::template;
 
@@ -32,12 +33,41 @@ pub struct Tokenizer {
     model: Model,
 }
 
-#[derive(Debug, Deserialize)]
-struct Added {
+/// A token that is found in a text before anything else is done with it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Added {
     id: u64,
     content: String,
+    #[serde(default)]
+    pub special: bool,
+    #[serde(default)]
+    pub normalized: bool,
+    #[serde(default)]
+    pub single_word: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
 }
 
+impl fmt::Display for Added {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.special { "special" } else { "not special" })?;
+        for (flag, name) in [
+            (self.normalized, "normalized"),
+            (self.single_word, "single_word"),
+            (self.lstrip, "lstrip"),
+            (self.rstrip, "rstrip"),
+        ] {
+            if flag {
+                write!(f, " {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whatever a loader knows of a model; other keys are ignored by all.
 #[derive(Debug, Deserialize)]
 struct Model {
     #[serde(rename = "type", default)]
@@ -47,11 +77,23 @@ struct Model {
     #[serde(default)]
     merges: Option<Vec<Merge>>,
     #[serde(default)]
+    dropout: Value,
+    #[serde(default)]
+    unk_token: Value,
+    #[serde(default)]
+    unk_id: Value,
+    #[serde(default)]
+    continuing_subword_prefix: Value,
+    #[serde(default)]
+    end_of_word_suffix: Value,
+    #[serde(default)]
+    max_input_chars_per_word: Value,
+    #[serde(default)]
+    fuse_unk: Value,
+    #[serde(default)]
     byte_fallback: Value,
     #[serde(default)]
     ignore_merges: Value,
-    #[serde(default)]
-    unk_token: Value,
 }
 
 /// Pairs of token and id, or of token and score in the order of ids.
@@ -93,7 +135,8 @@ impl<'de> Deserialize<'de> for Vocabulary {
     }
 }
 
-/// `"left right"` or `["left", "right"]`.
+/// `"left right"` or `["left", "right"]`; spaces of tokens are written as converters to GGUF do, so
+/// that it stays clear where one ends.
 #[derive(Debug)]
 struct Merge(String);
 
@@ -115,7 +158,7 @@ impl<'de> Deserialize<'de> for Merge {
                 let mut parts = Vec::new();
                 while let Some(part) = list.next_element::<String>()? {
                     if parts.len() < 3 {
-                        parts.push(part);
+                        parts.push(part.replace(' ', "\u{120}"));
                     }
                 }
                 Ok(Merge(parts.join(" ")))
@@ -144,15 +187,25 @@ impl Tokenizer {
     }
 
     fn into_facts(self, out: &mut Facts) {
+        let entries = match &self.model.vocab {
+            Vocabulary::None => 0,
+            Vocabulary::Ids(list) => list.len(),
+            Vocabulary::Scores(list) => list.len(),
+        };
+        // A list by id must not be longer than what fills it, but for some gaps.
+        let room = (entries + self.added_tokens.len()) as u64 + budget::TOKEN_GAPS;
         let mut tokens: Vec<Option<String>> = Vec::new();
         let mut put = |id: u64, token: String| {
-            let place = usize::try_from(id).ok().filter(|_| id < budget::GGUF_ARRAY_ELEMENTS);
-            let Some(place) = place else { return };
-            if tokens.len() <= place {
+            let place = usize::try_from(id).ok().filter(|_| id < room);
+            if let Some(place) = place
+                && tokens.len() <= place
+            {
                 tokens.resize(place + 1, None);
             }
-            if let Some(slot) = tokens.get_mut(place) {
-                *slot = Some(token);
+            match place.and_then(|place| tokens.get_mut(place)) {
+                Some(slot) if slot.as_ref().is_none_or(|old| *old == token) => *slot = Some(token),
+                // Two tokens of one id, and ids out of bounds, are told apart all the same.
+                _ => drop(out.rules.insert(format!("tokens[{id}] {token:?}"), true.into())),
             }
         };
         match self.model.vocab {
@@ -164,7 +217,8 @@ impl Tokenizer {
             }
         }
         for added in self.added_tokens {
-            put(added.id, added.content);
+            put(added.id, added.content.clone());
+            out.added.insert(added.id, added);
         }
         out.tokens = Some(tokens).filter(|tokens| !tokens.is_empty());
         out.merges = self.model.merges.map(|merges| merges.into_iter().map(|merge| merge.0).collect());
@@ -174,24 +228,74 @@ impl Tokenizer {
             ("post_processor", self.post_processor),
             ("decoder", self.decoder),
             ("model.type", self.model.kind),
+            ("model.dropout", self.model.dropout),
+            ("model.unk_token", self.model.unk_token),
+            ("model.unk_id", self.model.unk_id),
+            ("model.continuing_subword_prefix", self.model.continuing_subword_prefix),
+            ("model.end_of_word_suffix", self.model.end_of_word_suffix),
+            ("model.max_input_chars_per_word", self.model.max_input_chars_per_word),
+            ("model.fuse_unk", self.model.fuse_unk),
             ("model.byte_fallback", self.model.byte_fallback),
             ("model.ignore_merges", self.model.ignore_merges),
-            ("model.unk_token", self.model.unk_token),
         ] {
-            if !value.is_null() {
+            // Each of these is what a loader assumes where nothing is said.
+            let nothing = value.is_null()
+                || value == Value::Bool(false)
+                || value.as_str() == Some("")
+                || key == "model.dropout" && value.as_f64() == Some(0.0);
+            if !nothing {
                 out.rules.insert(key.to_owned(), value);
             }
         }
     }
 }
 
-/// Names of special tokens in `tokenizer_config.json` and in GGUF.
-const SPECIAL: [(&str, &str); 4] = [
+/// SHA-256 over everything in which two folders' tokenizers can differ here: tokens, scores,
+/// merges, flags of added tokens, rules and special tokens. However it is spelt, the same hashes
+/// the same. `settings` is `tokenizer_config.json`, `map` is `special_tokens_map.json`. `None`
+/// without tokens.
+pub fn tokenizer_hash(tokenizer: Tokenizer, settings: Option<&Value>, map: Option<&Value>) -> Option<Sha256> {
+    let mut facts = Facts::default();
+    tokenizer.into_facts(&mut facts);
+    tokenizer_config(settings, map, &mut facts);
+    facts.tokenizer_hash()
+}
+
+/// Names of special tokens in `tokenizer_config.json` and in GGUF, which misspells one.
+const SPECIAL: [(&str, &str); 7] = [
     ("bos_token", "bos_token_id"),
     ("eos_token", "eos_token_id"),
     ("unk_token", "unknown_token_id"),
     ("pad_token", "padding_token_id"),
+    ("sep_token", "seperator_token_id"),
+    ("cls_token", "cls_token_id"),
+    ("mask_token", "mask_token_id"),
 ];
+
+/// Which tokens are special, and what is put around a text.
+fn tokenizer_config(config: Option<&Value>, map: Option<&Value>, out: &mut Facts) {
+    let get = |from: Option<&'_ Value>, key: &str| from.and_then(|from| from.get(key)).cloned();
+    // Loaders let the older file win where the newer does not list the added tokens.
+    let map = map.filter(|_| get(config, "added_tokens_decoder").is_none());
+    for (name, id_name) in SPECIAL {
+        let value = get(map, name).or_else(|| get(config, name));
+        let value = value.as_ref();
+        let text = value.and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
+        let place = text
+            .and_then(|text| out.tokens.as_ref()?.iter().position(|token| token.as_deref() == Some(text)));
+        if let Some(id) = place {
+            out.special.insert(id_name.to_owned(), id.into());
+        } else if let Some(text) = text {
+            // Named, and no token of the vocabulary.
+            out.special.insert(id_name.to_owned(), text.into());
+        }
+    }
+    for key in ["add_bos_token", "add_eos_token"] {
+        if let Some(flag) = get(config, key).filter(Value::is_boolean) {
+            out.rules.insert(key.to_owned(), flag);
+        }
+    }
+}
 
 /// What the texts of a folder say.
 pub(super) fn folder(path: &Path) -> Result<Facts, Problem> {
@@ -201,55 +305,29 @@ pub(super) fn folder(path: &Path) -> Result<Facts, Problem> {
             .map_err(|error| damaged(&path.join("tokenizer.json"), &error))?
             .into_facts(&mut out);
     }
-    let json = |name: &str| -> Result<Option<Value>, Problem> {
+    let json = |name: &str| -> Result<Option<Map<String, Value>>, Problem> {
         let file = path.join(name);
         let text = text(&file, budget::CONFIG_BYTES)?;
         text.map(|text| serde_json::from_str(&text).map_err(|error| damaged(&file, &error))).transpose()
     };
-    if let Some(config) = json("tokenizer_config.json")? {
-        out.templates.extend(template::of_config(&config));
-        for (name, id_name) in SPECIAL {
-            let value = config.get(name);
-            let text = value.and_then(|value| value.as_str().or_else(|| value.get("content")?.as_str()));
-            let place = text.and_then(|text| {
-                out.tokens.as_ref()?.iter().position(|token| token.as_deref() == Some(text))
-            });
-            if let Some(id) = place {
-                out.special.insert(id_name.to_owned(), id.into());
-            }
-        }
-        for key in ["add_bos_token", "add_eos_token"] {
-            if let Some(flag) = config.get(key).filter(|flag| flag.is_boolean()) {
-                out.rules.insert(key.to_owned(), flag.clone());
-            }
-        }
+    let settings = json("tokenizer_config.json")?.map(Value::Object);
+    let map = json("special_tokens_map.json")?.map(Value::Object);
+    if let Some(settings) = &settings {
+        out.templates.extend(template::of_config(settings));
     }
+    tokenizer_config(settings.as_ref(), map.as_ref(), &mut out);
     for file in std::iter::once("chat_template.jinja".to_owned()).chain(named_templates(path)?) {
         if let Some(template) = text(&path.join(&file), budget::CONFIG_BYTES)? {
             out.templates.insert(template::of_file(&file).to_owned(), template);
         }
     }
     if let Some(config) = json("config.json")? {
-        flatten("", &config, &mut out.config);
-        out.config.retain(|key, _| !COSMETIC.contains(&key.rsplit('.').next().unwrap_or(key)));
+        out.config = config::settings(&config);
+    }
+    if let Some(generation) = json("generation_config.json")? {
+        out.generation = config::settings(&generation);
     }
     Ok(out)
-}
-
-/// `{"a": {"b": 1}}` as `a.b`. JSON this deep does not get past its parser.
-fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                let dot = if prefix.is_empty() { "" } else { "." };
-                flatten(&format!("{prefix}{dot}{key}"), value, out);
-            }
-        }
-        Value::Null => {}
-        other => {
-            out.insert(prefix.to_owned(), other.clone());
-        }
-    }
 }
 
 fn damaged(path: &Path, error: &serde_json::Error) -> Problem {

@@ -1,12 +1,17 @@
 //! Do two artifacts turn text into tokens alike, and compute alike? Tokenizer, chat templates
 //! and configuration compared by content, key by key, whatever the formats.
 //!
-//! Between a GGUF file and a Hugging Face folder only what both say is compared. A side that
-//! does not say is unknown, never equal. Deliberately absent: weights (`lineage`), and running
-//! a tokenizer (a worker does that).
+//! Between a GGUF file and a Hugging Face folder, the folder's words are put in the file's
+//! (`across`, `config`) as far as there are any; all else is named as unknown, and then nothing is
+//! called equal. A side that does not say is unknown, too. Deliberately absent: weights
+//! (`lineage`), and running a tokenizer (a worker does that).
 
+mod across;
+mod config;
 mod facts;
 mod hugging_face;
+mod pipeline;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +22,10 @@ use serde_json::Value;
 
 use crate::digest::sha256;
 use crate::domain::Problem;
+pub use config::hash as config_hash;
 use facts::Facts;
-pub use hugging_face::Tokenizer;
+pub use hugging_face::{Tokenizer, tokenizer_hash};
 
-/// Tokens, scores and merges that are named; the others are counted.
-const LISTED: usize = 8;
 /// Characters of a value that are shown.
 const SHOWN: usize = 120;
 
@@ -50,16 +54,39 @@ pub struct Likeness {
     pub templates: Vec<Difference>,
     /// What decides what is computed; names, labels and other cosmetic keys do not count.
     pub config: Vec<Difference>,
-    /// What could not be compared, in words.
+    /// How text is generated unless the user says otherwise.
+    pub generation: Vec<Difference>,
+    /// What could not be compared, in words that begin with what it is about: `tokenizer`,
+    /// `special tokens`, `config` or `generation`.
     pub unknown: Vec<String>,
     /// Do both sides list tokens?
     pub tokens_compared: bool,
 }
 
 impl Likeness {
-    /// Whether one tokenizer can stand for the other; `None` if a side has none to compare.
+    /// Whether one tokenizer can stand for the other; `None` if a side has none to compare, or if
+    /// something about them could not be compared.
     pub fn compatible(&self) -> Option<bool> {
-        self.tokens_compared.then_some(self.tokenizer.is_empty())
+        let answer = self.answer(&self.tokenizer, "tokenizer");
+        answer.filter(|_| self.tokens_compared)
+    }
+
+    /// Whether both compute alike; `None` if something could not be compared.
+    pub fn same_config(&self) -> Option<bool> {
+        self.answer(&self.config, "config")
+    }
+
+    /// What could not be compared about one of them.
+    pub fn unknown_about(&self, what: &str) -> impl Iterator<Item = &str> {
+        self.unknown.iter().map(String::as_str).filter(move |line| line.starts_with(what))
+    }
+
+    fn answer(&self, differences: &[Difference], what: &str) -> Option<bool> {
+        match (differences.is_empty(), self.unknown_about(what).next()) {
+            (false, _) => Some(false),
+            (true, None) => Some(true),
+            (true, Some(_)) => None,
+        }
     }
 }
 
@@ -68,31 +95,44 @@ impl Likeness {
 /// # Errors
 /// A side cannot be read.
 pub fn compare(candidate: &Path, reference: &Path) -> Result<Likeness, Problem> {
-    let (candidate, reference) = (Facts::open(candidate)?, Facts::open(reference)?);
+    let (mut candidate, mut reference) = (Facts::open(candidate)?, Facts::open(reference)?);
     let mut out = Likeness::default();
-    let same_form = candidate.gguf == reference.gguf;
-    out.tokenizers(&candidate, &reference, same_form);
+    let configured = !candidate.config.is_empty() && !reference.config.is_empty();
+    out.tokens_compared = candidate.tokens.is_some() && reference.tokens.is_some();
+    match (candidate.gguf, reference.gguf) {
+        (false, true) => out.unknown = translated(&mut candidate, &mut reference),
+        (true, false) => out.unknown = translated(&mut reference, &mut candidate),
+        _ => {}
+    }
+    if out.tokens_compared {
+        vocabulary::compare(&candidate, &reference, &mut out.tokenizer);
+        maps("", &candidate.special, &reference.special, &mut out.tokenizer);
+        maps("", &candidate.rules, &reference.rules, &mut out.tokenizer);
+    } else {
+        out.unknown.retain(|line| !line.starts_with("tokenizer"));
+        out.unknown.push("tokenizer: a side lists no tokens".to_owned());
+    }
     let named = |templates: &BTreeMap<String, String>| -> BTreeMap<String, Value> {
         templates
             .iter()
             .map(|(name, text)| (name.clone(), format!("sha256 {}", sha256(text.as_bytes())).into()))
             .collect()
     };
-    maps(
-        "chat_template.",
-        &named(&candidate.templates),
-        &named(&reference.templates),
-        false,
-        &mut out.templates,
-    );
-    if candidate.config.is_empty() || reference.config.is_empty() {
-        out.unknown.push("config: a side has no configuration".to_owned());
-    } else if same_form {
-        maps("", &candidate.config, &reference.config, false, &mut out.config);
+    maps("chat_template.", &named(&candidate.templates), &named(&reference.templates), &mut out.templates);
+    if configured {
+        maps("", &candidate.config, &reference.config, &mut out.config);
     } else {
-        maps("", &candidate.in_gguf_terms(), &reference.in_gguf_terms(), true, &mut out.config);
+        out.unknown.push("config: a side has no configuration".to_owned());
     }
+    maps("", &candidate.generation, &reference.generation, &mut out.generation);
     Ok(out)
+}
+
+/// Puts what a folder says in the words of GGUF; what cannot be is left out of both, and said.
+fn translated(folder: &mut Facts, file: &mut Facts) -> Vec<String> {
+    let mut unknown = across::translate(folder, file);
+    unknown.extend(config::translate(folder, file));
+    unknown
 }
 
 /// The chat templates of an artifact by name; `default` is the one used when nobody asks for
@@ -104,134 +144,15 @@ pub fn templates(path: &Path) -> Result<BTreeMap<String, String>, Problem> {
     Ok(Facts::open(path)?.templates)
 }
 
-impl Likeness {
-    fn tokenizers(&mut self, candidate: &Facts, reference: &Facts, same_form: bool) {
-        let (Some(ours), Some(theirs)) = (&candidate.tokens, &reference.tokens) else {
-            self.unknown.push("tokenizer: a side lists no tokens".to_owned());
-            return;
-        };
-        self.tokens_compared = true;
-        let out = &mut self.tokenizer;
-        let both = ours.len().min(theirs.len());
-        // A folder has no names for ids that only pad the embedding.
-        let padded = |list: &[Option<String>]| {
-            !same_form && list.iter().skip(both).all(|token| token.as_deref().is_none_or(is_padding))
-        };
-        if ours.len() != theirs.len() && !padded(ours) && !padded(theirs) {
-            out.push(difference("tokens", Some(theirs.len().to_string()), Some(ours.len().to_string())));
-        }
-        let holes = |ours: &Option<String>, theirs: &Option<String>| {
-            !same_form
-                && (ours.is_none() && theirs.as_deref().is_none_or(is_padding)
-                    || theirs.is_none() && ours.as_deref().is_none_or(is_padding))
-        };
-        let pairs = (0..).zip(ours.iter().zip(theirs));
-        let changed = pairs.filter(|(_, (a, b))| a != b && !holes(a, b));
-        listed(
-            "tokens",
-            changed.map(|(id, (a, b))| (id, b.as_deref().map(quoted), a.as_deref().map(quoted))),
-            out,
-        );
-        for (key, ours, theirs) in [("scores", &candidate.scores, &reference.scores)] {
-            match (ours, theirs) {
-                (Some(ours), Some(theirs)) => {
-                    let pairs = (0..).zip(ours.iter().zip(theirs));
-                    let changed = pairs.filter(|(_, (a, b))| a.to_bits() != b.to_bits());
-                    listed(
-                        key,
-                        changed.map(|(id, (a, b))| (id, Some(b.to_string()), Some(a.to_string()))),
-                        out,
-                    );
-                    lengths(key, ours.len(), theirs.len(), out);
-                }
-                (None, None) => {}
-                _ if same_form => {
-                    lengths(key, ours.as_ref().map_or(0, Vec::len), theirs.as_ref().map_or(0, Vec::len), out)
-                }
-                _ => {}
-            }
-        }
-        if same_form {
-            let none = Vec::new();
-            let (ours, theirs) =
-                (candidate.kinds.as_ref().unwrap_or(&none), reference.kinds.as_ref().unwrap_or(&none));
-            let pairs = (0..).zip(ours.iter().zip(theirs));
-            let changed = pairs.filter(|(_, (a, b))| a != b);
-            listed(
-                "token_type",
-                changed.map(|(id, (a, b))| (id, Some(b.to_string()), Some(a.to_string()))),
-                out,
-            );
-            lengths("token_type", ours.len(), theirs.len(), out);
-        }
-        match (&candidate.merges, &reference.merges) {
-            (Some(ours), Some(theirs)) => {
-                let pairs = (0..).zip(ours.iter().zip(theirs));
-                let changed = pairs.filter(|(_, (a, b))| a != b);
-                listed(
-                    "merges",
-                    changed.map(|(place, (a, b))| (place, Some(quoted(b)), Some(quoted(a)))),
-                    out,
-                );
-                lengths("merges", ours.len(), theirs.len(), out);
-            }
-            (None, None) => {}
-            (ours, theirs) if same_form => {
-                lengths(
-                    "merges",
-                    ours.as_ref().map_or(0, Vec::len),
-                    theirs.as_ref().map_or(0, Vec::len),
-                    out,
-                );
-            }
-            _ => self.unknown.push("tokenizer.merges: only one side lists them".to_owned()),
-        }
-        let out = &mut self.tokenizer;
-        maps("", &candidate.special, &reference.special, !same_form, out);
-        maps("", &candidate.rules, &reference.rules, !same_form, out);
-    }
-}
-
-/// How converters name ids that have an embedding and no token.
-fn is_padding(token: &str) -> bool {
-    token.is_empty() || token.starts_with("[PAD") || token.starts_with("<pad") || token.starts_with("<unused")
-}
-
 fn difference(key: impl Into<String>, reference: Option<String>, candidate: Option<String>) -> Difference {
     Difference { key: key.into(), reference, candidate }
 }
 
-fn lengths(key: &str, ours: usize, theirs: usize, out: &mut Vec<Difference>) {
-    if ours != theirs {
-        out.push(difference(format!("{key} (number)"), Some(theirs.to_string()), Some(ours.to_string())));
-    }
-}
-
-/// Names the first of the changed entries and counts the rest.
-fn listed(
-    key: &str,
-    changed: impl Iterator<Item = (usize, Option<String>, Option<String>)>,
-    out: &mut Vec<Difference>,
-) {
-    let mut more = 0u64;
-    for (number, (place, reference, candidate)) in changed.enumerate() {
-        if number < LISTED {
-            out.push(difference(format!("{key}[{place}]"), reference, candidate));
-        } else {
-            more += 1;
-        }
-    }
-    if more > 0 {
-        out.push(difference(format!("{key}, {more} more"), None, None));
-    }
-}
-
-/// Entries that differ. With `common`, only those that both have.
+/// Entries that differ.
 fn maps(
     prefix: &str,
     ours: &BTreeMap<String, Value>,
     theirs: &BTreeMap<String, Value>,
-    common: bool,
     out: &mut Vec<Difference>,
 ) {
     let mut keys: Vec<&String> =
@@ -239,7 +160,7 @@ fn maps(
     keys.sort();
     for key in keys {
         let (our, their) = (ours.get(key), theirs.get(key));
-        if our.zip(their).is_some_and(|(a, b)| same(a, b)) || common && (our.is_none() || their.is_none()) {
+        if our.zip(their).is_some_and(|(a, b)| same(a, b)) {
             continue;
         }
         let text = |value: Option<&Value>| value.map(|value| shortened(&value.to_string()));
@@ -247,14 +168,14 @@ fn maps(
     }
 }
 
-/// Numbers are equal up to the rounding of a 32-bit float.
+/// 10000 says the same as 10000.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(_), Value::Number(_)) => match (a.as_f64(), b.as_f64()) {
-            (Some(x), Some(y)) => (x - y).abs() <= 1e-6 * x.abs().max(y.abs()),
-            _ => a == b,
-        },
+        (Value::Number(x), Value::Number(y)) if x.is_f64() || y.is_f64() => a.as_f64() == b.as_f64(),
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| same(x, y)),
+        (Value::Object(x), Value::Object(y)) => {
+            x.len() == y.len() && x.iter().all(|(key, x)| y.get(key).is_some_and(|y| same(x, y)))
+        }
         _ => a == b,
     }
 }

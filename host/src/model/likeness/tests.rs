@@ -1,5 +1,7 @@
 //! Differences made one at a time, and the small real models where they are present.
 
+mod across;
+
 use std::path::PathBuf;
 
 use super::*;
@@ -63,6 +65,8 @@ fn every_difference_is_named_and_nothing_else() {
         ("tokenizer.ggml.token_type", Array::of_i32(&kinds).into(), &["token_type[0]"]),
         ("tokenizer.ggml.merges", Array::of_strings(["a b", "c b"]).into(), &["merges[1]"]),
         ("tokenizer.ggml.merges", Array::of_strings(["a b"]).into(), &["merges (number)"]),
+        ("tokenizer.ggml.remove_extra_whitespaces", true.into(), &["remove_extra_whitespaces"]),
+        ("tokenizer.ggml.add_space_prefix", true.into(), &["add_space_prefix"]),
         ("tokenizer.ggml.bos_token_id", 2u32.into(), &["bos_token_id"]),
         ("tokenizer.ggml.eos_token_id", 2u32.into(), &["eos_token_id"]),
         ("tokenizer.ggml.pre", "qwen2".into(), &["pre"]),
@@ -84,9 +88,13 @@ fn every_difference_is_named_and_nothing_else() {
         let (tokenizer, templates, config) = keys(key, value);
         assert_eq!((tokenizer.len(), templates.len(), config), (0, 0, vec![named.to_owned()]), "{key}");
     }
-    for (key, value) in
-        [("general.name", Entry::from("b")), ("tokenizer.ggml.padding_token_id", u32::MAX.into())]
-    {
+    for (key, value) in [
+        ("general.name", Entry::from("b")),
+        ("tokenizer.ggml.padding_token_id", u32::MAX.into()),
+        // What runtimes assume anyway.
+        ("tokenizer.ggml.add_space_prefix", false.into()),
+        ("llama.attention.head_count_kv", 4u32.into()),
+    ] {
         assert_eq!(keys(key, value), Default::default(), "{key}");
     }
     // The width changes what follows from it, too.
@@ -97,64 +105,20 @@ fn every_difference_is_named_and_nothing_else() {
     assert_eq!(tokenizer.last().map(String::as_str), Some("tokens, 8 more"));
 }
 
+/// Settings of generation are compared like the others.
 #[test]
-fn folders_are_compared_with_each_other_and_with_gguf() {
+fn settings_of_generation() {
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, tokenizer: serde_json::Value, config: serde_json::Value| -> PathBuf {
+    let write = |name: &str, temperature: f32| -> PathBuf {
         let path = folder.path().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        std::fs::write(path.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        std::fs::write(path.join("config.json"), config.to_string()).unwrap();
-        std::fs::write(
-            path.join("tokenizer_config.json"),
-            r#"{"bos_token": {"content": "t1"}, "add_bos_token": true}"#,
-        )
-        .unwrap();
-        std::fs::write(path.join("model.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
+        let mut entries = metadata();
+        entries.push(("general.sampling.temp", temperature.into()));
+        write_file(&path, &entries, &[]).unwrap();
         path
     };
-    let vocab: serde_json::Map<String, serde_json::Value> =
-        (0..15).map(|i| (format!("t{i}"), i.into())).collect();
-    let tokenizer = serde_json::json!({
-        "added_tokens": [{"id": 15, "content": "t15"}], "normalizer": {"type": "NFC"},
-        "model": {"type": "BPE", "vocab": vocab, "merges": [["a", "b"], "b c"]},
-    });
-    let config = serde_json::json!({
-        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "rms_norm_eps": 1e-5,
-        "rope_theta": 1e4, "torch_dtype": "float32", "rope_scaling": {"factor": 2.0},
-    });
-    let a = write("a", tokenizer.clone(), config.clone());
-    assert_eq!(compare(&a, &a).unwrap(), Likeness { tokens_compared: true, ..Likeness::default() });
-    let gguf = folder.path().join("x.gguf");
-    write_file(&gguf, &metadata(), &[]).unwrap();
-    let across = compare(&a, &gguf).unwrap();
-    assert_eq!((across.tokenizer, across.config), (vec![], vec![]), "{:?}", across.unknown);
-    let mut other = tokenizer.clone();
-    other["normalizer"]["type"] = "NFKC".into();
-    other["model"]["vocab"]["t3"] = 4.into();
-    other["model"]["vocab"]["t4"] = 3.into();
-    let mut changed = config.clone();
-    changed["hidden_size"] = 128.into();
-    changed["torch_dtype"] = "bfloat16".into();
-    changed["rope_scaling"]["factor"] = 4.0.into();
-    let b = write("b", other, changed);
-    let found = compare(&b, &a).unwrap();
-    let keys = |list: &[Difference]| list.iter().map(|item| item.key.clone()).collect::<Vec<_>>();
-    assert_eq!(keys(&found.tokenizer), ["tokens[3]", "tokens[4]", "normalizer"]);
-    assert_eq!(keys(&found.config), ["hidden_size", "rope_scaling.factor"]);
-    assert_eq!(found.tokenizer[0].to_string(), r#"tokens[3]: "t3" -> "t4""#);
-    let across = compare(&b, &gguf).unwrap();
-    assert_eq!(keys(&across.config), ["embedding_length"]);
-    assert_eq!(across.compatible(), Some(false));
-    for (folder, text) in [(&a, "one"), (&b, "other")] {
-        std::fs::create_dir(folder.join("additional_chat_templates")).unwrap();
-        std::fs::write(folder.join("additional_chat_templates/rag.jinja"), text).unwrap();
-    }
-    assert_eq!(keys(&compare(&b, &a).unwrap().templates), ["chat_template.rag"]);
-    std::fs::remove_file(a.join("tokenizer.json")).unwrap();
-    assert_eq!(compare(&a, &b).unwrap().compatible(), None, "not said is not equal");
-    std::fs::write(a.join("tokenizer.json"), "{").unwrap();
-    assert!(compare(&a, &b).is_err());
+    let found = compare(&write("a.gguf", 0.5), &write("b.gguf", 0.25)).unwrap();
+    assert_eq!(found.generation[0].to_string(), "temp: 0.25 -> 0.5");
+    assert_eq!((found.compatible(), found.same_config()), (Some(true), Some(true)));
 }
 
 #[test]
@@ -175,7 +139,7 @@ fn real_models_differ_where_they_were_changed() {
         "hf/base-bfloat16",
     ] {
         let found = of(same);
-        assert_eq!((found.compatible(), keys(&found.config)), (Some(true), vec![]), "{same} {found:?}");
+        assert_eq!((found.compatible(), found.same_config()), (Some(true), Some(true)), "{same} {found:?}");
     }
     assert_eq!(keys(&of("gguf/rope-theta-500000.gguf").config), ["rope.freq_base"]);
     let permuted = of("gguf/tok-permuted.gguf");
