@@ -239,6 +239,13 @@ fn a_folder_is_judged_against_a_gguf_file_and_another_folder() {
         .replace("\"<0x42>\":", "\"<0x41>\":")
         .replace("\"<0xNN>\":", "\"<0x42>\":");
     let swapped = swapped.write(&folder.path().join("swapped"), Stored::F32);
+    // GGUF has no word for this, so nobody may say that the tokenizers are equal.
+    let mut unworded = made.clone();
+    let mut tokenizer: Value = serde_json::from_str(&unworded.tokenizer).unwrap();
+    tokenizer["added_tokens"][2]["lstrip"] = true.into();
+    unworded.tokenizer = tokenizer.to_string();
+    let unworded = unworded.write(&folder.path().join("unworded"), Stored::F32);
+    let bundle = folder.path().join("b.bundle");
     let verify = |candidate: &Path, reference: &Path| {
         let (code, out, err) = assayd(
             &[
@@ -251,6 +258,8 @@ fn a_folder_is_judged_against_a_gguf_file_and_another_folder() {
                 "--key",
                 key,
                 "--json",
+                "--bundle",
+                bundle.to_str().unwrap(),
             ],
             folder.path(),
         );
@@ -264,6 +273,8 @@ fn a_folder_is_judged_against_a_gguf_file_and_another_folder() {
         (&tuned, &same, "DIFFERENT", 1),
         (&same, &same, "SAME", 0),
         (&swapped, &reference(), "DIFFERENT", 1),
+        (&unworded, &reference(), "UNDECIDED", 3),
+        (&unworded, &same, "DIFFERENT", 1),
     ] {
         let (got, report) = verify(candidate, reference);
         let told = (&report["error"], &report["errors"]);
@@ -275,6 +286,14 @@ fn a_folder_is_judged_against_a_gguf_file_and_another_folder() {
             reference.display()
         );
         assert_eq!(got, code);
+        let (code, out, err) = assayd(&["bundle", "verify", bundle.to_str().unwrap()], folder.path());
+        assert_eq!(code, 0, "{} and {}: {out}{err}", candidate.display(), reference.display());
+        let config = &report["security"]["config_hash"];
+        assert_eq!((&config["match"], &config["differences"]), (&json!(true), &json!([])), "{told:?}");
+        if wanted == "UNDECIDED" {
+            assert_eq!(report["security"]["tokenizer"], json!({"compatible": null, "differences": []}));
+            assert!(report["errors"].to_string().contains("added_tokens[2]: GGUF has no word"), "{told:?}");
+        }
         if candidate == &same {
             assert!(
                 report["enhanced_diff"]["mean_diff"].as_f64().unwrap() < 1e-6,

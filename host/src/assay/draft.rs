@@ -131,6 +131,7 @@ impl Draft {
             sha256: file.sha256,
         }));
         let summary = InspectionSummary {
+            kind: Some(inspection.kind),
             status: inspection.status,
             architecture: inspection.architecture.clone(),
             parameters: inspection.parameters,

@@ -251,17 +251,24 @@ impl Assay<'_> {
         let digested = |inspection: &Inspection| artifact_root(inspection).is_some();
         self.findings.provenance_complete = digested(candidate) && reference.is_none_or(digested);
         let Some(reference) = reference else { return };
-        let agreement = |of: fn(&Inspection) -> Option<&Sha256>| Agreement::of(of(reference), of(candidate));
-        self.findings.config = agreement(|inspection| inspection.config_hash.as_ref());
-        self.findings.tokenizer = agreement(|inspection| inspection.tokenizer_hash.as_ref());
         let likeness = likeness::compare(&candidate.path, &reference.path);
-        // Digests of two formats never agree; what they say may.
-        if candidate.kind != reference.kind
-            && let (Agreement::Mismatch, Ok(Some(true))) =
-                (self.findings.tokenizer, likeness.as_ref().map(Likeness::compatible))
-        {
-            self.findings.tokenizer = Agreement::Match;
-        }
+        let formats_differ = self.draft.report.inspections.formats_differ();
+        let agreement = |of: fn(&Inspection) -> Option<&Sha256>, said: fn(&Likeness) -> Option<bool>| {
+            let hashes = Agreement::of(of(reference), of(candidate));
+            match (hashes, likeness.as_ref().ok().and_then(said)) {
+                // Digests of two formats never agree; what they say may.
+                (Agreement::Mismatch, Some(true)) if formats_differ => Agreement::Match,
+                (Agreement::Mismatch, None) if formats_differ => Agreement::Unknown,
+                _ => hashes,
+            }
+        };
+        self.findings.tokenizer = agreement(|of| of.tokenizer_hash.as_ref(), Likeness::compatible);
+        // Some of a file's configuration lies in tensors, which no digest of its header is over.
+        let differs = likeness.as_ref().is_ok_and(|found| !found.config.is_empty());
+        self.findings.config = match agreement(|of| of.config_hash.as_ref(), Likeness::same_config) {
+            Agreement::Match if differs => Agreement::Mismatch,
+            other => other,
+        };
         let security = &mut self.draft.report.security;
         security.config_hash.matches = self.findings.config.as_match();
         security.fuzzy_hash = hash_checks::fuzzy(reference, candidate);
@@ -275,6 +282,14 @@ impl Assay<'_> {
         if self.findings.tokenizer == Agreement::Mismatch && security.tokenizer.differences.is_empty() {
             security.tokenizer.differences.push("tokens, scores, kinds or merges differ".to_owned());
         }
+        let why = |what: &str| match &likeness {
+            Ok(found) if formats_differ => found.unknown_about(what).collect::<Vec<_>>().join("; "),
+            Err(problem) if formats_differ => problem.to_string(),
+            _ => String::new(),
+        };
+        if self.findings.config == Agreement::Unknown && formats_differ {
+            self.draft.note(format!("security.config_hash.match: {}", why("config")));
+        }
         match self.findings.tokenizer {
             Agreement::Mismatch => {
                 if let Err(problem) = &likeness {
@@ -285,7 +300,10 @@ impl Assay<'_> {
                 self.draft.note("security.tokenizer.compatible: neither model has a tokenizer");
             }
             Agreement::Unknown => {
-                self.draft.note("security.tokenizer.compatible: a tokenizer could not be determined");
+                let why = why("tokenizer");
+                let colon = if why.is_empty() { "" } else { ": " };
+                let text = "security.tokenizer.compatible: a tokenizer could not be determined";
+                self.draft.note(format!("{text}{colon}{why}"));
             }
             Agreement::Match | Agreement::Observed => {}
         }

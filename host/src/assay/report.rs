@@ -16,7 +16,7 @@ use super::hidden::Outlier;
 use super::probe::ProbeReport;
 use super::relationship::Relationship;
 use crate::challenge::Challenge;
-use crate::domain::inspection::{Finding, Status};
+use crate::domain::inspection::{ArtifactKind, Finding, Status};
 use crate::domain::score::{Decision, FinalDecision};
 use crate::domain::{Sha256, schema_of};
 use crate::engine::{EngineInfo, LoadBits};
@@ -359,8 +359,20 @@ pub struct Inspections {
     pub candidate: Option<InspectionSummary>,
 }
 
+impl Inspections {
+    /// Whether one is GGUF and the other is not, so that their digests of tokenizer and
+    /// configuration cannot agree.
+    pub fn formats_differ(&self) -> bool {
+        let gguf = |side: &Option<InspectionSummary>| Some(side.as_ref()?.kind?.is_gguf());
+        gguf(&self.reference).zip(gguf(&self.candidate)).is_some_and(|(a, b)| a != b)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InspectionSummary {
+    /// Null in reports of older versions.
+    #[serde(default)]
+    pub kind: Option<ArtifactKind>,
     pub status: Status,
     pub architecture: Option<String>,
     pub parameters: Option<u64>,

@@ -10,7 +10,7 @@
 use serde_json::json;
 
 use super::canonical::canonical_of;
-use super::report::{Report, Role};
+use super::report::{InspectionSummary, Report, Role};
 use crate::digest::merkle_root;
 use crate::domain::{Problem, Sha256};
 
@@ -101,6 +101,11 @@ fn header(report: &Report) -> serde_json::Value {
     // Only where there is something to say, so that older transcripts keep their roots.
     if let (Some(bits), Some(fields)) = (report.load_bits, header.as_object_mut()) {
         fields.insert("load_bits".to_owned(), json!(bits));
+    }
+    if let (true, Some(fields)) = (report.inspections.formats_differ(), header.as_object_mut()) {
+        let kind = |side: &Option<InspectionSummary>| side.as_ref().and_then(|inspection| inspection.kind);
+        let kinds = [kind(&report.inspections.reference), kind(&report.inspections.candidate)];
+        fields.insert("kinds".to_owned(), json!(kinds));
     }
     header
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Sha256;
 
 /// What an artifact is, decided by content and never by name alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactKind {
     Gguf,
@@ -18,6 +18,14 @@ pub enum ArtifactKind {
     Mlx,
     Pickle,
     Unknown,
+}
+
+impl ArtifactKind {
+    /// Whether digests of tokenizer and configuration are over what GGUF says of them: those of two
+    /// formats never agree.
+    pub fn is_gguf(self) -> bool {
+        matches!(self, Self::Gguf | Self::GgufSplit)
+    }
 }
 
 /// How bad a finding is.

@@ -112,6 +112,16 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
     let agreement = |a: Option<Sha256>, b: Option<Sha256>| {
         if compared { Agreement::of(a.as_ref(), b.as_ref()) } else { Agreement::Unknown }
     };
+    // Digests of two formats never agree: what was found to be alike all the same is attested.
+    let formats_differ = report.inspections.formats_differ();
+    let across = |hashes: Agreement, stated: Agreement| match hashes {
+        Agreement::Mismatch if formats_differ => stated,
+        other => other,
+    };
+    let config = match agreement(hashes.reference, hashes.candidate) {
+        Agreement::Match if !hashes.differences.is_empty() => Agreement::Mismatch,
+        other => across(other, stated.config),
+    };
     // That it is one is attested; the transcript's header names it as the engine.
     let endpoint = stated.tokenizer == Agreement::Observed && candidate.is_none();
     Findings {
@@ -126,9 +136,9 @@ fn regrounded(report: &Report, stated: &Findings, statistics: Statistics) -> Fin
         tokenizer: if endpoint {
             Agreement::Observed
         } else {
-            agreement(tokenizer(reference), tokenizer(candidate))
+            across(agreement(tokenizer(reference), tokenizer(candidate)), stated.tokenizer)
         },
-        config: agreement(hashes.reference, hashes.candidate),
+        config,
         lineage: stated.lineage,
         fuzzy_match: stated.fuzzy_match,
     }
