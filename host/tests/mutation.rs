@@ -261,9 +261,12 @@ fn texts(bytes: &[u8]) -> bool {
     if let Ok(config) = &config {
         config.check("config.json", &mut Findings::default());
         config.packed();
+        assert!(config.hash().is_some());
     }
     if let Ok(tokenizer) = likeness::Tokenizer::parse(&text) {
         tokenizer.last();
+        let settings = serde_json::from_str(&text).ok();
+        likeness::tokenizer_hash(tokenizer, settings.as_ref(), settings.as_ref());
     }
     assert!(config.is_err() || digest.is_ok());
     digest.is_ok()

@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     if look(other.path()) {
         let pair = (one.path(), other.path());
         let _ = likeness::compare(pair.0, pair.1);
-        let _ = lineage::compare(pair.0, pair.1, &mut |done, all| assert!(done <= all));
+        let _ = lineage::compare(pair.0, pair.1, None, &mut |done, all| assert!(done <= all));
     }
 });
 

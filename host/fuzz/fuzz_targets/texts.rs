@@ -14,10 +14,12 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(config) = folder::Config::parse(text) {
         config.check("config.json", &mut findings);
-        let _ = config.packed();
+        let _ = (config.packed(), config.hash());
     }
     if let Ok(tokenizer) = likeness::Tokenizer::parse(text) {
         let _ = tokenizer.last();
+        let settings = serde_json::from_str(text).ok();
+        let _ = likeness::tokenizer_hash(tokenizer, settings.as_ref(), settings.as_ref());
     }
     if let Ok(value) = serde_json::from_str(text) {
         for (name, source) in template::of_config(&value) {
