@@ -440,7 +440,6 @@ fn a_pipeline_s_manifest_speaks_of_every_part() {
     }
 }
 
-/// As `git hash-object` has it.
 /// A signature is checked for its folder, whatever models that holds: one, none, several.
 #[test]
 fn a_signed_folder_need_not_be_one_model() {
@@ -481,6 +480,23 @@ fn a_signed_folder_need_not_be_one_model() {
     assert_eq!(hash(folder.path(), &["model", "--check", "list"]).status.code(), Some(2));
 }
 
+/// Who names a key wants a signature: a list of digests is none, whatever it says.
+#[test]
+fn a_key_needs_a_signature() {
+    let folder = folder();
+    let list = hash(folder.path(), &["m.gguf"]).stdout;
+    fs::write(folder.path().join("list"), list).unwrap();
+    assert_eq!(hash(folder.path(), &["m.gguf", "--check", "list"]).status.code(), Some(0));
+    for option in ["--key", "--roots"] {
+        let output = hash(folder.path(), &["m.gguf", "--check", "list", option, "any.pem"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains("no signature") && said.contains(option), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+/// As `git hash-object` has it.
 fn git_blob(bytes: &[u8]) -> String {
     let mut blob = assayd::digest::GitBlob::new(bytes.len() as u64);
     blob.update(bytes);

@@ -110,6 +110,15 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         return verify(args, proof);
     }
     let list = args.check.as_deref().map(List::read).transpose()?;
+    let trusted = args.key.as_ref().map(|_| "--key").or(args.roots.as_ref().map(|_| "--roots"));
+    if let (Some(option), Some(path)) = (trusted, &args.check)
+        && !matches!(list, Some(List::Signature(_)))
+    {
+        let message = format!("{} is no signature, so that {option} proves nothing", path.display());
+        return Err(Problem::input(message).hint(format!(
+            "give the signature (model.sig), or leave {option} out to compare digests alone"
+        )));
+    }
     let (inspection, examined) = match pass(args, list.as_ref()) {
         // A signature is over the files of a folder, whatever models they are, all of them or none.
         Err(_) if matches!(list, Some(List::Signature(_))) && args.path.is_dir() => {

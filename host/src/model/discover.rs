@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::document;
 use super::folder::TEMPLATES;
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
+use super::{document, ollama};
 use crate::domain::budget;
 use crate::domain::inspection::ArtifactKind;
 use crate::domain::{Problem, ProblemKind};
@@ -44,6 +44,7 @@ pub enum IgnoreReason {
     Unfinished,
     Hidden,
     NotAModel,
+    Manifest,
     LinkEscapes,
     LinkBroken,
     LinkToFolder,
@@ -60,6 +61,7 @@ impl IgnoreReason {
             Self::Unfinished => "its name, or a file beside it, says that it is still being downloaded",
             Self::Hidden => "its name begins with a dot",
             Self::NotAModel => "it is not of a model format",
+            Self::Manifest => "it is the manifest of a model whose weights are a blob of the same store",
             Self::LinkEscapes => "it is a symbolic link that leads out of the folder",
             Self::LinkBroken => "it is a symbolic link to nothing",
             Self::LinkToFolder => "it is a symbolic link to a folder, and those are not followed",
@@ -101,7 +103,7 @@ const UNFINISHED: [&str; 9] = [
 /// Is this the name of a download that is not done?
 pub fn is_unfinished(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    UNFINISHED.iter().any(|ending| lower.ends_with(ending))
+    UNFINISHED.iter().any(|ending| lower.ends_with(ending)) || ollama::is_partial(&lower)
 }
 
 /// Is this lower-case extension one that pickle checkpoints have?
@@ -258,13 +260,33 @@ impl Search {
                 _ if file.name.starts_with("sha256-") && holds_gguf(&file.path) => {
                     self.single(file, ArtifactKind::Gguf)
                 }
-                _ => self.ignore(file.path, IgnoreReason::NotAModel),
+                _ => match ollama::weights(&file.path) {
+                    Some(blob) => self.manifest(file.path, blob),
+                    None => self.ignore(file.path, IgnoreReason::NotAModel),
+                },
             }
         }
         for parts in sets.into_values() {
             self.set(parts);
         }
         self.safetensors(folder, hf, side, &names);
+    }
+
+    /// A blob is found where it lies; one that is not there is a model that is not complete.
+    fn manifest(&mut self, path: PathBuf, blob: PathBuf) {
+        let known = self.out.artifacts.iter().any(|artifact| artifact.path == blob);
+        if !known && !blob.exists() {
+            let name = blob.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned();
+            let missing = Artifact {
+                path: blob,
+                kind: ArtifactKind::Gguf,
+                files: Vec::new(),
+                missing: vec![name],
+                bytes: 0,
+            };
+            self.out.artifacts.push(missing);
+        }
+        self.ignore(path, IgnoreReason::Manifest);
     }
 
     fn single(&mut self, file: Entry, kind: ArtifactKind) {
@@ -394,8 +416,22 @@ mod tests {
             "lone/notes.json",
             "torch/pytorch_model.bin",
             "ollama/blobs/sha256-abc",
+            "ollama/blobs/sha256-def-partial",
+            "ollama/manifests/r/l/gone/latest",
+            "ollama/manifests/r/l/gone/other",
+            "ollama/manifests/r/l/here/latest",
         ]);
+        for (name, blob) in [("gone/latest", "0"), ("gone/other", "0"), ("here/latest", "a")] {
+            let blob = blob.repeat(64);
+            let text = format!(
+                r#"{{"layers": [{{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:{blob}"}}]}}"#
+            );
+            fs::write(folder.path().join("ollama/manifests/r/l").join(name), text).unwrap();
+        }
+        fs::write(folder.path().join("ollama/blobs/sha256-".to_owned() + &"a".repeat(64)), b"GGUF").unwrap();
         let (artifacts, ignored) = found(&folder);
+        let gone = format!("ollama/blobs/sha256-{0} Gguf 0 sha256-{0}", "0".repeat(64));
+        let here = format!("ollama/blobs/sha256-{} Gguf 1 ", "a".repeat(64));
         assert_eq!(
             artifacts,
             [
@@ -404,6 +440,8 @@ mod tests {
                 "lone/a.safetensors Safetensors 1 ",
                 "lora Adapter 2 ",
                 "lora/adapter.gguf Gguf 1 ",
+                &gone,
+                &here,
                 "ollama/blobs/sha256-abc Gguf 1 ",
                 "plain.gguf Gguf 1 ",
                 "set/m-00001-of-00003.gguf GgufSplit 2 m-00002-of-00003.gguf",
@@ -416,7 +454,11 @@ mod tests {
                 ".hidden.gguf Hidden",
                 "README.md NotAModel",
                 "hf/additional_chat_templates/notes.txt NotAModel",
-                "lone/notes.json NotAModel"
+                "lone/notes.json NotAModel",
+                "ollama/blobs/sha256-def-partial Unfinished",
+                "ollama/manifests/r/l/gone/latest Manifest",
+                "ollama/manifests/r/l/gone/other Manifest",
+                "ollama/manifests/r/l/here/latest Manifest",
             ]
         );
     }

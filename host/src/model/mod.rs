@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod likeness;
 pub mod lineage;
 pub mod manifest;
+mod ollama;
 mod parts;
 pub mod pickle;
 mod roots;
