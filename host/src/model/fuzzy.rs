@@ -53,9 +53,11 @@ impl Sampler {
             if tensor.shape.len() < 2 || blocks == 0 {
                 continue;
             }
-            let known = lineage::decoded(tensor.kind, &[]).is_some();
-            let block_bytes = tensor.kind.bytes(BLOCK_WEIGHTS).filter(|&bytes| known && bytes > 0);
-            let Some(block_bytes) = block_bytes.filter(|_| self.tensors.len() < TENSORS) else {
+            // What is looked at as another type for its odd values cannot be read as that.
+            let kind = tensor.kind.ggml().filter(|kind| kind.name() == tensor.dtype);
+            let known = kind.filter(|&kind| lineage::decoded(kind, &[]).is_some());
+            let plan = known.and_then(|kind| Some((kind, kind.bytes(BLOCK_WEIGHTS)?)));
+            let Some((kind, block_bytes)) = plan.filter(|_| self.tensors.len() < TENSORS) else {
                 self.skipped += 1;
                 continue;
             };
@@ -69,7 +71,7 @@ impl Sampler {
                     break;
                 }
                 source.read_at(&mut buffer, tensor.offset + start)?;
-                let values = lineage::decoded(tensor.kind, &buffer).unwrap_or_default();
+                let values = lineage::decoded(kind, &buffer).unwrap_or_default();
                 self.weights += values.len() as u64;
                 symbols.extend(values.chunks(GROUP).map(largest));
             }
@@ -109,6 +111,7 @@ mod tests {
     use super::*;
     use crate::digest::tlsh_distance;
     use crate::model::gguf::GgmlType;
+    use crate::model::scan::Kind;
 
     #[test]
     fn the_largest_weight_and_its_sign() {
@@ -139,7 +142,7 @@ mod tests {
             }
             let weights = Weights {
                 name: format!("t{number}"),
-                kind: GgmlType::F32,
+                kind: Kind::Ggml(GgmlType::F32),
                 dtype: "F32",
                 shape: vec![64, 256],
                 row_bytes: 1024,
@@ -187,10 +190,10 @@ mod tests {
     #[test]
     fn what_cannot_be_sampled_has_no_digest() {
         let bytes = vec![0u8; 64 * 256 * 4];
-        let tensor = |kind, shape: &[u64]| Weights {
+        let tensor = |kind: GgmlType, shape: &[u64]| Weights {
             name: "t".into(),
-            kind,
-            dtype: "x",
+            kind: Kind::Ggml(kind),
+            dtype: kind.name(),
             shape: shape.to_vec(),
             row_bytes: 1,
             offset: 0,

@@ -197,13 +197,13 @@ mod tests {
     use super::*;
     use crate::digest::sha256;
     use crate::model::gguf::GgmlType;
-    use crate::model::scan::TensorHash;
+    use crate::model::scan::{Kind, TensorHash};
 
     fn weights(name: &str, offset: u64, bytes: u64) -> Weights {
         let shape = vec![bytes / 4];
         Weights {
             name: name.into(),
-            kind: GgmlType::F32,
+            kind: Kind::Ggml(GgmlType::F32),
             dtype: "F32",
             shape,
             row_bytes: bytes,

@@ -10,6 +10,7 @@ use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings};
 use crate::model::gguf::GgmlType;
+use crate::model::scan::{Float8, Kind};
 use crate::model::sniff::sniff;
 use crate::model::source::ReadAt;
 
@@ -20,7 +21,8 @@ pub struct Dtype {
     pub bits: u64,
 }
 
-const DTYPES: [Dtype; 21] = [
+/// Those of the reference implementation (0.8).
+const DTYPES: [Dtype; 22] = [
     Dtype { name: "BOOL", bits: 8 },
     Dtype { name: "F4", bits: 4 },
     Dtype { name: "F6_E2M3", bits: 6 },
@@ -39,6 +41,7 @@ const DTYPES: [Dtype; 21] = [
     Dtype { name: "I32", bits: 32 },
     Dtype { name: "U32", bits: 32 },
     Dtype { name: "F32", bits: 32 },
+    Dtype { name: "C64", bits: 64 },
     Dtype { name: "F64", bits: 64 },
     Dtype { name: "I64", bits: 64 },
     Dtype { name: "U64", bits: 64 },
@@ -57,14 +60,19 @@ impl Dtype {
     }
 
     /// The type to scan the weights as; one without special values where there is none.
-    pub fn scanned_as(self) -> GgmlType {
-        match self.name {
-            "F32" => GgmlType::F32,
+    pub fn scanned_as(self) -> Kind {
+        Kind::Ggml(match self.name {
+            // A complex number is two of them.
+            "F32" | "C64" => GgmlType::F32,
             "F16" => GgmlType::F16,
             "BF16" => GgmlType::BF16,
             "F64" => GgmlType::F64,
+            "F8_E4M3" => return Kind::Float8(Float8::E4M3),
+            "F8_E5M2" => return Kind::Float8(Float8::E5M2),
+            "F8_E8M0" => return Kind::Float8(Float8::E8M0),
+            "F8_E4M3FNUZ" | "F8_E5M2FNUZ" => return Kind::Float8(Float8::Fnuz),
             _ => GgmlType::I8,
-        }
+        })
     }
 }
 

@@ -1,7 +1,9 @@
 //! Headers made by hand, and what is wrong with them.
 
 use super::*;
+use crate::domain::inspection::Finding;
 use crate::model::finding::Findings;
+use crate::model::{InspectOptions, inspect};
 
 fn file(json: &str, data: usize) -> Vec<u8> {
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
@@ -103,5 +105,46 @@ fn damage_has_its_code() {
     ];
     for (what, bytes, code) in cases {
         assert_eq!(codes(&bytes).first().map(String::as_str), Some(code), "{what}: {:?}", codes(&bytes));
+    }
+}
+
+/// What every byte of a file gives away.
+fn full(bytes: &[u8]) -> Vec<Finding> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    inspect(&path, &InspectOptions { full: true }, &mut |_, _| {}).unwrap().findings
+}
+
+#[test]
+fn odd_values_of_every_float_type_are_found() {
+    let cases: [(&str, &[u8], &str); 15] = [
+        ("F32", &[0, 0, 0xc0, 0x7f], "nan-weights"),
+        ("F32", &[0, 0, 0x80, 0xff], "inf-weights"),
+        ("C64", &[0, 0, 0xc0, 0x7f], "nan-weights"),
+        ("C64", &[0, 0, 0xc0, 0x7f, 0, 0, 0, 0], "nan-weights"),
+        ("F16", &[1, 0x7e], "nan-weights"),
+        ("BF16", &[0x80, 0xff], "inf-weights"),
+        ("F64", &[0, 0, 0, 0, 0, 0, 0xf0, 0x7f], "inf-weights"),
+        ("F8_E4M3", &[0x7f], "nan-weights"),
+        ("F8_E4M3", &[0xff], "nan-weights"),
+        ("F8_E5M2", &[0x7e], "nan-weights"),
+        ("F8_E5M2", &[0x7c], "inf-weights"),
+        ("F8_E5M2", &[0xfc], "inf-weights"),
+        ("F8_E8M0", &[0xff], "nan-weights"),
+        ("F8_E4M3FNUZ", &[0x80], "nan-weights"),
+        ("F8_E5M2FNUZ", &[0x80], "nan-weights"),
+    ];
+    for (dtype, pattern, code) in cases {
+        let bytes = 64 * Dtype::from_name(dtype).unwrap().bits / 8;
+        let header = format!("{{{}}}", entry("a", dtype, "[64]", 0, bytes));
+        let mut made = file(&header, usize::try_from(bytes).unwrap());
+        let codes = |made: &[u8]| -> Vec<String> {
+            full(made).into_iter().filter(|of| of.tensor.is_some()).map(|of| of.code).collect()
+        };
+        assert_eq!(codes(&made), [""; 0], "{dtype}");
+        let end = made.len();
+        made[end - pattern.len()..].copy_from_slice(pattern);
+        assert_eq!(codes(&made), [code], "{dtype} {pattern:x?}");
     }
 }

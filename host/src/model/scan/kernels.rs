@@ -33,10 +33,58 @@ pub struct Counts {
 /// Values compared at a time.
 const GROUP: usize = 1024;
 
+/// What weights are looked at as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ggml(GgmlType),
+    Float8(Float8),
+}
+
+/// Floats of one byte, by what their patterns beyond the numbers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Float8 {
+    /// One pattern of each sign is no number, none is infinite.
+    E4M3,
+    /// As IEEE 754 has it.
+    E5M2,
+    /// Powers of two without a sign: the last pattern is no number.
+    E8M0,
+    /// What would be a negative zero is no number (E4M3FNUZ, E5M2FNUZ).
+    Fnuz,
+}
+
+impl Kind {
+    /// Weights per block.
+    pub fn block(self) -> u64 {
+        self.ggml().map_or(1, GgmlType::block)
+    }
+
+    /// Bytes per block.
+    pub fn block_bytes(self) -> u64 {
+        self.ggml().map_or(1, GgmlType::block_bytes)
+    }
+
+    pub fn ggml(self) -> Option<GgmlType> {
+        match self {
+            Self::Ggml(kind) => Some(kind),
+            Self::Float8(_) => None,
+        }
+    }
+}
+
 /// Looks at whole blocks of a tensor that begin at `offset` of the file.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
-pub fn look(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts) {
+pub fn look(kind: Kind, bytes: &[u8], offset: u64, counts: &mut Counts) {
     use GgmlType::*;
+    let kind = match kind {
+        Kind::Ggml(kind) => kind,
+        Kind::Float8(Float8::E4M3) => return float8(bytes, offset, counts, |m| m & 0x7f == 0x7f, |_| false),
+        Kind::Float8(Float8::E5M2) => {
+            return float8(bytes, offset, counts, |m| m & 0x7f > 0x7c, |m| m & 0x7f == 0x7c);
+        }
+        Kind::Float8(Float8::E8M0) => return float8(bytes, offset, counts, |m| m == 0xff, |_| false),
+        Kind::Float8(Float8::Fnuz) => return float8(bytes, offset, counts, |m| m == 0x80, |_| false),
+    };
     match kind {
         F32 => floats(bytes, offset, counts, u32::from_le_bytes, &F32_BITS),
         F16 => floats(bytes, offset, counts, u16::from_le_bytes, &F16_BITS),
@@ -114,6 +162,29 @@ fn floats<const N: usize, W: Copy + Ord + Default + BitAnd<Output = W>>(
             }
         }
         place += (group.len() * N) as u64;
+    }
+}
+
+/// Floats of one byte: which patterns are no numbers, and which are infinite.
+#[inline(always)]
+fn float8(
+    bytes: &[u8],
+    offset: u64,
+    counts: &mut Counts,
+    nan: impl Fn(u8) -> bool,
+    infinite: impl Fn(u8) -> bool,
+) {
+    for (group, start) in bytes.chunks(GROUP).zip((offset..).step_by(GROUP)) {
+        if group.iter().fold(0, |odd, &byte| odd | u8::from(nan(byte) | infinite(byte))) == 0 {
+            continue;
+        }
+        for (&byte, place) in group.iter().zip(start..) {
+            if nan(byte) {
+                counts.nan.add(place);
+            } else if infinite(byte) {
+                counts.inf.add(place);
+            }
+        }
     }
 }
 

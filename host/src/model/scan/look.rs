@@ -3,12 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::kernels::{self, Counts};
+use super::kernels::{self, Counts, Kind};
 use super::zeros::{self, ZeroRuns};
 use super::{Content, Weights};
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
-use crate::model::gguf::GgmlType;
 
 /// What was seen so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -51,7 +50,7 @@ impl Scanner {
     }
 
     /// Looks at whole blocks; one that a chunk cuts is put together first.
-    fn blocks(&mut self, kind: GgmlType, bytes: &[u8], offset: u64) {
+    fn blocks(&mut self, kind: Kind, bytes: &[u8], offset: u64) {
         let block = usize::try_from(kind.block_bytes()).unwrap_or(1).max(1);
         let missing = if self.carry.is_empty() { 0 } else { (block - self.carry.len()).min(bytes.len()) };
         let (head, rest) = bytes.split_at_checked(missing).unwrap_or((bytes, &[]));

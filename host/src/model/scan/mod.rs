@@ -22,13 +22,14 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::finding::Findings;
-use super::gguf::{GgmlType, Header};
+use super::gguf::Header;
 use super::source::ReadAt;
 use crate::digest::{HashKind, Sha256Stream};
 use crate::domain::Sha256;
 use crate::domain::inspection::ChunkProof;
 use hashing::{Hashing, Others};
 pub use hashing::{OtherDigests, TensorHash};
+pub use kernels::{Float8, Kind};
 use look::Scanner;
 
 /// Bytes of a leaf; the last chunk before a border is shorter.
@@ -94,7 +95,7 @@ pub struct Weights {
     pub name: String,
     /// What to scan it as.
     #[serde(skip)]
-    pub kind: GgmlType,
+    pub kind: Kind,
     /// The storage type as the format names it.
     pub dtype: &'static str,
     /// The slowest-varying dimension first.
@@ -113,7 +114,7 @@ pub fn weights_of(header: &Header, size: u64) -> Vec<Weights> {
         .filter(|tensor| tensor.offset.checked_add(tensor.bytes).is_some_and(|end| end <= size))
         .map(|tensor| Weights {
             name: tensor.name.clone(),
-            kind: tensor.kind,
+            kind: Kind::Ggml(tensor.kind),
             dtype: tensor.kind.name(),
             shape: tensor.shape.iter().rev().copied().collect(),
             row_bytes: tensor.kind.bytes(tensor.columns()).unwrap_or(tensor.bytes),

@@ -4,8 +4,8 @@ use super::*;
 use crate::digest::merkle::{leaf_hash, verify_inclusion};
 use crate::digest::{merkle_root, sha256};
 use crate::domain::inspection::Severity;
-use crate::model::gguf::read_strict;
 use crate::model::gguf::write::{TensorData, write};
+use crate::model::gguf::{GgmlType, read_strict};
 
 /// A matrix of 256 rows of 1024 floats, a vector, and Q8_0 blocks.
 struct Sample {
@@ -209,12 +209,33 @@ fn scales_of_every_block_type_are_seen() {
         let size = usize::try_from(kind.block_bytes()).unwrap();
         let mut blocks = vec![1u8; size * 3];
         let mut counts = kernels::Counts::default();
-        kernels::look(kind, &blocks, 1000, &mut counts);
+        kernels::look(Kind::Ggml(kind), &blocks, 1000, &mut counts);
         assert_eq!(counts, kernels::Counts::default(), "{kind:?} clean");
         blocks[size + place..size + place + pattern.len()].copy_from_slice(pattern);
-        kernels::look(kind, &blocks, 1000, &mut counts);
+        kernels::look(Kind::Ggml(kind), &blocks, 1000, &mut counts);
         assert_eq!((counts.nan.count, counts.inf.count), (1, 0), "{kind:?}");
         assert_eq!(counts.nan.first, Some(1000 + (size + place) as u64), "{kind:?}");
+    }
+}
+
+#[test]
+fn of_floats_of_one_byte_every_pattern_is_known() {
+    let cases: [(Float8, &[u8], &[u8]); 4] = [
+        (Float8::E4M3, &[0x7f, 0xff], &[]),
+        (Float8::E5M2, &[0x7d, 0x7e, 0x7f, 0xfd, 0xfe, 0xff], &[0x7c, 0xfc]),
+        (Float8::E8M0, &[0xff], &[]),
+        (Float8::Fnuz, &[0x80], &[]),
+    ];
+    for (kind, nan, infinite) in cases {
+        // Beyond the first group that is looked at in one go.
+        let bytes: Vec<u8> = std::iter::repeat_n(1, 5000).chain(0..=u8::MAX).collect();
+        let mut counts = kernels::Counts::default();
+        kernels::look(Kind::Float8(kind), &bytes, 7, &mut counts);
+        let expected = |patterns: &[u8]| kernels::Count {
+            count: patterns.len() as u64,
+            first: patterns.first().map(|&pattern| 5007 + u64::from(pattern)),
+        };
+        assert_eq!((counts.nan, counts.inf), (expected(nan), expected(infinite)), "{kind:?}");
     }
 }
 
