@@ -18,6 +18,8 @@ pub const GGUF_METADATA_ENTRIES: u64 = 65_536;
 pub const GGUF_TENSORS: u64 = 262_144;
 /// Bytes of a tensor name (llama.cpp's GGML_MAX_NAME is 64, with the NUL).
 pub const TENSOR_NAME_BYTES: u64 = 64;
+/// Stretches of unused tokens of a vocabulary; real ones have a handful.
+pub const IDLE_STRETCHES: usize = 1_024;
 /// Files of one split set.
 pub const SPLIT_PARTS: u64 = 1_024;
 /// Bytes of a safetensors header (the specification's limit is 100 MB).

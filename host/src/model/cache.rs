@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::scan::{Scanned, Shelf, Wanted, Weights};
+use super::scan::{Scanned, Shelf, Tensors, Wanted};
 use crate::digest::sha256_parts;
 use crate::domain::inspection::Finding;
 use crate::domain::{Sha256, budget};
@@ -45,17 +45,17 @@ struct Entry {
 }
 
 impl Kept {
-    /// `stamp` is the file's, `weights` what its header says. `None` if the path cannot be
+    /// `stamp` is the file's, `tensors` what its header says. `None` if the path cannot be
     /// made out.
     pub fn new(
         folder: &Path,
         path: &Path,
         stamp: [u64; 7],
-        weights: (&[Weights], u64),
+        tensors: Tensors<'_>,
         wanted: Wanted<'_>,
     ) -> Option<Self> {
         let path = path.canonicalize().ok()?;
-        let layout = serde_json::to_vec(&(stamp, weights, wanted.others, wanted.prove)).ok()?;
+        let layout = serde_json::to_vec(&(stamp, tensors, wanted.others, wanted.prove)).ok()?;
         let length = (path.as_os_str().len() as u64).to_be_bytes();
         let key = sha256_parts(&[VERSION.as_bytes(), &length, path.as_os_str().as_bytes(), &layout]);
         let [_, _, _, modified, _, changed, _] = stamp.map(|number| i64::from_ne_bytes(number.to_ne_bytes()));

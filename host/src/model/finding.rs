@@ -300,10 +300,10 @@ codes! {
         "All weights of a tensor are zero. Some models have such tensors; damaged files too."
         "Compare the digest with the publisher's."
     ZeroRows "zero-rows" Warning
-        "A long run of zero bytes made of whole rows at the end of a tensor: usually padding of the vocabulary."
+        "A long run of zero bytes that can be meant: rows at the end of an embedding or an output layer (padding of the vocabulary), rows there of tokens that no text becomes, or whole matrices of a stack (experts)."
         "Compare the digest with the publisher's if in doubt."
     ZeroRun "zero-run" Error
-        "A long run of zero bytes inside the weights, not explained by a tensor that is zero as a whole: a hole left by a download."
+        "A long run of zero bytes inside the weights, not explained by a tensor that is zero as a whole or by rows of unused tokens: a hole left by a download, also where it begins and ends with a row."
         "Download the file again; compare the digest with the publisher's."
     ZeroedTail "zeroed-tail" Error
         "The weights are zero from some offset to the end of the file: space was reserved but the data never arrived."

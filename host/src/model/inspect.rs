@@ -14,7 +14,7 @@ use super::finding::{Code, Findings};
 use super::fuzzy::Sampler;
 use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
-use super::scan::{self, Scanned, Shelf, Wanted, Weights};
+use super::scan::{self, Scanned, Shelf, Tensors, Wanted, tokens};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
@@ -193,7 +193,8 @@ impl<'a> Inspector<'a> {
             }
             consistency::check(&Model::single(header), &mut findings);
         }
-        let record = self.finish_part(path, &opened, &mut findings).map_err(|error| io(&error))?;
+        let idle = opened.header.as_ref().map(|header| tokens::idle(&header.metadata)).unwrap_or_default();
+        let record = self.finish_part(path, &opened, &idle, &mut findings).map_err(|error| io(&error))?;
         let mut inspection = blank(path, ArtifactKind::Gguf);
         inspection.files.push(record);
         if let Some(header) = &opened.header {
@@ -275,7 +276,7 @@ impl<'a> Inspector<'a> {
         mut findings: Findings,
     ) -> Result<Inspection, Problem> {
         self.total = source.size();
-        let layout = Layout { weights: &[], data_offset: source.size(), tensors: None, in_order: true };
+        let layout = Layout::none(source.size());
         let record = self.pass(path, source, &layout, &mut findings);
         let mut inspection = blank(path, kind);
         inspection.files.push(record.map_err(|error| Problem::io("read", path, &error))?);
@@ -316,11 +317,18 @@ impl<'a> Inspector<'a> {
             findings.part = None;
         }
         parts::check(name, &opened, &mut findings);
+        let headers: Vec<(&str, &Header)> = opened
+            .iter()
+            .flatten()
+            .filter_map(|part| Some((part.name.as_str(), part.header.as_ref()?)))
+            .collect();
+        let first = parts::first(&headers);
+        let idle = first.map(|first| tokens::idle(&first.metadata)).unwrap_or_default();
         let mut inspection = blank(path, ArtifactKind::GgufSplit);
         for (part_path, part) in paths.iter().zip(&opened) {
             let Some(part) = part else { continue };
             findings.part = Some(part.name.clone());
-            let record = self.finish_part(part_path, part, &mut findings);
+            let record = self.finish_part(part_path, part, &idle, &mut findings);
             inspection.files.push(record.map_err(|error| Problem::io("read", part_path, &error))?);
             findings.part = None;
         }
@@ -331,12 +339,7 @@ impl<'a> Inspector<'a> {
             }
         }
         self.state_roots(&mut inspection);
-        let headers: Vec<(&str, &Header)> = opened
-            .iter()
-            .flatten()
-            .filter_map(|part| Some((part.name.as_str(), part.header.as_ref()?)))
-            .collect();
-        if let Some(first) = parts::first(&headers) {
+        if let Some(first) = first {
             let parts: Vec<Part<'_>> = headers
                 .iter()
                 .map(|(name, header)| Part { name: Some(name), tensors: &header.tensors })
@@ -360,20 +363,26 @@ impl<'a> Inspector<'a> {
         Ok(conclude(inspection, findings))
     }
 
-    /// What needs the bytes behind the header: trailing bytes, and the full pass.
-    fn finish_part(&mut self, path: &Path, part: &Opened, findings: &mut Findings) -> io::Result<FileRecord> {
+    /// What needs the bytes behind the header: trailing bytes, and the full pass. `idle` are the
+    /// model's tokens that no text becomes.
+    fn finish_part(
+        &mut self,
+        path: &Path,
+        part: &Opened,
+        idle: &[(u64, u64)],
+        findings: &mut Findings,
+    ) -> io::Result<FileRecord> {
         let size = part.source.size();
-        let mut weights = Vec::new();
-        let mut data_offset = size;
-        let (mut tensors, mut in_order) = (None, true);
-        if let Some(header) = &part.header {
-            trailing(&part.source, header, findings)?;
-            weights = scan::weights_of(header, size);
-            data_offset = header.data_offset.min(size);
-            tensors = Some(header.tensors.len());
-            in_order = header.tensors.is_sorted_by_key(|tensor| tensor.offset);
-        }
-        let layout = Layout { weights: &weights, data_offset, tensors, in_order };
+        let Some(header) = &part.header else {
+            return self.pass(path, &part.source, &Layout::none(size), findings);
+        };
+        trailing(&part.source, header, findings)?;
+        let (weights, data_offset) = (scan::weights_of(header, size), header.data_offset.min(size));
+        let layout = Layout {
+            data: Tensors { weights: &weights, data_offset, idle },
+            tensors: Some(header.tensors.len()),
+            in_order: header.tensors.is_sorted_by_key(|tensor| tensor.offset),
+        };
         self.pass(path, &part.source, &layout, findings)
     }
 
@@ -392,9 +401,10 @@ impl<'a> Inspector<'a> {
             match self.scan(path, source, stamp, layout, findings) {
                 Ok(scanned) => {
                     sha256 = Some(scanned.sha256);
-                    self.sampler.file(source, layout.weights)?;
+                    let weights = layout.data.weights;
+                    self.sampler.file(source, weights)?;
                     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                    self.roots.file((&name, size), scanned, layout.weights, layout.tensors, layout.in_order);
+                    self.roots.file((&name, size), scanned, weights, layout.tensors, layout.in_order);
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     findings.push(Code::FileChanged.finding("the file became shorter while it was read"));
@@ -429,10 +439,8 @@ impl<'a> Inspector<'a> {
         let prove = self.hashing.prove.take();
         let forget = size > memory::room_bytes() / CACHED_SHARE;
         let wanted = Wanted { others: self.hashing.others, prove, forget };
-        let mut kept = self
-            .hashing
-            .cache
-            .and_then(|folder| Kept::new(folder, path, stamp, (layout.weights, layout.data_offset), wanted));
+        let mut kept =
+            self.hashing.cache.and_then(|folder| Kept::new(folder, path, stamp, layout.data, wanted));
         if let Some(kept) = &mut kept {
             kept.fresh = self.hashing.rehash;
             if let Some((scanned, found)) = kept.load() {
@@ -452,8 +460,7 @@ impl<'a> Inspector<'a> {
             *done += bytes;
             progress(*done, total);
         };
-        let scanned =
-            scan::scan(source, layout.weights, layout.data_offset, wanted, shelf, &mut seen, &mut tell)?;
+        let scanned = scan::scan(source, layout.data, wanted, shelf, &mut seen, &mut tell)?;
         let seen = seen.finish();
         if let Some(kept) = &kept
             && source.stamp()? == stamp
@@ -467,13 +474,18 @@ impl<'a> Inspector<'a> {
 
 /// Where the weights of a file are.
 pub(super) struct Layout<'a> {
-    /// Those that lie within the file, in file order.
-    pub weights: &'a [Weights],
-    pub data_offset: u64,
+    pub data: Tensors<'a>,
     /// Tensors that the header declares; `None` if there is no readable header.
     pub tensors: Option<usize>,
     /// Whether the table lists them in that order.
     pub in_order: bool,
+}
+
+impl Layout<'_> {
+    /// No weights in a file of `size` bytes.
+    pub fn none(size: u64) -> Self {
+        Self { data: Tensors { data_offset: size, ..Tensors::default() }, tensors: None, in_order: true }
+    }
 }
 
 /// Reads the header of one file; everything wrong with it goes to `findings`.

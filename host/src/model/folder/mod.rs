@@ -14,7 +14,7 @@ use super::discover::within;
 use super::finding::{Code, Findings};
 use super::inspect::{Inspector, Layout, blank, conclude};
 use super::safetensors::{self, Header};
-use super::scan::Weights;
+use super::scan::{Tensors, Weights, tokens};
 use super::source::{ReadAt as _, SourceFile};
 use super::split::PartName;
 use crate::digest::sha256_file;
@@ -49,7 +49,7 @@ pub(super) fn file(
     let header = safetensors::read(&source, &mut findings).map_err(|error| io(&error))?;
     let shard = Shard { name: String::new(), path: path.to_owned(), source, header };
     let mut inspection = blank(path, ArtifactKind::Safetensors);
-    let record = pass(inspector, &shard, &mut findings).map_err(|error| io(&error))?;
+    let record = pass(inspector, &shard, &[], &mut findings).map_err(|error| io(&error))?;
     inspection.files.push(record);
     inspector.state_roots(&mut inspection);
     state_weights(&mut inspection, std::slice::from_ref(&shard));
@@ -86,9 +86,10 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
         shards.push(Shard { name, path: shard_path, source, header });
     }
     contents::placed(&shards, index.as_ref(), &mut findings);
+    let idle = if inspector.full() { texts::added_tokens(path, &names) } else { tokens::Idle::new() };
     for shard in &shards {
         findings.part = Some(shard.name.clone());
-        let record = pass(inspector, shard, &mut findings)
+        let record = pass(inspector, shard, &idle, &mut findings)
             .map_err(|error| Problem::io("read", &shard.path, &error))?;
         findings.part = None;
         inspection.files.push(record);
@@ -263,7 +264,12 @@ fn weight_files(
     present
 }
 
-fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -> io::Result<FileRecord> {
+fn pass(
+    inspector: &mut Inspector<'_>,
+    shard: &Shard,
+    idle: &[(u64, u64)],
+    findings: &mut Findings,
+) -> io::Result<FileRecord> {
     let size = shard.source.size();
     let header = shard.header.as_ref();
     let tensors = header.map(|header| header.tensors.as_slice()).unwrap_or_default();
@@ -287,8 +293,8 @@ fn pass(inspector: &mut Inspector<'_>, shard: &Shard, findings: &mut Findings) -
     if let Some(header) = header {
         inspector.roots.text_metadata(&header.metadata);
     }
-    let layout =
-        Layout { weights: &weights, data_offset, tensors: header.map(|_| tensors.len()), in_order: true };
+    let data = Tensors { weights: &weights, data_offset, idle };
+    let layout = Layout { data, tensors: header.map(|_| tensors.len()), in_order: true };
     inspector.pass(&shard.path, &shard.source, &layout, findings)
 }
 

@@ -86,6 +86,30 @@ fn a_sound_folder() {
     assert_eq!(alone.findings[0].code, "config-missing");
 }
 
+/// Rows of an embedding that are zero: padding, or tokens that were added and never used.
+#[test]
+fn zero_rows_of_an_embedding_are_explained_by_the_tokenizer() {
+    let table = [("model.embed_tokens.weight".to_owned(), vec![40, 4096])];
+    let tokenizer = br#"{"model":{"vocab":{}},"added_tokens":[{"id":11,"content":"a"},{"id":9,"content":"b"},
+        {"id":10,"content":"c"},{"id":12,"content":"d"},{"id":13,"content":"e"}]}"#;
+    let with_zeros = |rows: std::ops::Range<usize>| {
+        let mut bytes = weights("{}", &table);
+        let data = bytes.len() - 40 * 16_384;
+        bytes[data + rows.start * 16_384..data + rows.end * 16_384].fill(0);
+        let made = Made::new(&[
+            ("config.json", CONFIG.as_bytes()),
+            ("model.safetensors", &bytes),
+            ("tokenizer.json", tokenizer),
+        ]);
+        let found = made.codes();
+        (found.contains("zero-rows"), found.contains("zero-run") || found.contains("zeroed-tail"))
+    };
+    assert_eq!(with_zeros(9..14), (true, false), "added tokens");
+    assert_eq!(with_zeros(30..40), (true, false), "padding");
+    assert_eq!(with_zeros(9..15), (false, true), "and one that is not");
+    assert_eq!(with_zeros(0..5), (false, true));
+}
+
 /// A document's faults are told with its name and place, and never reject the weights.
 #[test]
 fn documents_are_looked_at() {

@@ -10,6 +10,7 @@ use super::{Config, Shard, text};
 use crate::domain::inspection::Finding;
 use crate::domain::{Sha256, budget};
 use crate::model::finding::{Code, Findings};
+use crate::model::scan::tokens::{self, Idle};
 use crate::model::source::SourceFile;
 use crate::model::{document, likeness, template};
 
@@ -74,6 +75,30 @@ fn tokenizer(source: &str, size: Option<u64>, findings: &mut Findings) -> Option
         findings.push(Code::SpecialTokenRange.finding(message));
     }
     Some(tokenizer)
+}
+
+/// Tokens that `tokenizer.json` adds to what training found in texts, most of them for control or
+/// kept free for later.
+pub(super) fn added_tokens(path: &Path, names: &BTreeSet<String>) -> Idle {
+    #[derive(serde::Deserialize)]
+    struct Tokenizer {
+        added_tokens: Vec<Added>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Added {
+        id: u64,
+    }
+    if !names.contains("tokenizer.json") {
+        return Idle::new();
+    }
+    // What is wrong with it was said before.
+    let text = text(path, "tokenizer.json", budget::JSON_FILE_BYTES, &mut Findings::default());
+    let tokenizer = text.and_then(|text| serde_json::from_str::<Tokenizer>(&text).ok());
+    let mut ids: Vec<u64> =
+        tokenizer.into_iter().flat_map(|tokenizer| tokenizer.added_tokens).map(|token| token.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    tokens::stretches(ids)
 }
 
 /// Looks at the documents of the folder. Whatever is wrong with one is no fault of the weights.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kernels::{self, Counts, Kind};
 use super::zeros::{self, ZeroRuns};
-use super::{Content, Weights};
+use super::{Content, Tensors, Weights};
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
 
@@ -94,10 +94,10 @@ impl Scanner {
         }
     }
 
-    pub fn finish(mut self, weights: &[Weights]) -> Vec<Finding> {
+    pub fn finish(mut self, tensors: Tensors<'_>) -> Vec<Finding> {
         let zero_tensors: Vec<&Weights> =
-            self.zero_tensors.iter().filter_map(|&place| weights.get(place)).collect();
-        zeros::judge(&self.runs.finish(), weights, &zero_tensors, &mut self.findings);
+            self.zero_tensors.iter().filter_map(|&place| tensors.weights.get(place)).collect();
+        zeros::judge(&self.runs.finish(), tensors, &zero_tensors, &mut self.findings);
         self.findings.finish()
     }
 }

@@ -15,6 +15,7 @@ mod hashing;
 mod kernels;
 mod look;
 mod segment;
+pub mod tokens;
 mod zeros;
 
 use std::io;
@@ -106,6 +107,16 @@ pub struct Weights {
     pub bytes: u64,
 }
 
+/// What is in a file.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Tensors<'a> {
+    /// Those that lie within the file, in file order.
+    pub weights: &'a [Weights],
+    pub data_offset: u64,
+    /// Tokens whose rows may be zero.
+    pub idle: &'a [(u64, u64)],
+}
+
 /// The weights of a header that lie within `size` bytes, in file order.
 pub fn weights_of(header: &Header, size: u64) -> Vec<Weights> {
     let mut list: Vec<Weights> = header
@@ -194,28 +205,27 @@ struct State {
 /// The source cannot be read, or ends earlier than its size says.
 pub fn scan(
     source: &(dyn ReadAt + Sync),
-    weights: &[Weights],
-    data_offset: u64,
+    tensors: Tensors<'_>,
     wanted: Wanted<'_>,
     shelf: Option<&mut dyn Shelf>,
     findings: &mut Findings,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<Scanned> {
-    scan_in(SEGMENT_BYTES, source, weights, data_offset, wanted, shelf, findings, progress)
+    scan_in(SEGMENT_BYTES, source, tensors, wanted, shelf, findings, progress)
 }
 
-#[expect(clippy::too_many_arguments, reason = "tests alone choose the length of a segment")]
+/// Tests alone choose the length of a segment.
 fn scan_in(
     segment_bytes: u64,
     source: &(dyn ReadAt + Sync),
-    weights: &[Weights],
-    data_offset: u64,
+    tensors: Tensors<'_>,
     wanted: Wanted<'_>,
     shelf: Option<&mut dyn Shelf>,
     findings: &mut Findings,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<Scanned> {
-    let plan = stretches(weights, data_offset, source.size());
+    let weights = tensors.weights;
+    let plan = stretches(weights, tensors.data_offset, source.size());
     let target = wanted.prove.and_then(|byte| chunk_of(&plan, byte));
     let mut others = (!wanted.others.is_empty()).then(|| Others::new(wanted.others));
     let mut shelf = shelf.filter(|_| others.is_none());
@@ -238,22 +248,22 @@ fn scan_in(
         }
     }
     let State { whole, mut hashing, scanner, .. } = state;
-    scanner.finish(weights).into_iter().for_each(|finding| findings.push(finding));
+    scanner.finish(tensors).into_iter().for_each(|finding| findings.push(finding));
     let (root, leaves) = (hashing.tree.root(), hashing.tree.leaves());
     let proof = target.and_then(|(leaf, offset, bytes)| {
         let (leaf_hash, path) = hashing.proof()?;
         Some(ChunkProof { offset, bytes, leaf, leaves, leaf_hash, path, root })
     });
-    let (mut tensors, weights_digests) = (vec![None; weights.len()], others.as_mut().map(Others::weights));
+    let (mut hashes, weights_digests) = (vec![None; weights.len()], others.as_mut().map(Others::weights));
     for (place, root) in hashing.tensors {
         let digests = others.as_mut().map(|others| others.of(place)).unwrap_or_default();
-        if let Some(slot) = tensors.get_mut(place) {
+        if let Some(slot) = hashes.get_mut(place) {
             *slot = Some(TensorHash { root, others: digests });
         }
     }
     // A tensor without bytes has no chunks.
     for (slot, _) in
-        tensors.iter_mut().zip(weights).filter(|(slot, weights)| slot.is_none() && weights.bytes == 0)
+        hashes.iter_mut().zip(weights).filter(|(slot, weights)| slot.is_none() && weights.bytes == 0)
     {
         *slot = Some(TensorHash { root: crate::digest::sha256(&[]), others: Others::empty(wanted.others) });
     }
@@ -261,7 +271,7 @@ fn scan_in(
         sha256: whole.finish(),
         root,
         leaves,
-        tensors,
+        tensors: hashes,
         weights: weights_digests.unwrap_or_default(),
         proof,
     })

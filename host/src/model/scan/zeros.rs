@@ -1,11 +1,13 @@
 //! Runs of zero bytes: where they are, and whether they can be innocent.
 //!
-//! Innocent are tensors that are zero as a whole, and whole rows of zeros (unused tokens).
-//! A run that begins or ends inside a row is a hole that a download left.
+//! Innocent are tensors that are zero as a whole, matrices of a stack of them (experts), and of
+//! tensors with a row for each token the rows at the end (padding) and those of tokens that no
+//! text becomes. Any other run is a hole that a download left, also where it happens to begin
+//! and to end with a row.
 
 use serde::{Deserialize, Serialize};
 
-use super::Weights;
+use super::{Tensors, Weights, tokens};
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
 
@@ -77,8 +79,14 @@ fn first_nonzero(bytes: &[u8]) -> Option<usize> {
     rest.iter().position(|&byte| byte != 0).map(|place| words.len() * 64 + place)
 }
 
-/// Turns runs and zero tensors into findings. `weights` is in file order.
-pub fn judge(runs: &[(u64, u64)], weights: &[Weights], zero_tensors: &[&Weights], findings: &mut Findings) {
+/// Turns runs and zero tensors into findings.
+pub fn judge(
+    runs: &[(u64, u64)],
+    Tensors { weights, idle, .. }: Tensors<'_>,
+    zero_tensors: &[&Weights],
+    findings: &mut Findings,
+) {
+    let spare = |start, end, tensor| spare(start, end, tensor, idle);
     let data_end = weights.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(0);
     let mut explained: Vec<(u64, u64)> = Vec::new();
     for &(start, end) in runs {
@@ -95,7 +103,7 @@ pub fn judge(runs: &[(u64, u64)], weights: &[Weights], zero_tensors: &[&Weights]
             ..code.finding(message)
         };
         let innocent =
-            touched.iter().all(|tensor| covers(start, end, tensor) || whole_rows(start, end, tensor));
+            touched.iter().all(|tensor| covers(start, end, tensor) || spare(start, end, tensor).is_some());
         if end >= data_end && (whole > 1 || !innocent) {
             let message =
                 format!("the last {length} bytes of the weights are zero, from byte {start} to the end");
@@ -107,12 +115,11 @@ pub fn judge(runs: &[(u64, u64)], weights: &[Weights], zero_tensors: &[&Weights]
             explained.push((start, end));
         } else {
             for tensor in touched.iter().filter(|tensor| !covers(start, end, tensor)) {
-                let rows = overlap(start, end, tensor) / tensor.row_bytes.max(1);
-                let message = format!("{rows} whole rows of {} are zero", tensor.name);
+                let what = spare(start, end, tensor).unwrap_or_default();
                 findings.push(Finding {
                     tensor: Some(tensor.name.clone()),
                     offset: Some(tensor.offset.max(start)),
-                    ..Code::ZeroRows.finding(message)
+                    ..Code::ZeroRows.finding(format!("{what} of {} are zero", tensor.name))
                 });
             }
         }
@@ -137,16 +144,92 @@ fn covers(start: u64, end: u64, tensor: &Weights) -> bool {
     start <= tensor.offset && tensor.offset + tensor.bytes <= end
 }
 
-/// Does the part of the run within the tensor begin and end with a row, give or take
-/// zeros that values beside it happen to have?
-fn whole_rows(start: u64, end: u64, tensor: &Weights) -> bool {
-    let row = tensor.row_bytes.max(1);
-    if row >= tensor.bytes {
-        return false;
+/// What of the tensor the run makes zero, if that can be innocent.
+fn spare(start: u64, end: u64, tensor: &Weights, idle: &[(u64, u64)]) -> Option<String> {
+    if tokens::is_table(&tensor.name)
+        && let Some((first, behind)) = pieces(start, end, tensor, tensor.row_bytes)
+    {
+        let padding = behind == tensor.bytes / tensor.row_bytes;
+        let unused = idle.iter().any(|&(from, to)| from <= first && behind <= to);
+        return (padding || unused).then(|| format!("{} rows, from {first} on,", behind - first));
+    }
+    let [matrices, _, _, ..] = tensor.shape.as_slice() else { return None };
+    let bytes = tensor.bytes.checked_div(*matrices).filter(|&bytes| bytes >= MIN_RUN_BYTES)?;
+    let (first, behind) = pieces(start, end, tensor, bytes)?;
+    Some(format!("{} of {matrices} matrices, from {first} on,", behind - first))
+}
+
+/// Which pieces of this size make up the part of the run within the tensor (the first, and the
+/// one behind the last), give or take zeros that values beside them happen to have; `None` if
+/// the run begins or ends inside one.
+fn pieces(start: u64, end: u64, tensor: &Weights, bytes: u64) -> Option<(u64, u64)> {
+    if bytes == 0 || bytes >= tensor.bytes {
+        return None;
     }
     let inner_start = start.max(tensor.offset) - tensor.offset;
     let inner_end = end.min(tensor.offset + tensor.bytes) - tensor.offset;
-    let first_row = inner_start.next_multiple_of(row);
-    let last_row = inner_end - inner_end % row;
-    first_row < last_row && first_row - inner_start <= CHANCE_BYTES && inner_end - last_row <= CHANCE_BYTES
+    let (first, behind) = (inner_start.div_ceil(bytes), inner_end / bytes);
+    let exact = first * bytes - inner_start <= CHANCE_BYTES && inner_end - behind * bytes <= CHANCE_BYTES;
+    (first < behind && exact).then_some((first, behind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+    use crate::model::gguf::GgmlType;
+
+    const ROW: u64 = 8 << 10;
+    const AT: u64 = 4096;
+
+    /// The code for rows of a tensor that are zero, and what it says; `extra` bytes around them are, too.
+    fn code((name, shape): (&str, &[u64]), (from, to): (u64, u64), extra: u64) -> (String, String) {
+        let bytes = ROW * shape.iter().rev().skip(1).product::<u64>();
+        let tensor = |name: &str, offset, bytes| Weights {
+            name: name.to_owned(),
+            kind: Kind::Ggml(GgmlType::F16),
+            dtype: "F16",
+            shape: shape.to_vec(),
+            row_bytes: ROW,
+            offset,
+            bytes,
+        };
+        let weights = [tensor(name, AT, bytes), tensor("last.weight", AT + bytes, ROW)];
+        let tensors = Tensors { weights: &weights, data_offset: AT, idle: &[(3, 40)] };
+        let mut findings = Findings::default();
+        judge(&[(AT + from * ROW - extra, AT + to * ROW + extra)], tensors, &[], &mut findings);
+        let [finding] = findings.finish().try_into().unwrap();
+        assert_eq!(finding.offset, Some(AT + from * ROW - extra));
+        (finding.code, finding.message)
+    }
+
+    #[test]
+    fn rows_of_zeros_are_judged_by_their_place() {
+        let table = |name: &'static str| (name, [100, 4096].as_slice());
+        for name in ["token_embd.weight", "output.weight", "model.embed_tokens.weight", "lm_head.weight"] {
+            assert_eq!(code(table(name), (90, 100), 0).0, "zero-rows", "{name}: padding");
+            assert_eq!(code(table(name), (90, 100), 9).0, "zero-rows", "{name}: padding, chance zeros");
+            assert_eq!(code(table(name), (5, 30), 0).0, "zero-rows", "{name}: unused tokens");
+            assert_eq!(code(table(name), (5, 41), 0).0, "zero-run", "{name}: a used token among them");
+            assert_eq!(code(table(name), (50, 70), 0).0, "zero-run", "{name}: in the middle");
+            assert_eq!(code(table(name), (0, 20), 0).0, "zero-run", "{name}: at the start");
+            assert_eq!(code(table(name), (90, 100), 99).0, "zero-run", "{name}: no whole rows");
+        }
+        for name in ["blk.0.ffn_up.weight", "blk.0.attn_output.weight", "model.layers.0.mlp.up_proj.weight"] {
+            for rows in [(0, 20), (50, 70), (90, 100)] {
+                assert_eq!(code(table(name), rows, 0).0, "zero-run", "{name}: {rows:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_expert_of_zeros_is_like_a_tensor_of_zeros() {
+        let experts = ("blk.0.ffn_up_exps.weight", [8, 16, 4096].as_slice());
+        let (code_of_two, message) = code(experts, (32, 64), 0);
+        assert_eq!(code_of_two, "zero-rows");
+        assert!(message.starts_with("2 of 8 matrices, from 2 on,"), "{message}");
+        assert_eq!(code(experts, (32, 56), 0).0, "zero-run");
+        // Rows in a stack of small ones are no matrices.
+        assert_eq!(code(("conv.weight", &[100, 4, 4096]), (32, 64), 0).0, "zero-run");
+    }
 }
