@@ -22,6 +22,9 @@ pub const TENSOR_NAME_BYTES: u64 = 64;
 pub const IDLE_STRETCHES: usize = 1_024;
 /// Files of one split set.
 pub const SPLIT_PARTS: u64 = 1_024;
+/// Bytes of one file of weights: the largest file that ext4 can hold, several times a model of a
+/// trillion parameters in F32. A header that declares more is wrong, not that of a file cut short.
+pub const WEIGHTS_FILE_BYTES: u64 = 16 << 40;
 /// Bytes of a safetensors header (the specification's limit is 100 MB).
 pub const SAFETENSORS_HEADER_BYTES: u64 = 64 << 20;
 /// Bytes of config.json, of a shard index, and of tokenizer.json.

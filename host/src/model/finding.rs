@@ -85,10 +85,10 @@ codes! {
         "The file ends before the bytes that its header declares."
         "Download it again or resume the download; compare the size with the publisher's."
     ImpossibleCount "impossible-count" Error
-        "The header declares more entries than the file could hold or than any model has."
+        "The header declares more entries than any model has."
         "Do not load it: such counts crash or exploit careless loaders. Get a clean copy."
     ImpossibleLength "impossible-length" Error
-        "The header declares a string or array longer than the file could hold or than any model has."
+        "The header declares a string or array longer than that of any model."
         "Do not load it: such lengths crash or exploit careless loaders. Get a clean copy."
     HeaderTooLarge "header-too-large" Error
         "Metadata and tensor table together exceed the limit on header bytes."
@@ -139,7 +139,7 @@ codes! {
         "There are unaccounted bytes between two tensors, which runtimes refuse and in which anything can hide."
         "Get a clean copy, or convert the model again."
     TensorOutOfRange "tensor-out-of-range" Error
-        "A tensor claims bytes beyond the end of the file, and not because the file was cut short."
+        "A tensor claims bytes beyond the end of the file, or of any file, and not because the file was cut short."
         "Do not load it: careless loaders read foreign memory there."
     UndeclaredTensor "undeclared-tensor" Error
         "The tensor table goes on after the declared number of tensors: a tensor was hidden from the loader."

@@ -140,11 +140,12 @@ impl Reader<'_> {
     fn count(&mut self, what: &str, min_bytes: u64, limit: u64) -> Result<u64, ReadError> {
         let at = self.cursor.position();
         let count = self.u64(what)?;
-        let room = self.cursor.remaining() / min_bytes;
-        if count > limit.min(room) {
-            let message =
-                format!("the header declares {count} {what}; there is room for at most {}", limit.min(room));
+        if count > limit {
+            let message = format!("the header declares {count} {what}; no model has more than {limit}");
             return Err(fault(Code::ImpossibleCount, at, message).into());
+        }
+        if count > self.cursor.remaining() / min_bytes {
+            return Err(self.cut(&format!("the {count} {what} that it declares")));
         }
         Ok(count)
     }
@@ -390,6 +391,11 @@ impl Reader<'_> {
             let end = offset.checked_add(bytes);
             let problem = if !offset.is_multiple_of(alignment) {
                 Some((Code::TensorUnaligned, format!("is at {offset}, not a multiple of {alignment}")))
+            } else if end.is_none_or(|end| end > budget::WEIGHTS_FILE_BYTES) {
+                Some((
+                    Code::TensorOutOfRange,
+                    format!("claims {bytes} bytes at {offset}; no file of weights is that large"),
+                ))
             } else if end.is_none_or(|end| end > data_size) && offset != expected {
                 Some((
                     Code::TensorOutOfRange,

@@ -214,6 +214,8 @@ fn damage_has_its_code() {
         ("unaligned", patched(b"b.weight", 16, &[65]), Code::TensorUnaligned),
         ("overlap", patched(b"b.weight", 16, &[32]), Code::TensorOverlap),
         ("gap", patched(b"c.weight", 32, &[160]), Code::TensorOutOfRange),
+        ("2^42 bytes", patched(b"c.weight", 4, &(1u64 << 39).to_le_bytes()), Code::Truncated),
+        ("2^61 bytes", patched(b"c.weight", 4, &(1u64 << 58).to_le_bytes()), Code::TensorOutOfRange),
     ];
     for (what, bytes, code) in &cases {
         assert_eq!(codes(bytes).first(), Some(code), "{what}: {:?}", codes(bytes));
@@ -226,6 +228,16 @@ fn damage_has_its_code() {
     let at = find(&key_twice, b"wide");
     key_twice[at..at + 4].copy_from_slice(b"flag");
     assert_eq!(codes(&key_twice), [Code::DuplicateKey]);
+}
+
+/// Wherever a download ends, the file was cut short: nothing that it says is absurd.
+#[test]
+fn a_file_cut_anywhere_is_truncated() {
+    let bytes = sample();
+    let end = read_strict(&bytes.as_slice()).unwrap().data_end;
+    for cut in 1..usize::try_from(end).unwrap() {
+        assert_eq!(codes(&bytes[..cut]), [Code::Truncated], "{cut}");
+    }
 }
 
 #[test]

@@ -338,7 +338,11 @@ fn lay_out(
     let mut cut = false;
     for (begin, end, tensor) in &tensors {
         let name = &tensor.name;
-        if *begin < expected {
+        if *end > budget::WEIGHTS_FILE_BYTES {
+            let message =
+                format!("the data of {name} lie at {begin} to {end}; no file of weights is that large");
+            push(Code::TensorOutOfRange, name, *begin, message);
+        } else if *begin < expected {
             let message =
                 format!("the data of {name} begin at {begin}, before the end of those before ({expected})");
             push(Code::TensorOverlap, name, *begin, message);

@@ -99,6 +99,11 @@ fn damage_has_its_code() {
         ("gap", file(&two(entry("a", "U8", "[1]", 0, 1), entry("b", "U8", "[1]", 2, 3)), 3), "tensor-gap"),
         ("hole at the start", file(&one(entry("b", "U8", "[1]", 2, 3)), 3), "tensor-gap"),
         ("beyond the end", file(&one(entry("b", "U8", "[1]", 200, 201)), 3), "tensor-out-of-range"),
+        (
+            "2^50 bytes",
+            file(&one(entry("a", "U8", "[1125899906842624]", 0, 1 << 50)), 5),
+            "tensor-out-of-range",
+        ),
         ("cut", file(&one(entry("a", "U8", "[9]", 0, 9)), 5), "truncated"),
         ("trailing", file(&one(entry("a", "U8", "[1]", 0, 1)), 5), "trailing-bytes"),
         ("control character", file(&one(entry("a\\u0000", "U8", "[1]", 0, 1)), 1), "bad-name"),
