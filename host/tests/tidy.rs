@@ -32,7 +32,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["sqlx"], &["store/"]),
     (&["landlock"], &["worker/", "governor/"]),
     (&["seccompiler", "libc", "minijinja", "minijinja_contrib"], &["worker/"]),
-    (&["sha2", "sha1", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
+    (&["sha2", "sha1", "crc32fast", "md5", "blake3", "tlsh2", "xxhash_rust", "ed25519_dalek"], &["digest/"]),
     (&["hmac"], &["challenge/", "assay/"]),
     (&["p256", "p384", "sigstore_verify"], &["model/signature/"]),
     (&["ureq", "rustls"], &["engine/remote/", "cli/"]),

@@ -82,7 +82,7 @@ codes! {
 
     // The header.
     Truncated "truncated" Error
-        "The file ends before the bytes that its header declares."
+        "The file ends before the bytes that its header or its pickle declares."
         "Download it again or resume the download; compare the size with the publisher's."
     ImpossibleCount "impossible-count" Error
         "The header declares more entries than any model has."
@@ -145,7 +145,7 @@ codes! {
         "The tensor table goes on after the declared number of tensors: a tensor was hidden from the loader."
         "Do not load it: without that tensor the model runs with other weights than it should. Get a clean copy."
     TrailingBytes "trailing-bytes" Warning
-        "Bytes follow the last tensor that no runtime reads; the message says what they look like. An error in safetensors files, which forbid it."
+        "Bytes follow the last tensor, the last pickle or the end of an archive that no runtime reads; the message says what they look like. An error in safetensors files, which forbid it."
         "Ask what they are for. Cutting the file at the given offset removes them."
     NonzeroPadding "nonzero-padding" Warning
         "Bytes between the tensors, which should be zero, are not."
@@ -274,7 +274,7 @@ codes! {
         "A PyTorch pickle: only tensor-rebuilding code was found in it, but the format can run any code."
         "Prefer a safetensors or GGUF copy."
     PickleCodeExecution "pickle-code-execution" Error
-        "Loading this file would run foreign code; the message names the function."
+        "Loading this file would run foreign code; the message names the function or the program."
         "Do not load it. Delete it, and tell whoever published it."
     PickleUnknownImport "pickle-unknown-import" Error
         "The pickle calls a function that is not known to be needed for tensors."
@@ -282,8 +282,11 @@ codes! {
     PickleBroken "pickle-broken" Error
         "The pickle cannot be followed to its end, so what it does is not known."
         "Do not load it; get a clean copy."
+    MissingStorage "missing-storage" Error
+        "The numbers of a tensor are not in the archive, or fewer than the pickle says."
+        "Get a clean copy; a part of the weights is not there."
     ArchiveInconsistent "archive-inconsistent" Error
-        "The archive's directory and its entries contradict each other, or entries are encrypted or compressed in a way PyTorch never does: a way to hide content from scanners."
+        "The archive's directory and its entries contradict each other (names, sizes, checksums), entries are encrypted or compressed in a way PyTorch never does, or the archive is a part of the file alone: damage, or a way to hide content from scanners."
         "Do not load it; get a clean copy."
 
     // Weights (only after reading every byte).

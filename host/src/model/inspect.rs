@@ -14,7 +14,7 @@ use super::finding::{Code, Findings};
 use super::fuzzy::Sampler;
 use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
-use super::scan::{self, Scanned, Shelf, Tensors, Wanted, tokens};
+use super::scan::{self, Member, Scanned, Shelf, Tensors, Wanted, tokens};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
@@ -264,19 +264,21 @@ impl<'a> Inspector<'a> {
         };
         let mut findings = Findings::default();
         findings.push(finding);
-        self.headless(path, &source, kind, findings)
+        self.headless(path, &source, (kind, &[]), findings)
     }
 
-    /// A file without a header that says where its tensors are: all of it is one stretch.
+    /// A file without a header that says where its tensors are: all of it is one stretch. Of
+    /// `members` the file has checksums.
     pub fn headless(
         &mut self,
         path: &Path,
         source: &SourceFile,
-        kind: ArtifactKind,
+        (kind, members): (ArtifactKind, &[Member]),
         mut findings: Findings,
     ) -> Result<Inspection, Problem> {
         self.total = source.size();
-        let layout = Layout::none(source.size());
+        let mut layout = Layout::none(source.size());
+        layout.data.members = members;
         let record = self.pass(path, source, &layout, &mut findings);
         let mut inspection = blank(path, kind);
         inspection.files.push(record.map_err(|error| Problem::io("read", path, &error))?);
@@ -290,7 +292,7 @@ impl<'a> Inspector<'a> {
         let mut findings = Findings::default();
         document::check(source, &mut findings).map_err(|error| io(&error))?;
         findings.push(Code::NotALanguageModel.finding("the file is a document, not a model"));
-        self.headless(path, source, ArtifactKind::Unknown, findings)
+        self.headless(path, source, (ArtifactKind::Unknown, &[]), findings)
     }
 
     fn split_set(&mut self, path: &Path, name: &PartName) -> Result<Inspection, Problem> {
@@ -379,7 +381,7 @@ impl<'a> Inspector<'a> {
         trailing(&part.source, header, findings)?;
         let (weights, data_offset) = (scan::weights_of(header, size), header.data_offset.min(size));
         let layout = Layout {
-            data: Tensors { weights: &weights, data_offset, idle },
+            data: Tensors { weights: &weights, data_offset, idle, members: &[] },
             tensors: Some(header.tensors.len()),
             in_order: header.tensors.is_sorted_by_key(|tensor| tensor.offset),
         };

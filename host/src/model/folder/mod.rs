@@ -293,7 +293,7 @@ fn pass(
     if let Some(header) = header {
         inspector.roots.text_metadata(&header.metadata);
     }
-    let data = Tensors { weights: &weights, data_offset, idle };
+    let data = Tensors { weights: &weights, data_offset, idle, members: &[] };
     let layout = Layout { data, tensors: header.map(|_| tensors.len()), in_order: true };
     inspector.pass(&shard.path, &shard.source, &layout, findings)
 }

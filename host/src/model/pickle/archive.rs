@@ -1,48 +1,81 @@
-//! ZIP archives as PyTorch writes them: stored entries, one of them `…/data.pkl`.
-//!
-//! The central directory is believed only as far as the local headers agree with it; tools
-//! that read the one and loaders that read the other can be shown different content.
+//! ZIP archives as PyTorch writes them: stored entries, one of them `…/data.pkl`, and a
+//! storage of numbers in each `…/data/KEY`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 
-use super::{report, walk};
+use super::walk::{self, Seen};
+use super::{report, zip};
 use crate::domain::budget;
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
+use crate::model::scan::Member;
+use crate::model::sniff::{Content, sniff};
 use crate::model::source::{Cursor, ReadAt};
 
-/// One entry of the central directory.
-struct Entry {
-    name: String,
-    flags: u16,
-    method: u16,
-    packed: u64,
-    size: u64,
-    /// Of the local header.
-    offset: u64,
-}
+/// What a pickle with the tensors of a checkpoint is called within its archive, and the
+/// folders beside it: its numbers, and a program in TorchScript.
+const MAIN: &str = "data.pkl";
+const STORAGES: &str = "data/";
+const PROGRAM: &str = "code/";
 
-const END: [u8; 4] = *b"PK\x05\x06";
-const END_BYTES: u64 = 22;
-const CENTRAL: [u8; 4] = *b"PK\x01\x02";
-const LOCAL: [u8; 4] = *b"PK\x03\x04";
-/// The end record may be followed by a comment of at most this many bytes.
-const COMMENT_BYTES: u64 = 65_535;
-
-/// Looks at every entry; false if the archive holds no pickle.
-pub(super) fn look(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<bool> {
-    let (entries, directory) = match read_directory(source)? {
+/// Looks at every entry; `None` if the archive holds no pickle, else the entries whose bytes
+/// have a checksum.
+pub(super) fn look(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<Option<Vec<Member>>> {
+    let directory = match zip::directory(source)? {
         Ok(found) => found,
         Err(why) => {
             findings.push(Code::ArchiveInconsistent.finding(why));
-            return Ok(true);
+            return Ok(Some(Vec::new()));
         }
     };
+    if directory.before > 0 {
+        let message =
+            format!("{} bytes stand before the archive that its directory tells of", directory.before);
+        findings.push(Finding { offset: Some(0), ..Code::ArchiveInconsistent.finding(message) });
+    }
+    if directory.end < source.size() {
+        trailing(source, directory.end, "archive", findings)?;
+    }
+    entries(source, &directory, findings)
+}
+
+/// Looks at an archive at the end of a file that begins as something else.
+pub(super) fn appended(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<()> {
+    let Some(directory) = zip::directory(source)?.ok().filter(|directory| !directory.entries.is_empty())
+    else {
+        return Ok(());
+    };
+    let message = "a ZIP archive follows the pickle: what is loaded depends on the reader";
+    let offset = Some(directory.before);
+    findings.push(Finding { offset, ..Code::ArchiveInconsistent.finding(message) });
+    entries(source, &directory, findings).map(drop)
+}
+
+/// Names the bytes from `at` on.
+pub(super) fn trailing(
+    source: &dyn ReadAt,
+    at: u64,
+    after: &str,
+    findings: &mut Findings,
+) -> io::Result<Content> {
+    let (bytes, content) = (source.size() - at, sniff(source, at)?);
+    let message = format!("{bytes} bytes follow the {after}; they look like {}", content.name());
+    findings.push(Finding { offset: Some(at), ..Code::TrailingBytes.finding(message) });
+    Ok(content)
+}
+
+fn entries(
+    source: &dyn ReadAt,
+    directory: &zip::Directory,
+    findings: &mut Findings,
+) -> io::Result<Option<Vec<Member>>> {
     let mut pickles = false;
-    let mut names = HashSet::new();
+    let mut sizes = HashMap::new();
+    let mut main = Vec::new();
     let mut ranges = Vec::new();
-    for entry in &entries {
+    let mut members = Vec::new();
+    for entry in &directory.entries {
         let mut push = |code: Code, message: String| {
             findings.push(Finding { offset: Some(entry.offset), ..code.finding(message) });
         };
@@ -51,13 +84,13 @@ pub(super) fn look(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<b
         if climbs {
             push(Code::PathTraversal, format!("the archive holds an entry named {name:?}"));
         }
-        if !names.insert(name.as_str()) {
+        if sizes.insert(name.as_str(), entry.size).is_some() {
             push(Code::ArchiveInconsistent, format!("the archive holds {name:?} twice"));
         }
         let named = [".pkl", ".pickle"].iter().any(|end| name.to_ascii_lowercase().ends_with(end));
         pickles |= named;
-        let data = match local_data(source, entry, directory)? {
-            Ok(data) => data,
+        let zip::Local { data, crc32 } = match zip::local(source, entry, directory)? {
+            Ok(local) => local,
             Err(why) => {
                 push(Code::ArchiveInconsistent, format!("{name:?}: {why}"));
                 pickles = true;
@@ -65,6 +98,13 @@ pub(super) fn look(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<b
             }
         };
         ranges.push((entry.offset, data + entry.size));
+        if crc32.is_some_and(|crc32| crc32 != entry.crc32) {
+            let message = format!("{name:?}: local header and directory give different checksums");
+            push(Code::ArchiveInconsistent, message);
+        }
+        if entry.crc32 != 0 {
+            members.push(Member { name: name.clone(), offset: data, bytes: entry.size, crc32: entry.crc32 });
+        }
         let mut head = [0; 2];
         let magic =
             Cursor::new(source, data, data + entry.size).fill(&mut head)? && matches!(head, [0x80, 2..=5]);
@@ -82,141 +122,44 @@ pub(super) fn look(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<b
         }
         pickles = true;
         report(&seen, Some(name), findings);
+        if let Some(folder) = name.strip_suffix(MAIN) {
+            main.push((folder, seen));
+        }
+    }
+    for (folder, seen) in &main {
+        storages(folder, seen, &sizes, findings);
+        program(folder, directory, findings);
     }
     ranges.sort_unstable();
     if ranges.iter().zip(ranges.iter().skip(1)).any(|(first, second)| second.0 < first.1) {
         findings.push(Code::ArchiveInconsistent.finding("entries of the archive overlap"));
+        // Their bytes would be read again and again.
+        members.clear();
     }
-    Ok(pickles)
+    members.sort_by_key(|member| member.offset);
+    Ok(pickles.then_some(members))
 }
 
-type Directory = Result<(Vec<Entry>, u64), &'static str>;
-
-/// The entries, and where the central directory begins.
-fn read_directory(source: &dyn ReadAt) -> io::Result<Directory> {
-    let size = source.size();
-    let tail = size.min(END_BYTES + COMMENT_BYTES);
-    let mut bytes = vec![0; usize::try_from(tail).unwrap_or(0)];
-    source.read_at(&mut bytes, size - tail)?;
-    let place = bytes.windows(END.len()).rposition(|window| window == END);
-    let Some(record) = place.and_then(|place| bytes.get(place..)) else {
-        return Ok(Err("the archive has no end record; it was cut short"));
-    };
-    let end_at = size - record.len() as u64;
-    let number = |at: usize, bytes: &[u8]| -> Option<u64> {
-        bytes.get(at..)?.first_chunk().map(|raw| u32::from_le_bytes(*raw).into())
-    };
-    let short = |at: usize, bytes: &[u8]| -> Option<u64> {
-        bytes.get(at..)?.first_chunk().map(|raw| u16::from_le_bytes(*raw).into())
-    };
-    let (Some(count), Some(length), Some(start)) =
-        (short(10, record), number(12, record), number(16, record))
-    else {
-        return Ok(Err("the end record is cut short"));
-    };
-    let (mut count, mut length, mut start) = (count, length, start);
-    // Sizes beyond 32 bits are in a second record, whose place stands just before the first.
-    if let Some(at) = end_at.checked_sub(20) {
-        let mut locator = [0; 20];
-        source.read_at(&mut locator, at)?;
-        if locator.starts_with(b"PK\x06\x07") {
-            let place = locator
-                .get(8..)
-                .and_then(|rest| rest.first_chunk())
-                .map_or(u64::MAX, |raw| u64::from_le_bytes(*raw));
-            let mut cursor = Cursor::new(source, place, end_at);
-            let Some(record) = cursor.array::<56>()?.filter(|record| record.starts_with(b"PK\x06\x06"))
-            else {
-                return Ok(Err("the second end record is not where it should be"));
-            };
-            let long = |at: usize| {
-                record
-                    .get(at..)
-                    .and_then(|rest| rest.first_chunk())
-                    .map_or(u64::MAX, |raw| u64::from_le_bytes(*raw))
-            };
-            (count, length, start) = (long(32), long(40), long(48));
-        }
+/// Are the numbers of every tensor there?
+fn storages(folder: &str, seen: &Seen, sizes: &HashMap<&str, u64>, findings: &mut Findings) {
+    for (key, bytes) in &seen.storages {
+        let Some(bytes) = bytes.filter(|&bytes| bytes > 0) else { continue };
+        let name = format!("{folder}{STORAGES}{key}");
+        let message = match sizes.get(name.as_str()) {
+            Some(&size) if size >= bytes => continue,
+            Some(size) => format!("{name} has {size} bytes; by {folder}{MAIN} it has {bytes}"),
+            None => format!("{name} is missing; by {folder}{MAIN} it has {bytes} bytes"),
+        };
+        findings.push(Code::MissingStorage.finding(message));
     }
-    let fits = start.checked_add(length).is_some_and(|end| end <= end_at);
-    if !fits || count > budget::ARCHIVE_ENTRIES || length > budget::PICKLE_BYTES {
-        return Ok(Err("the directory is larger than the archive or than any checkpoint's"));
-    }
-    let mut cursor = Cursor::new(source, start, start + length);
-    let mut entries = Vec::new();
-    for _ in 0..count {
-        match read_entry(&mut cursor)? {
-            Some(entry) => entries.push(entry),
-            None => return Ok(Err("the directory cannot be read")),
-        }
-    }
-    if cursor.remaining() > 0 {
-        return Ok(Err("the directory holds more entries than it says"));
-    }
-    Ok(Ok((entries, start)))
 }
 
-fn read_entry(cursor: &mut Cursor<'_>) -> io::Result<Option<Entry>> {
-    let Some(fixed) = cursor.array::<46>()?.filter(|fixed| fixed.starts_with(&CENTRAL)) else {
-        return Ok(None);
-    };
-    let short = |at: usize| {
-        fixed.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u16::from_le_bytes(*raw))
-    };
-    let word = |at: usize| {
-        fixed.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u32::from_le_bytes(*raw))
-    };
-    let (Some(name), Some(extra)) = (cursor.bytes(short(28).into())?, cursor.bytes(short(30).into())?) else {
-        return Ok(None);
-    };
-    if cursor.bytes(short(32).into())?.is_none() {
-        return Ok(None);
+/// Is there a TorchScript program? Loading it runs the methods with which its objects are set up.
+fn program(folder: &str, directory: &zip::Directory, findings: &mut Findings) {
+    let programs = format!("{folder}{PROGRAM}");
+    if let Some(entry) = directory.entries.iter().find(|entry| entry.name.starts_with(&programs)) {
+        let message = format!("loading it would run a TorchScript program ({})", entry.name);
+        let finding = Code::PickleCodeExecution.finding(message);
+        findings.push(Finding { offset: Some(entry.offset), ..finding });
     }
-    let (mut size, mut packed, mut offset) = (u64::from(word(24)), u64::from(word(20)), u64::from(word(42)));
-    let mut extra = extra.as_slice();
-    while let Some((head, rest)) = extra.split_first_chunk::<4>() {
-        let [a, b, c, d] = *head;
-        let length = usize::from(u16::from_le_bytes([c, d]));
-        let Some((mut field, rest)) = rest.split_at_checked(length) else { break };
-        if u16::from_le_bytes([a, b]) == 1 {
-            for value in [&mut size, &mut packed, &mut offset] {
-                if *value == u64::from(u32::MAX) {
-                    let Some((raw, left)) = field.split_first_chunk::<8>() else { return Ok(None) };
-                    *value = u64::from_le_bytes(*raw);
-                    field = left;
-                }
-            }
-        }
-        extra = rest;
-    }
-    let name = String::from_utf8_lossy(&name).into_owned();
-    Ok(Some(Entry { name, flags: short(8), method: short(10), packed, size, offset }))
-}
-
-/// Where the data of an entry begin, if local header and directory agree.
-fn local_data(source: &dyn ReadAt, entry: &Entry, directory: u64) -> io::Result<Result<u64, &'static str>> {
-    let mut cursor = Cursor::new(source, entry.offset, directory);
-    let Some(fixed) = cursor.array::<30>()?.filter(|fixed| fixed.starts_with(&LOCAL)) else {
-        return Ok(Err("there is no local header where the directory says"));
-    };
-    let short = |at: usize| {
-        fixed.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |raw| u16::from_le_bytes(*raw))
-    };
-    let Some(name) = cursor.bytes(short(26).into())? else { return Ok(Err("the local header is cut short")) };
-    if name != entry.name.as_bytes() {
-        return Ok(Err("local header and directory give different names"));
-    }
-    if entry.flags & 1 != 0 || short(6) & 1 != 0 {
-        return Ok(Err("the entry is marked as encrypted"));
-    }
-    if entry.method != 0 || short(8) != 0 {
-        return Ok(Err("the entry is compressed"));
-    }
-    if entry.packed != entry.size {
-        return Ok(Err("the entry has two sizes"));
-    }
-    if !cursor.skip(short(28).into()) || entry.size > cursor.remaining() {
-        return Ok(Err("the data reach beyond the end of the archive"));
-    }
-    Ok(Ok(cursor.position()))
 }

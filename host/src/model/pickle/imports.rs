@@ -10,7 +10,7 @@ pub enum Verdict {
     Unknown,
 }
 
-const HARMLESS: [(&str, &[&str]); 9] = [
+const HARMLESS: [(&str, &[&str]); 11] = [
     (
         "torch._utils",
         &[
@@ -21,8 +21,16 @@ const HARMLESS: [(&str, &[&str]); 9] = [
             "_rebuild_parameter_with_state",
             "_rebuild_qtensor",
             "_rebuild_sparse_tensor",
+            "_rebuild_nested_tensor",
+            "_rebuild_wrapper_subclass",
+            "_rebuild_meta_tensor_no_storage",
+            "_rebuild_device_tensor_from_numpy",
+            "_rebuild_device_tensor_from_cpu_tensor",
         ],
     ),
+    // Calls one of the above with what was saved of a tensor of another class.
+    ("torch._tensor", &["_rebuild_from_type_v2"]),
+    ("torch.serialization", &["_get_layout"]),
     ("torch.nn.parameter", &["Parameter"]),
     ("torch.storage", &["UntypedStorage", "TypedStorage"]),
     ("collections", &["OrderedDict", "Counter"]),
@@ -48,8 +56,8 @@ const HARMLESS: [(&str, &[&str]); 9] = [
     ),
 ];
 
-/// Types of the torch module that name storages, number formats and places.
-const TORCH: [&str; 36] = [
+/// What of the torch module names storages, number formats, ways to quantise, and places.
+const TORCH: [&str; 51] = [
     "Size",
     "device",
     "Tensor",
@@ -81,11 +89,26 @@ const TORCH: [&str; 36] = [
     "bool",
     "complex64",
     "complex128",
+    "uint16",
+    "uint32",
+    "uint64",
+    "complex32",
     "float8_e4m3fn",
+    "float8_e4m3fnuz",
     "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
     "qint8",
     "quint8",
     "qint32",
+    "quint4x2",
+    "quint2x4",
+    "per_tensor_affine",
+    "per_tensor_symmetric",
+    "per_channel_affine",
+    "per_channel_symmetric",
+    "per_channel_affine_float_qparams",
 ];
 
 /// Modules, with all below them, that reach the system, run code or load more of it.

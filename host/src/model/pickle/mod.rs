@@ -7,21 +7,29 @@
 
 mod archive;
 mod imports;
+mod storage;
 mod walk;
+mod zip;
 
 use std::io;
 use std::path::Path;
 
 use super::finding::{Code, Findings};
 use super::inspect::Inspector;
+use super::scan::Member;
 use super::sniff::Content;
 use super::source::{Cursor, ReadAt, SourceFile};
 use crate::domain::Problem;
 use crate::domain::budget;
 use crate::domain::inspection::{ArtifactKind, Finding, Inspection};
 
-/// Pickles that follow one another in PyTorch's old format.
-const PICKLES_IN_A_ROW: usize = 8;
+/// The number that the first pickle in PyTorch's old format is, within so many bytes.
+const OLD: &[u8] = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
+const OLD_WITHIN: u64 = 32;
+/// Pickles in that format; raw numbers follow.
+const OLD_PICKLES: usize = 5;
+/// Pickles in a row that are looked at in any other.
+const PICKLES: usize = 8;
 
 /// Inspects a file that is a pickle, or an archive; `claim` is the format its name promises
 /// instead. `None` if an archive holds no pickle, or the bytes are no pickle after all.
@@ -38,48 +46,83 @@ pub(super) fn file(
         let message = format!("the name says {claim} and the content is {}", content.name());
         findings.push(Code::DisguisedFormat.finding(message));
     }
-    if !check(source, content, &mut findings).map_err(|error| io(&error))? {
+    let Some(members) = check(source, content, &mut findings).map_err(|error| io(&error))? else {
         return Ok(None);
-    }
+    };
     if !findings.has_errors() {
         findings.push(Code::PickleFormat.finding("only functions that rebuild tensors are called"));
     }
-    inspector.headless(path, source, ArtifactKind::Pickle, findings).map(Some)
+    inspector.headless(path, source, (ArtifactKind::Pickle, &members), findings).map(Some)
 }
 
-/// Follows every pickle of a source whose first bytes are `content`; false if it holds none.
+/// Follows every pickle of a source whose first bytes are `content`; `None` if it holds none, else
+/// what of the file has a checksum.
 ///
 /// # Errors
 /// The source cannot be read.
-pub fn check(source: &dyn ReadAt, content: Content, findings: &mut Findings) -> io::Result<bool> {
+pub fn check(
+    source: &dyn ReadAt,
+    content: Content,
+    findings: &mut Findings,
+) -> io::Result<Option<Vec<Member>>> {
     if content == Content::Zip {
         archive::look(source, findings)
     } else {
-        bare(source, content == Content::Pickle, findings)
+        Ok(bare(source, content == Content::Pickle, findings)?.then(Vec::new))
     }
 }
 
-/// A file of pickles without an archive. `certain` says that it began as one.
+/// A file of pickles without an archive; false if it is none. `certain` says that it began as one.
 fn bare(source: &dyn ReadAt, certain: bool, findings: &mut Findings) -> io::Result<bool> {
+    let head = Cursor::new(source, 0, OLD_WITHIN).bytes(source.size().min(OLD_WITHIN))?;
+    let old = head.is_some_and(|head| head.windows(OLD.len()).any(|window| window == OLD));
     let mut at = 0;
-    for number in 0..PICKLES_IN_A_ROW {
+    let mut numbers = Some(0u64);
+    for number in 1..=if old { OLD_PICKLES } else { PICKLES } {
         let end = at + budget::PICKLE_BYTES.min(source.size() - at);
         let seen = walk::walk(&mut Cursor::new(source, at, end))?;
         let proper = seen.broken.is_none();
-        if number == 0 && !certain && !(proper && seen.opcodes > 1 || !seen.imports.is_empty()) {
+        if number == 1 && !certain && !(proper && seen.opcodes > 1 || !seen.imports.is_empty()) {
             return Ok(false);
         }
         report(&seen, None, findings);
-        // In the old format five pickles come before the raw numbers.
+        if !proper {
+            return archive::appended(source, findings).map(|()| true);
+        }
+        // Each storage is there with the count of its numbers before it.
+        let add = |sum: u64, bytes: &Option<u64>| sum.checked_add((*bytes)?)?.checked_add(8);
+        numbers = numbers.and_then(|sum| seen.storages.values().try_fold(sum, add));
+        at = seen.end;
         let mut next = [0; 2];
-        let another =
-            Cursor::new(source, seen.end, source.size()).fill(&mut next)? && matches!(next, [0x80, 2..=5]);
-        if !proper || !another {
+        let another = Cursor::new(source, at, u64::MAX).fill(&mut next)? && matches!(next, [0x80, 2..=5]);
+        if !another {
             break;
         }
-        at = seen.end;
     }
+    behind(source, at, numbers, findings)?;
     Ok(true)
+}
+
+/// What follows the last pickle, which ends at `at`: `numbers` bytes of tensors, if that is known.
+fn behind(source: &dyn ReadAt, at: u64, numbers: Option<u64>, findings: &mut Findings) -> io::Result<()> {
+    let size = source.size();
+    if let Some(numbers) = numbers {
+        let end = at.saturating_add(numbers);
+        if end > size {
+            let message = format!("the file has {size} of {end} bytes; numbers of tensors are missing");
+            findings.push(Finding { offset: Some(size), ..Code::Truncated.finding(message) });
+        } else if end < size {
+            // Behind the tensors there may be a pickle again, for a reader that looks there.
+            if archive::trailing(source, end, "pickle", findings)? == Content::Pickle {
+                report(
+                    &walk::walk(&mut Cursor::new(source, end, end + budget::PICKLE_BYTES))?,
+                    None,
+                    findings,
+                );
+            }
+        }
+    }
+    archive::appended(source, findings)
 }
 
 /// Turns what a walk saw into findings. `entry` is the name within an archive.

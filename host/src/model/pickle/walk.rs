@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::rc::Rc;
 
+use super::storage;
 use crate::domain::budget;
 use crate::model::source::Cursor;
 
@@ -12,6 +13,8 @@ use crate::model::source::Cursor;
 pub struct Seen {
     /// `module.name` of everything that is imported, with the place of the first time.
     pub imports: BTreeMap<String, u64>,
+    /// The storages that its tensors are in, by key: bytes of each, unless its type is not known.
+    pub storages: BTreeMap<Rc<str>, Option<u64>>,
     pub opcodes: u64,
     /// Why it could not be followed to its end.
     pub broken: Option<&'static str>,
@@ -21,10 +24,16 @@ pub struct Seen {
 
 /// All that is known about an object.
 #[derive(Debug, Clone)]
-enum Item {
+pub(super) enum Item {
     Mark,
     /// A short text, which may become the name of an import.
     Text(Rc<str>),
+    /// A whole number that is not negative.
+    Number(u64),
+    /// A type of storages, by its name.
+    Storage(Rc<str>),
+    /// A few of the above, which may say where the numbers of a tensor are.
+    Tuple(Rc<[Item]>),
     Other,
 }
 
@@ -32,6 +41,8 @@ enum Item {
 const TEXT_BYTES: u64 = 256;
 /// Distinct imports that are kept.
 const IMPORTS: usize = 10_000;
+/// Members of a tuple that is kept.
+const MEMBERS: usize = 8;
 
 /// How a walk ends.
 enum Stop {
@@ -132,13 +143,12 @@ impl Machine<'_, '_> {
         self.stack.pop().ok_or(EMPTY)
     }
 
-    /// Pops everything above the last mark, and the mark.
-    fn pop_mark(&mut self) -> Result<(), Stop> {
-        loop {
-            if matches!(self.pop()?, Item::Mark) {
-                return Ok(());
-            }
-        }
+    /// Pops everything above the last mark, and the mark; the part above it.
+    fn pop_mark(&mut self) -> Result<Vec<Item>, Stop> {
+        let mark = self.stack.iter().rposition(|item| matches!(item, Item::Mark)).ok_or(EMPTY)?;
+        let above = self.stack.split_off(mark + 1);
+        self.stack.pop();
+        Ok(above)
     }
 
     fn replace(&mut self, taken: usize) -> Result<(), Stop> {
@@ -146,6 +156,43 @@ impl Machine<'_, '_> {
             self.pop()?;
         }
         self.push(Item::Other)
+    }
+
+    /// A tuple, kept if it is short and holds no other one.
+    fn tuple(&mut self, members: Vec<Item>) -> Result<(), Stop> {
+        let nested = members.iter().any(|member| matches!(member, Item::Tuple(_)));
+        let kept = members.len() <= MEMBERS && !nested;
+        self.push(if kept { Item::Tuple(members.into()) } else { Item::Other })
+    }
+
+    fn short_tuple(&mut self, length: usize) -> Result<(), Stop> {
+        let at = self.stack.len().checked_sub(length).ok_or(EMPTY)?;
+        let members = self.stack.split_off(at);
+        self.tuple(members)
+    }
+
+    /// An object that the loader is asked for by what identifies it.
+    fn persistent(&mut self) -> Result<(), Stop> {
+        if let Item::Tuple(members) = self.pop()?
+            && let Some((key, bytes)) = storage::of(&members)
+            && self.seen.storages.len() < budget::PICKLE_OBJECTS
+        {
+            let most = self.seen.storages.entry(key).or_insert(bytes);
+            *most = (*most).max(bytes);
+        }
+        self.push(Item::Other)
+    }
+
+    /// A whole number of `length` bytes, the sign in the last.
+    fn number(&mut self, length: u64, signed: bool) -> Result<(), Stop> {
+        if length > 9 {
+            return self.constant(length);
+        }
+        let bytes = self.cursor.bytes(length)?.ok_or(CUT)?;
+        let negative = signed && bytes.last().is_some_and(|&last| last >= 0x80);
+        let value = bytes.iter().rev().fold(0u128, |value, &byte| value << 8 | u128::from(byte));
+        let known = u64::try_from(value).ok().filter(|_| !negative);
+        self.push(known.map_or(Item::Other, Item::Number))
     }
 
     fn remember(&mut self, index: u64) -> Result<(), Stop> {
@@ -163,10 +210,14 @@ impl Machine<'_, '_> {
         self.push(item)
     }
 
-    fn import(&mut self, import: String, at: u64) {
+    /// Notes an import and puts what is imported onto the stack.
+    fn import(&mut self, import: String, at: u64) -> Result<(), Stop> {
+        let item =
+            if import.ends_with("Storage") { Item::Storage(import.as_str().into()) } else { Item::Other };
         if self.seen.imports.len() < IMPORTS {
             self.seen.imports.entry(import).or_insert(at);
         }
+        self.push(item)
     }
 
     fn index(line: &str) -> Result<u64, Stop> {
@@ -180,24 +231,29 @@ impl Machine<'_, '_> {
             b'.' => return Err(Stop::Done),
             b'(' => self.push(Item::Mark)?,
             b'0' => drop(self.pop()?),
-            b'1' => self.pop_mark()?,
+            b'1' => drop(self.pop_mark()?),
             b'2' => {
                 let top = self.stack.last().cloned().ok_or(EMPTY)?;
                 self.push(top)?;
             }
             // Numbers and constants.
-            b'F' | b'I' | b'L' | b'P' => {
+            b'I' | b'L' => {
+                let line = self.line()?;
+                let number = line.trim().trim_end_matches('L').parse().ok();
+                self.push(number.map_or(Item::Other, Item::Number))?;
+            }
+            b'F' | b'P' => {
                 self.line()?;
                 self.push(Item::Other)?;
             }
-            b'J' => self.constant(4)?,
-            b'K' => self.constant(1)?,
-            b'M' => self.constant(2)?,
+            b'J' => self.number(4, true)?,
+            b'K' => self.number(1, false)?,
+            b'M' => self.number(2, false)?,
             b'G' => self.constant(8)?,
             b'N' | 0x88 | 0x89 | b'}' | b']' | b')' | 0x8f | 0x97 => self.push(Item::Other)?,
             0x8a => {
                 let length = self.byte()?;
-                self.constant(length)?;
+                self.number(length, true)?;
             }
             0x8b => {
                 let length = self.word()?;
@@ -221,15 +277,20 @@ impl Machine<'_, '_> {
                     self.pop()?;
                 }
             }
-            b'e' | b'u' | 0x90 => self.pop_mark()?,
-            b'd' | b'l' | b't' | 0x91 => {
+            b'e' | b'u' | 0x90 => drop(self.pop_mark()?),
+            b'd' | b'l' | 0x91 => {
                 self.pop_mark()?;
                 self.push(Item::Other)?;
             }
-            0x85 => self.replace(1)?,
-            0x86 => self.replace(2)?,
-            0x87 => self.replace(3)?,
-            b'Q' | 0x98 => self.replace(1)?,
+            b't' => {
+                let members = self.pop_mark()?;
+                self.tuple(members)?;
+            }
+            0x85 => self.short_tuple(1)?,
+            0x86 => self.short_tuple(2)?,
+            0x87 => self.short_tuple(3)?,
+            b'Q' => self.persistent()?,
+            0x98 => self.replace(1)?,
             // The memo.
             b'g' => {
                 let line = self.line()?;
@@ -259,11 +320,10 @@ impl Machine<'_, '_> {
             // Imports and calls.
             b'c' | b'i' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.import(format!("{module}.{name}"), at);
                 if opcode == b'i' {
                     self.pop_mark()?;
                 }
-                self.push(Item::Other)?;
+                self.import(format!("{module}.{name}"), at)?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
@@ -271,13 +331,11 @@ impl Machine<'_, '_> {
                     (Item::Text(module), Item::Text(name)) => format!("{module}.{name}"),
                     _ => "a computed name".to_owned(),
                 };
-                self.import(import, at);
-                self.push(Item::Other)?;
+                self.import(import, at)?;
             }
             0x82..=0x84 => {
                 self.skip(1 << (opcode - 0x82))?;
-                self.import("a registered extension".to_owned(), at);
-                self.push(Item::Other)?;
+                self.import("a registered extension".to_owned(), at)?;
             }
             b'R' | 0x81 => self.replace(2)?,
             0x92 => self.replace(3)?,

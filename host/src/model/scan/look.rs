@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::kernels::{self, Counts, Kind};
+use super::members::Checksums;
 use super::zeros::{self, ZeroRuns};
 use super::{Content, Tensors, Weights};
 use crate::domain::inspection::Finding;
@@ -20,13 +21,14 @@ pub(super) struct Scanner {
     runs: ZeroRuns,
     zero_tensors: Vec<usize>,
     padding_reported: bool,
+    checksums: Checksums,
 }
 
 impl Scanner {
     /// The next bytes, from `offset` of the file; `last` of their stretch.
-    pub fn see(&mut self, weights: &[Weights], content: Content, offset: u64, bytes: &[u8], last: bool) {
+    pub fn see(&mut self, tensors: Tensors<'_>, content: Content, offset: u64, bytes: &[u8], last: bool) {
         match content {
-            Content::Other => {}
+            Content::Other => self.checksums.see(tensors.members, offset, bytes, &mut self.findings),
             Content::Padding => {
                 if let Some(place) = bytes.iter().position(|&byte| byte != 0)
                     && !self.padding_reported
@@ -39,7 +41,7 @@ impl Scanner {
                 self.runs.see(offset, bytes);
             }
             Content::Tensor(place) => {
-                let Some(tensor) = weights.get(place) else { return };
+                let Some(tensor) = tensors.weights.get(place) else { return };
                 self.some_not_zero |= !self.runs.see(offset, bytes);
                 self.blocks(tensor.kind, bytes, offset);
                 if last {

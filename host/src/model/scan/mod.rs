@@ -14,6 +14,7 @@
 mod hashing;
 mod kernels;
 mod look;
+mod members;
 mod segment;
 pub mod tokens;
 mod zeros;
@@ -32,6 +33,7 @@ use hashing::{Hashing, Others};
 pub use hashing::{OtherDigests, TensorHash};
 pub use kernels::{Float8, Kind};
 use look::Scanner;
+pub use members::Member;
 
 /// Bytes of a leaf; the last chunk before a border is shorter.
 pub const CHUNK_BYTES: u64 = 1 << 20;
@@ -115,6 +117,8 @@ pub struct Tensors<'a> {
     pub data_offset: u64,
     /// Tokens whose rows may be zero.
     pub idle: &'a [(u64, u64)],
+    /// Of an archive instead: bytes with a checksum, one behind the other.
+    pub members: &'a [Member],
 }
 
 /// The weights of a header that lie within `size` bytes, in file order.
@@ -239,7 +243,7 @@ fn scan_in(
     });
     progress(state.done);
     source.sequential();
-    let job = segment::Job { source, weights, plan: &plan, forget: wanted.forget, bytes: segment_bytes };
+    let job = segment::Job { source, tensors, plan: &plan, forget: wanted.forget, bytes: segment_bytes };
     while job.run(&mut state, others.as_mut(), progress)? {
         if let Some(shelf) = &mut shelf
             && let Ok(text) = serde_json::to_string(&state)

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 
 use super::hashing::{Hashing, Others};
 use super::look::Scanner;
-use super::{CHUNK_BYTES, Content, Place, State, Stretch, Weights};
+use super::{CHUNK_BYTES, Content, Place, State, Stretch, Tensors};
 use crate::model::source::ReadAt;
 
 /// Buffers on the way between the threads; enough for one to run ahead of another.
@@ -31,7 +31,7 @@ impl Chunk {
 /// What all segments have in common.
 pub(super) struct Job<'a> {
     pub source: &'a (dyn ReadAt + Sync),
-    pub weights: &'a [Weights],
+    pub tensors: Tensors<'a>,
     pub plan: &'a [Stretch],
     pub forget: bool,
     /// Bytes of a segment.
@@ -108,7 +108,7 @@ impl Job<'_> {
             let room = buffer.get_mut(..length).unwrap_or_default();
             self.source.read_at(room, offset)?;
             let last = next.done + bytes == stretch.bytes;
-            scanner.see(self.weights, stretch.content, offset, room, last);
+            scanner.see(self.tensors, stretch.content, offset, room, last);
             *next = if last {
                 Place { stretch: next.stretch + 1, done: 0 }
             } else {

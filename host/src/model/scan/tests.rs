@@ -42,7 +42,7 @@ fn chunks<'a>(bytes: &'a [u8], weights: &[Weights], data_offset: u64) -> Vec<&'a
 
 impl Sample {
     fn tensors<'a>(&self, weights: &'a [Weights]) -> Tensors<'a> {
-        Tensors { weights, data_offset: self.header.data_offset, idle: &[] }
+        Tensors { weights, data_offset: self.header.data_offset, ..Tensors::default() }
     }
 
     fn start(&self, name: &str) -> usize {

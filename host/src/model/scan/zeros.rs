@@ -195,7 +195,7 @@ mod tests {
             bytes,
         };
         let weights = [tensor(name, AT, bytes), tensor("last.weight", AT + bytes, ROW)];
-        let tensors = Tensors { weights: &weights, data_offset: AT, idle: &[(3, 40)] };
+        let tensors = Tensors { weights: &weights, data_offset: AT, idle: &[(3, 40)], members: &[] };
         let mut findings = Findings::default();
         judge(&[(AT + from * ROW - extra, AT + to * ROW + extra)], tensors, &[], &mut findings);
         let [finding] = findings.finish().try_into().unwrap();
