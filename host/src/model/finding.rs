@@ -118,7 +118,7 @@ codes! {
 
     // The tensor table.
     DuplicateTensor "duplicate-tensor" Error
-        "Two tensors, or two entries of a safetensors header, have the same name; loaders disagree on which one counts."
+        "Two tensors, or two entries of a safetensors header or index, have the same name; loaders disagree on which one counts."
         "Do not load it; get a clean copy."
     BadDimensions "bad-dimensions" Error
         "A tensor has more than four dimensions, a dimension of 0, or rows that are not whole blocks of its type."

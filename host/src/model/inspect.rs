@@ -176,8 +176,11 @@ impl<'a> Inspector<'a> {
         let io = |error: &io::Error| Problem::io("read", path, error);
         let source = SourceFile::open(path).map_err(|error| io(&error))?;
         let content = sniff(&source, 0).map_err(|error| io(&error))?;
-        let named_gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
-        if content == Content::Safetensors && !named_gguf {
+        let named = |what: &str| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(what));
+        let named_gguf = named("gguf");
+        // Of the length of its header alone nobody can tell that it is one.
+        let begun = content == Content::Unknown && source.size() <= 8 && named("safetensors");
+        if content == Content::Safetensors && !named_gguf || begun {
             return folder::file(self, path, source);
         }
         if content != Content::Gguf && !(named_gguf && matches!(content, Content::Unknown | Content::Zeros)) {

@@ -64,9 +64,8 @@ pub fn check(model: &Model<'_>, findings: &mut Findings) {
     if !model.is_language_model() {
         let kind = model.metadata.str("general.type").unwrap_or("projector");
         if kind != "adapter" {
-            findings.push(
-                Code::NotALanguageModel.finding(format!("the file holds a {kind}, not a language model")),
-            );
+            let message = format!("the file holds no language model; it is of the kind {kind}");
+            findings.push(Code::NotALanguageModel.finding(message));
         }
         return;
     }

@@ -3,6 +3,7 @@
 
 mod config;
 mod contents;
+mod index;
 mod texts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
 use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
 pub use config::Config;
+use index::Index;
 
 /// One opened file of weights.
 pub(super) struct Shard {
@@ -53,6 +55,7 @@ pub(super) fn file(
     inspection.files.push(record);
     inspector.state_roots(&mut inspection);
     state_weights(&mut inspection, std::slice::from_ref(&shard));
+    no_tensors(&inspection, &mut findings);
     if inspection.kind == ArtifactKind::Safetensors && shard.header.is_some() {
         findings.push(Code::ConfigMissing.finding("a file of weights alone; its folder was not looked at"));
     }
@@ -72,7 +75,7 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
     inspection.tokenizer_hash = texts::check(path, &names, config.as_ref(), &mut findings);
     texts::documents(path, &names, &mut findings);
-    let index = index(path, &names, &mut findings);
+    let index = index::read(path, &names, &mut findings);
     let mut shards = Vec::new();
     for name in weight_files(&names, index.as_ref(), &mut findings) {
         let shard_path = path.join(&name);
@@ -99,6 +102,7 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let whole = !findings.has_errors() && shards.iter().all(|shard| shard.header.is_some());
     if whole {
         state_weights(&mut inspection, &shards);
+        no_tensors(&inspection, &mut findings);
         if inspection.kind == ArtifactKind::Mlx {
             texts::packed(&shards, &mut findings);
         }
@@ -203,31 +207,6 @@ fn read_config(
         Err(error) => {
             let finding = Code::BadJson.finding(format!("{name} is not valid JSON: {error}"));
             findings.push(Finding { part: Some(name.to_owned()), ..finding });
-            None
-        }
-    }
-}
-
-/// Which file each tensor is in, by `model.safetensors.index.json`.
-pub(super) type Index = BTreeMap<String, String>;
-
-#[derive(serde::Deserialize)]
-struct IndexFile {
-    weight_map: Index,
-}
-
-const INDEX: &str = "model.safetensors.index.json";
-
-fn index(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) -> Option<Index> {
-    if !names.contains(INDEX) {
-        return None;
-    }
-    let text = text(path, INDEX, budget::INDEX_BYTES, findings)?;
-    match serde_json::from_str::<IndexFile>(&text) {
-        Ok(index) => Some(index.weight_map),
-        Err(error) => {
-            let finding = Code::BadJson.finding(format!("{INDEX} is not a valid index: {error}"));
-            findings.push(Finding { part: Some(INDEX.to_owned()), ..finding });
             None
         }
     }
@@ -344,6 +323,13 @@ fn state_weights(inspection: &mut Inspection, shards: &[Shard]) {
         .any(|header| header.metadata.get("format").is_some_and(|format| format == "mlx"));
     if mlx && inspection.kind == ArtifactKind::Safetensors {
         inspection.kind = ArtifactKind::Mlx;
+    }
+}
+
+/// Headers without a tensor are sound, and no model.
+fn no_tensors(inspection: &Inspection, findings: &mut Findings) {
+    if inspection.tensors == Some(0) {
+        findings.push(Code::NotALanguageModel.finding("there are no tensors"));
     }
 }
 

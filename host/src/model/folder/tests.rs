@@ -195,6 +195,14 @@ fn damage_has_its_code() {
         ("traversal", indexed("\"a\":\"../../etc/passwd\""), "path-traversal"),
         ("absolute", indexed("\"a\":\"/etc/passwd\""), "path-traversal"),
         ("shard gone", indexed("\"a\":\"model-00001-of-00002.safetensors\""), "shard-missing"),
+        (
+            "listed twice",
+            indexed(
+                "\"model.norm.weight\":\"model.safetensors\",\"model.norm.weight\":\"model.safetensors\"",
+            ),
+            "duplicate-tensor",
+        ),
+        ("no tensors", one(CONFIG, &weights("{}", &[])), "not-a-language-model"),
         ("index lies", indexed("\"a\":\"model.safetensors\""), "shard-tensor"),
         (
             "twice",

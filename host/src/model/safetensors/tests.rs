@@ -122,6 +122,16 @@ fn full(bytes: &[u8]) -> Vec<Finding> {
 }
 
 #[test]
+fn a_file_of_no_tensors_or_hardly_any_bytes() {
+    let codes = |bytes: &[u8]| -> Vec<String> { full(bytes).into_iter().map(|of| of.code).collect() };
+    assert_eq!(codes(&file("{}", 0)), ["not-a-language-model", "config-missing"]);
+    let sound = file(&format!("{{{}}}", entry("a", "U8", "[1]", 0, 1)), 1);
+    for cut in 1..sound.len() {
+        assert_eq!(codes(&sound[..cut]).first().map(String::as_str), Some("truncated"), "{cut}");
+    }
+}
+
+#[test]
 fn odd_values_of_every_float_type_are_found() {
     let cases: [(&str, &[u8], &str); 15] = [
         ("F32", &[0, 0, 0xc0, 0x7f], "nan-weights"),
