@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use assayd::digest::{merkle_root, sha256};
+use assayd::domain::text::is_plain;
 use assayd::model::gguf::write::{TensorData, write_file};
 use assayd::model::gguf::{GgmlType, Value, read_strict};
 

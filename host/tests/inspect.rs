@@ -222,3 +222,71 @@ fn a_sparse_file_of_40_gigabytes_takes_less_than_a_second() {
     assert_ne!(document[0]["status"], "reject", "{document}");
     assert!(took < std::time::Duration::from_secs(1), "{took:?}");
 }
+
+/// Whatever names, metadata and paths hold: of it people see what is there, on as few lines as the
+/// program means to write.
+#[test]
+fn nothing_from_a_file_steers_a_terminal_or_hides_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hostile = "x\u{1b}]0;pwn\u{7}\u{1b}[31m\u{9b}31m\u{202e}LTR\u{2066}\u{200b}\u{e0041}\r";
+    let model = format!("{hostile}.gguf");
+    let data = [1u8; 256];
+    let tensor = TensorData { name: "t\u{202e}\u{200b}", kind: GgmlType::F32, shape: &[64], data: &data };
+    let metadata: [(&str, Value); 3] = [
+        ("general.architecture", hostile.into()),
+        ("tokenizer.chat_template", format!("{{{{ ''.__class__ }}}}{hostile}").as_str().into()),
+        (hostile, hostile.into()),
+    ];
+    write_file(&folder.path().join(&model), &metadata, &[tensor]).unwrap();
+    let missing = format!("no{hostile}.gguf");
+    let list = format!("{hostile}.list");
+    fs::write(folder.path().join(&list), format!("{}  {hostile}\n", "0".repeat(64))).unwrap();
+    let document = format!("{hostile}.md");
+    fs::write(folder.path().join(&document), format!("{{EVIL}}{hostile}\n<<<<<<< {hostile}\n")).unwrap();
+    let commands: Vec<Vec<&str>> = vec![
+        vec!["inspect", "--explain", &model, &document, &missing],
+        vec!["inspect", "--full", "--cache", &document, &model],
+        vec!["hash", &model],
+        vec!["hash", &model, "--kind", "xxh64"],
+        vec!["hash", &model, "--check", &list],
+        vec!["hash", &missing],
+        vec!["lineage", &model, "--reference", &model],
+        vec!["estimate", &model],
+        vec!["models", "."],
+        vec!["models", &model],
+        vec!["logprobs", &model, "--tokens", &list],
+        vec!["plugin", "check", &model],
+        vec!["bundle", "verify", &model],
+        vec!["bundle", "verify", &missing],
+        vec!["keys", "pin", hostile, hostile],
+        vec![hostile],
+    ];
+    for arguments in commands {
+        let output = Command::new(env!("CARGO_BIN_EXE_assayd"))
+            .current_dir(folder.path())
+            .args(&arguments)
+            .env("XDG_CACHE_HOME", folder.path().join("cache"))
+            .env("XDG_DATA_HOME", folder.path())
+            .output()
+            .unwrap();
+        let text = [&output.stdout[..], &output.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        assert!(!text.is_empty(), "{arguments:?}");
+        assert_eq!(text, assayd::domain::text::page(&text), "{arguments:?}");
+    }
+}
+
+/// A metadata text of megabytes: nobody is shown all of it, and no program gets it again and again.
+#[test]
+fn long_texts_are_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "a".repeat(15 << 20);
+    let tensor = TensorData { name: "t", kind: GgmlType::F32, shape: &[64], data: &[1u8; 256] };
+    let metadata: [(&str, Value); 1] = [("general.architecture", long.as_str().into())];
+    write_file(&folder.path().join("long.gguf"), &metadata, &[tensor]).unwrap();
+    for (arguments, most) in [(&["long.gguf"][..], 32 << 10), (&["--json", "long.gguf"], 128 << 10)] {
+        let output = assayd(folder.path(), arguments);
+        assert!(out(&output).contains('…'), "{arguments:?}");
+        assert!(output.stdout.len() < most, "{arguments:?}: {} bytes", output.stdout.len());
+    }
+}

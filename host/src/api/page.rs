@@ -13,6 +13,7 @@ use super::reply::ApiError;
 use super::{Api, Progress};
 use crate::domain::inspection::{Finding, Severity, Status};
 use crate::domain::size::ByteSize;
+use crate::domain::text;
 use crate::store::{Artifact, ArtifactState, Assay, AssayState};
 
 /// Style, script and connections of this daemon only; whatever a model's name or metadata
@@ -106,7 +107,7 @@ pub async fn page(State(api): State<Api>, _: Params<Nothing>) -> Result<Response
     };
     let html =
         page.render().map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(html)).into_response())
+    Ok(([(header::CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(text::page(&html))).into_response())
 }
 
 fn row(artifact: &Artifact, assays: &[Assay]) -> Row {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::memory::MemoryArgs;
 use super::placement::PlacementArgs;
 use super::screen::{self, Bar};
-use super::verify_screen;
 use crate::domain::Problem;
 use crate::engine::KvType;
 use crate::measure::bench::{self, Bench, Plan, Spread};
@@ -130,9 +129,9 @@ fn comparison(beside: &Beside) -> String {
         saved(host_memory)
     );
     let same = if changed.is_empty() { "; the settings are the same" } else { "" };
-    let _ = writeln!(text, "  before: {}{same}", verify_screen::printable(&path.display().to_string()));
+    let _ = writeln!(text, "  before: {}{same}", screen::shown_path(path));
     for line in changed {
-        let _ = writeln!(text, "  {}", verify_screen::printable(line));
+        let _ = writeln!(text, "  {}", screen::shown(line));
     }
     text
 }
@@ -208,7 +207,7 @@ fn table(found: &Bench) -> String {
     }
     let _ = writeln!(text, "{} {} on {}", found.engine.name, found.engine.version, found.engine.device);
     for warning in &found.warnings {
-        let _ = writeln!(text, "  note: {warning}");
+        let _ = writeln!(text, "  note: {}", screen::shown(warning));
     }
     if let Some(beside) = &found.baseline {
         let _ = write!(text, "\n{}", comparison(beside));

@@ -159,7 +159,7 @@ fn signed(signature: &Signature) -> String {
 }
 
 fn human(found: &Verification) -> String {
-    let name = found.path.display();
+    let name = screen::shown_path(&found.path);
     let mut text = String::new();
     let verdict = found.verdict.map_or("n/a", |verdict| verdict.as_str());
     let _ = match found.outcome {
@@ -171,7 +171,7 @@ fn human(found: &Verification) -> String {
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     verify_screen::fit(&mut table);
     let mut row = |name: &str, value: String| {
-        table.add_row([name.to_owned(), verify_screen::printable(&value)]);
+        table.add_row([name.to_owned(), screen::shown(&value)]);
     };
     if let Some(mismatch) = &found.mismatch {
         row("first difference", place(mismatch));
@@ -199,7 +199,7 @@ fn human(found: &Verification) -> String {
     }
     let _ = writeln!(text, "{table}");
     if let Some(hint) = &found.hint {
-        let _ = writeln!(text, "hint: {hint}");
+        let _ = writeln!(text, "hint: {}", screen::shown(hint));
     }
     text
 }
@@ -224,7 +224,7 @@ fn show(args: &ShowArgs) -> Result<u8, Problem> {
         let entry = bundle.section(Section::Report).next().cloned();
         let entry = entry.ok_or_else(|| Problem::input("there is no report inside"))?;
         let json = bundle.body(&entry)?;
-        screen::print(&format!("{}\n", String::from_utf8_lossy(&json)))?;
+        screen::print_document(&String::from_utf8_lossy(&json))?;
         return Ok(0);
     }
     let signer = bundle.signature.map(|(key, _)| key);
@@ -244,7 +244,7 @@ fn show(args: &ShowArgs) -> Result<u8, Problem> {
         return Ok(0);
     }
     let mut text = verify_screen::result(&report, &[]);
-    let _ = writeln!(text, "{}: {}", args.file.display(), screen::bytes(bundle.bytes));
+    let _ = writeln!(text, "{}: {}", screen::shown_path(&args.file), screen::bytes(bundle.bytes));
     for section in sections {
         let (name, count) = (section.as_str(), count(section));
         let _ = writeln!(text, "  {name:<11} {count:>6} records  {:>11}", screen::bytes(bytes(section)));

@@ -137,8 +137,8 @@ fn table(comparison: &Comparison) -> String {
     let _ = writeln!(
         text,
         "{} against {}: {} positions of {} sequences, KL(reference || candidate)",
-        comparison.candidate.display(),
-        comparison.reference.display(),
+        screen::shown_path(&comparison.candidate),
+        screen::shown_path(&comparison.reference),
         summary.positions,
         comparison.sequences
     );
@@ -158,7 +158,7 @@ fn table(comparison: &Comparison) -> String {
         comparison.engine.version
     );
     for warning in &comparison.warnings {
-        let _ = writeln!(text, "  note: {warning}");
+        let _ = writeln!(text, "  note: {}", screen::shown(warning));
     }
     text
 }

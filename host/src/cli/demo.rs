@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         screen::print(&format!(
             "{verdicts}; {:.1} s in all\nreports    {}\ndashboard  {address}\n",
             started.elapsed().as_secs_f64(),
-            folder.join("reports").display()
+            screen::shown_path(&folder.join("reports"))
         ))?;
         if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
             screen::print("The daemon goes on until you press Enter.\n")?;
@@ -300,7 +300,7 @@ fn table(
             model.why.clone(),
             model.expected.clone(),
             if verdict == model.expected { verdict.to_owned() } else { format!("{verdict}  (!)") },
-            outcome.map_or_else(|| "n/a".to_owned(), |outcome| outcome.reason.clone()),
+            outcome.map_or_else(|| "n/a".to_owned(), |outcome| screen::shown(&outcome.reason)),
             report.map_or_else(|| "n/a".to_owned(), |name| name.to_string_lossy().into_owned()),
         ]);
     }

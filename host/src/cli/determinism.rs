@@ -69,14 +69,20 @@ fn table(found: &Determinism) -> String {
             None => "n/a",
         };
         let moved = axis.max_logprob_difference.map_or_else(|| "n/a".to_owned(), |x| format!("{x:.1e}"));
-        table.add_row([axis.axis.to_owned(), values.join(", "), identical.to_owned(), moved, note(axis)]);
+        table.add_row([
+            axis.axis.to_owned(),
+            values.join(", "),
+            identical.to_owned(),
+            moved,
+            screen::shown(&note(axis)),
+        ]);
     }
     let decision = match found.decision {
         Decision::FullyDeterministic => "FULLY_DETERMINISTIC",
         Decision::MostlyDeterministic => "MOSTLY_DETERMINISTIC",
         Decision::NonDeterministic => "NON_DETERMINISTIC",
     };
-    let mut text = format!("{decision}: {}\n  {}\n{table}\n", found.model.display(), found.claim);
+    let mut text = format!("{decision}: {}\n  {}\n{table}\n", screen::shown_path(&found.model), found.claim);
     let _ = writeln!(
         text,
         "{} prompts, up to {} new tokens each, on {} ({} {})",

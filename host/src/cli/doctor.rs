@@ -279,7 +279,7 @@ fn table(report: &Report) -> String {
     let mut before = "";
     for (name, value) in rows {
         // A name that repeats is said once.
-        table.add_row([if name == before { "" } else { name }, &value]);
+        table.add_row([if name == before { "" } else { name }, &screen::shown(&value)]);
         before = name;
     }
     let mut text = table.trim_fmt();

@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::memory::CapsArgs;
 use super::placement::PlacementArgs;
 use super::screen;
-use super::verify_screen;
 use crate::domain::footprint::{DeviceBytes, Footprint};
 use crate::domain::size::ByteSize;
 use crate::domain::{Problem, budget};
@@ -288,7 +287,7 @@ fn logged(output: &Output) -> String {
         .map(|bytes| ByteSize(bytes).to_string());
         text.push_str(&format!(
             "logged on {}: model {model}, KV cache {kv}, compute {compute}, output {output}: {total} (counted here: {counted})\n",
-            verify_screen::printable(&device.name)
+            screen::shown(&device.name)
         ));
     }
     let all = devices.iter().map(|device| device.total_bytes).fold(0, u64::saturating_add);
@@ -317,7 +316,7 @@ fn table(output: &Output) -> String {
     table.set_header(["device", "model", "KV cache", "compute", "output", "total"]);
     for device in &output.devices {
         table.add_row([
-            device.name.clone(),
+            screen::shown(&device.name),
             size(device.model_bytes),
             size(device.kv_bytes),
             size(device.compute_bytes),

@@ -256,7 +256,7 @@ fn verdict(out: &mut String, report: &Report) {
                 continue;
             }
             (_, What::Signature) => {
-                let _ = writeln!(out, "INVALID  signature: {}", clean(&checked.algorithm));
+                let _ = writeln!(out, "INVALID  signature: {}", screen::shown(&checked.algorithm));
                 continue;
             }
             (Outcome::Changed, _) => "CHANGED",
@@ -267,18 +267,19 @@ fn verdict(out: &mut String, report: &Report) {
             (Outcome::Swapped, _) => "SWAPPED",
             (Outcome::Duplicate, _) => "DUPLICATE",
         };
-        let detail = checked.detail.as_ref().map(|detail| format!(": {}", clean(detail))).unwrap_or_default();
+        let detail =
+            checked.detail.as_ref().map(|detail| format!(": {}", screen::shown(detail))).unwrap_or_default();
         // Of one thing several digests may be compared.
         let usual =
             matches!((checked.what, &*checked.algorithm), (What::File, "sha256") | (_, "tree" | "leaf"));
-        let kind = if usual { String::new() } else { format!(" ({})", clean(&checked.algorithm)) };
-        let _ = writeln!(out, "{outcome}  {what} {}{kind}{detail}", clean(&checked.name));
+        let kind = if usual { String::new() } else { format!(" ({})", screen::shown(&checked.algorithm)) };
+        let _ = writeln!(out, "{outcome}  {what} {}{kind}{detail}", screen::shown(&checked.name));
     }
     for why in &report.unchecked {
-        let _ = writeln!(out, "NOT CHECKED  {}", clean(why));
+        let _ = writeln!(out, "NOT CHECKED  {}", screen::shown(why));
     }
     for remark in &report.remarks {
-        let _ = writeln!(out, "note: {}", clean(remark));
+        let _ = writeln!(out, "note: {}", screen::shown(remark));
     }
     if !report.checked.is_empty() {
         let _ = writeln!(out, "{fine} of {} as expected", report.checked.len());
@@ -345,9 +346,4 @@ fn verify(args: &Args, file: &Path) -> Result<u8, Problem> {
         screen::print(&out)?;
     }
     Ok(u8::from(!valid))
-}
-
-/// Names come from hostile files: nothing of them may steer a terminal.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

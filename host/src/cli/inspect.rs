@@ -1,7 +1,7 @@
 //! `assayd inspect`: what can be said about model files without running them.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -114,7 +114,7 @@ fn one(path: &Path, args: &Args) -> Result<Inspection, Problem> {
     {
         bar.set_style(style);
     }
-    bar.set_message(clean(&path.display().to_string()));
+    bar.set_message(screen::shown_path(path));
     let result = model::inspect_with(path, &InspectOptions { full }, hashing, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -124,17 +124,7 @@ fn one(path: &Path, args: &Args) -> Result<Inspection, Problem> {
 }
 
 fn complain(problem: &Problem) {
-    let mut text = format!("assayd: {}\n", clean(&problem.message));
-    if let Some(hint) = &problem.hint {
-        let _ = writeln!(text, "  {}", clean(hint));
-    }
-    // Nothing is left to do if standard error is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-/// Names come from hostile files: nothing of them may steer a terminal.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    screen::tell("assayd", &problem.message, problem.hint.as_deref());
 }
 
 fn human(inspections: &[Inspection], ignored: &[model::Ignored], explain: bool) -> String {
@@ -146,8 +136,7 @@ fn human(inspections: &[Inspection], ignored: &[model::Ignored], explain: bool) 
     if explain && !ignored.is_empty() {
         out.push_str("Ignored:\n");
         for file in ignored {
-            let _ =
-                writeln!(out, "  {}: {}", clean(&file.path.display().to_string()), file.reason.explanation());
+            let _ = writeln!(out, "  {}: {}", screen::shown_path(&file.path), file.reason.explanation());
         }
         out.push('\n');
     }
@@ -165,13 +154,13 @@ fn describe(out: &mut String, inspection: &Inspection, explain: bool) {
         Status::Warn => "WARN",
         Status::Reject => "REJECT",
     };
-    let _ = writeln!(out, "{status}  {}", clean(&inspection.path.display().to_string()));
+    let _ = writeln!(out, "{status}  {}", screen::shown_path(&inspection.path));
     let kind = serde_json::to_value(inspection.kind).ok();
     let kind = kind.as_ref().and_then(serde_json::Value::as_str).unwrap_or("unknown");
     let version = inspection.format_version.map(|version| format!(" version {version}")).unwrap_or_default();
     let mut fact = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            let _ = writeln!(out, "  {name:<15} {}", clean(&value));
+            let _ = writeln!(out, "  {name:<15} {}", screen::shown(&value));
         }
     };
     fact("kind", Some(format!("{kind}{version}")));
@@ -211,7 +200,13 @@ fn describe_finding(out: &mut String, finding: &Finding, explain: bool) {
     if let Some(offset) = finding.offset {
         let _ = write!(place, " at byte {}", grouped(offset));
     }
-    let _ = writeln!(out, "  {severity}: {} [{}]{}", clean(&finding.message), finding.code, clean(&place));
+    let _ = writeln!(
+        out,
+        "  {severity}: {} [{}]{}",
+        screen::shown(&finding.message),
+        finding.code,
+        screen::shown(&place)
+    );
     let Some(code) = Code::from_name(&finding.code) else { return };
     if explain {
         let _ = writeln!(out, "    what it means: {}", code.meaning());

@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
             screen::print(&format!(
                 "{public}\nThe private key is in {}, for you alone. Others pin the line above:\n  \
                  assayd keys pin NAME {public}\n",
-                place.display()
+                screen::shown_path(&place)
             ))?;
         }
         Command::Show { json } => {
@@ -138,7 +138,10 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
                     .hint("the signer prints it with: assayd keys show")
             })?;
             ring.pin(name, key)?;
-            screen::print(&format!("pinned in {}: {name} is {key}\n", ring.pinned_path().display()))?;
+            screen::print(&format!(
+                "pinned in {}: {name} is {key}\n",
+                screen::shown_path(&ring.pinned_path())
+            ))?;
         }
         Command::Unpin { name } => {
             ring.unpin(name)?;
@@ -160,7 +163,7 @@ fn list(ring: &Keyring, json: bool) -> Result<(), Problem> {
     let own = own.map_or_else(|| "none; make one with: assayd keys new".to_owned(), |key| key.to_string());
     table.add_row(["(your own)".to_owned(), own]);
     for pinned in pinned {
-        table.add_row([pinned.name, pinned.key.to_string()]);
+        table.add_row([screen::shown(&pinned.name), pinned.key.to_string()]);
     }
     screen::print(&format!("{table}\n"))
 }

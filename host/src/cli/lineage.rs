@@ -109,7 +109,7 @@ fn human(lineage: &Lineage) -> String {
     };
     let mut out = format!("{relation}\n");
     for reason in &lineage.reasons {
-        let _ = writeln!(out, "  {}", screen_safe(reason));
+        let _ = writeln!(out, "  {}", screen::shown(reason));
     }
     let _ = writeln!(
         out,
@@ -117,7 +117,7 @@ fn human(lineage: &Lineage) -> String {
         lineage.tensors_compared, lineage.tensors_identical
     );
     if let (Some(excess), Some(worst)) = (lineage.max_excess_error, &lineage.worst_tensor) {
-        let worst = screen_safe(worst);
+        let worst = screen::shown(worst);
         let _ =
             writeln!(out, "  largest error beyond rounding {excess:.3e}, relatively worst tensor {worst}");
     }
@@ -168,7 +168,7 @@ fn around(likeness: &Likeness) -> String {
         ("generation", &likeness.generation),
     ] {
         for difference in list.iter().take(LISTED_DIFFERENCES) {
-            let _ = writeln!(out, "  {name} differs: {}", screen_safe(&difference.to_string()));
+            let _ = writeln!(out, "  {name} differs: {}", screen::shown(&difference.to_string()));
         }
         if let Some(more) = list.len().checked_sub(LISTED_DIFFERENCES).filter(|&more| more > 0) {
             let _ = writeln!(out, "  {name}: {more} more differences; --json lists them");
@@ -178,7 +178,7 @@ fn around(likeness: &Likeness) -> String {
         out.push_str("  the tokenizers are equal\n");
     }
     for unknown in &likeness.unknown {
-        let _ = writeln!(out, "  not compared: {}", screen_safe(unknown));
+        let _ = writeln!(out, "  not compared: {}", screen::shown(unknown));
     }
     out
 }
@@ -191,7 +191,7 @@ fn tries(tried: Option<&RoundTrip>) -> String {
         tried.equal, tried.texts, tried.lossless_candidate, tried.lossless_reference
     );
     for text in &tried.differing {
-        let _ = writeln!(out, "    other tokens: {}", screen_safe(&format!("{text:?}")));
+        let _ = writeln!(out, "    other tokens: {}", screen::shown(&format!("{text:?}")));
     }
     out
 }
@@ -202,12 +202,12 @@ fn line(tensor: &TensorLineage) -> String {
     let of = |kind: &Option<String>| kind.clone().unwrap_or_else(|| "-".to_owned());
     let mut out = format!(
         "{}  {} -> {}  {relation}",
-        screen_safe(&tensor.name),
+        screen::shown(&tensor.name),
         of(&tensor.reference_type),
         of(&tensor.candidate_type)
     );
     if let Some(from) = &tensor.moved_from {
-        let _ = write!(out, " from {}", screen_safe(from));
+        let _ = write!(out, " from {}", screen::shown(from));
     }
     if let Some(rank) = tensor.rank {
         let _ = write!(out, " by a matrix of rank {rank}");
@@ -222,9 +222,4 @@ fn line(tensor: &TensorLineage) -> String {
         let _ = write!(out, ", {:.1} % of the blocks as rounding gives them", 100.0 * share);
     }
     out
-}
-
-/// Names come from hostile files: nothing of them may steer a terminal.
-fn screen_safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

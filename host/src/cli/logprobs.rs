@@ -249,7 +249,7 @@ fn table(output: &Output) -> String {
         output.mean_nll,
         output.perplexity,
         output.positions,
-        output.model.display()
+        screen::shown_path(&output.model)
     );
     let _ = writeln!(
         text,

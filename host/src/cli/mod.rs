@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::domain::Problem;
+use crate::domain::text;
 use crate::worker;
 
 pub mod bench;
@@ -80,7 +80,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are answers, not mistakes.
             let code = if error.use_stderr() { 2 } else { 0 };
-            let _ = error.print();
+            // What was typed stands in the message.
+            match error.render().to_string() {
+                plain if text::page(&plain) == plain => drop(error.print()),
+                hostile => drop(std::io::stderr().write_all(text::page(&hostile).as_bytes())),
+            }
             return ExitCode::from(code);
         }
     };
@@ -115,17 +119,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(problem) => {
-            report_problem(&problem);
+            screen::tell("error", &problem.message, problem.hint.as_deref());
             ExitCode::from(problem.exit_code())
         }
-    }
-}
-
-/// Prints what went wrong and what to do about it.
-fn report_problem(problem: &Problem) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "error: {}", problem.message);
-    if let Some(hint) = &problem.hint {
-        let _ = writeln!(stderr, "hint: {hint}");
     }
 }

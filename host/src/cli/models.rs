@@ -169,7 +169,7 @@ fn entry(args: &Args, path: &std::path::Path, budget: Budget) -> Entry {
 fn table(output: &Output) -> String {
     let size =
         |bytes: Option<u64>| bytes.map_or_else(|| "n/a".to_owned(), |bytes| ByteSize(bytes).to_string());
-    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "n/a".to_owned());
+    let text = |value: &Option<String>| value.as_deref().map_or_else(|| "n/a".to_owned(), screen::shown);
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["model", "architecture", "type", "parameters", "files", "memory", "context", "fit"]);
@@ -178,11 +178,10 @@ fn table(output: &Output) -> String {
             model.held_bytes.zip(model.mapped_bytes).map(|(held, mapped)| held.saturating_add(mapped));
         let fit = match (model.fit, &model.note) {
             (Some(fit), _) => fit.as_str().to_owned(),
-            (None, Some(note)) => note.clone(),
-            (None, None) => "n/a".to_owned(),
+            (None, note) => text(note),
         };
         table.add_row([
-            model.path.display().to_string(),
+            screen::shown_path(&model.path),
             text(&model.architecture),
             text(&model.quantization),
             model.parameters.map_or_else(|| "n/a".to_owned(), |count| count.to_string()),

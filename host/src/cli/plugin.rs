@@ -79,17 +79,19 @@ fn list(folder: Option<&Path>, json: bool) -> Result<u8, Problem> {
     for plugin in plugins {
         let from = match &plugin.origin {
             Origin::Builtin => "assayd".to_owned(),
-            Origin::File(path) => path.display().to_string(),
+            Origin::File(path) => screen::shown_path(path),
         };
         let digest: String = plugin.sha256.to_string().chars().take(12).collect();
         let kind = plugin.kind.as_str().to_owned();
-        table.add_row([kind, plugin.id, plugin.version, digest, from, plugin.summary]);
+        let [id, version, summary] =
+            [plugin.id, plugin.version, plugin.summary].map(|text| screen::shown(&text));
+        table.add_row([kind, id, version, digest, from, summary]);
     }
     let mut text = format!("{table}\n");
     for file in skipped {
-        let _ = writeln!(text, "not used: {}: {}", file.path.display(), file.why);
+        let _ = writeln!(text, "not used: {}: {}", screen::shown_path(&file.path), screen::shown(&file.why));
         if let Some(hint) = &file.hint {
-            let _ = writeln!(text, "  hint: {hint}");
+            let _ = writeln!(text, "  hint: {}", screen::shown(hint));
         }
     }
     screen::print(&text)?;

@@ -8,10 +8,30 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::domain::Problem;
+use crate::domain::{Problem, text};
 
-/// Writes text to standard output; a reader that went away (`| head`) is no error.
+pub use crate::domain::text::{path as shown_path, shown};
+
+/// Writes text for people to standard output.
 pub fn print(text: &str) -> Result<(), Problem> {
+    write_out(&text::page(text))
+}
+
+/// Writes one JSON document to standard output, and nothing else. It is for programs: nothing is
+/// replaced in it.
+pub fn print_json(value: &impl Serialize) -> Result<(), Problem> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Problem::internal(format!("cannot write JSON: {error}")))?;
+    print_document(&text)
+}
+
+/// As [`print_json`], of what is written already.
+pub fn print_document(json: &str) -> Result<(), Problem> {
+    write_out(&format!("{json}\n"))
+}
+
+/// A reader that went away (`| head`) is no error.
+fn write_out(text: &str) -> Result<(), Problem> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -21,18 +41,19 @@ pub fn print(text: &str) -> Result<(), Problem> {
     }
 }
 
-/// Writes one JSON document to standard output, and nothing else.
-pub fn print_json(value: &impl Serialize) -> Result<(), Problem> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|error| Problem::internal(format!("cannot write JSON: {error}")))?;
-    text.push('\n');
-    print(&text)
-}
-
 /// A refusal and what to do about it, on standard error.
 pub fn complain(what: &str, hint: &str) {
+    tell("rejected", what, Some(hint));
+}
+
+/// Something that went wrong, and what to do about it, on standard error.
+pub fn tell(word: &str, what: &str, hint: Option<&str>) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "rejected: {what}\nhint: {hint}");
+    // Nothing is left to do if standard error is gone.
+    let _ = writeln!(stderr, "{word}: {}", text::shown(what));
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "hint: {}", text::shown(hint));
+    }
 }
 
 /// A progress bar on standard error, from 0 to 1; silent where nobody watches.
@@ -55,14 +76,14 @@ impl Bar {
 
     /// A new task on the same line.
     pub fn label(&self, label: &str) {
-        self.0.set_message(label.to_owned());
+        self.0.set_message(shown(label));
         self.0.set_position(0);
         self.0.reset_elapsed();
     }
 
     /// As [`label`](Self::label), without starting again when the task is still the same.
     pub fn say(&self, label: &str) {
-        if self.0.message() != label {
+        if self.0.message() != shown(label) {
             self.label(label);
         }
     }

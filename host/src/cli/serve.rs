@@ -1,10 +1,16 @@
 //! `assayd serve`: the daemon.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::screen;
 use crate::app::config::{self, Config, Overrides};
@@ -90,7 +96,7 @@ fn listen_for_signals() -> Option<(Signal, Signal)> {
 
 fn described(config: &Config) -> String {
     let file = match &config.file {
-        Some(file) => format!("configuration {}", file.display()),
+        Some(file) => format!("configuration {}", screen::shown_path(file)),
         None => "no configuration file".to_owned(),
     };
     match config.rules.len() {
@@ -103,9 +109,9 @@ fn described(config: &Config) -> String {
 fn greeting(ready: &Ready, rules: &str) -> String {
     let mut out = format!("assayd {} listens on http://{}\n", env!("CARGO_PKG_VERSION"), ready.address);
     for folder in &ready.folders {
-        let _ = writeln!(out, "  watches {}", folder.display());
+        let _ = writeln!(out, "  watches {}", screen::shown_path(folder));
     }
-    let _ = writeln!(out, "  state   {}\n  {rules}", ready.state.display());
+    let _ = writeln!(out, "  state   {}\n  {rules}", screen::shown_path(&ready.state));
     if ready.artifacts > 0 || ready.unfinished > 0 {
         let (artifacts, unfinished) = (ready.artifacts, ready.unfinished);
         let _ = writeln!(out, "  on record: {artifacts} artifacts, {unfinished} unfinished assays go on");
@@ -113,15 +119,50 @@ fn greeting(ready: &Ready, rules: &str) -> String {
     out + "  Ctrl-C stops it\n"
 }
 
-fn log_to_stderr() {
-    use std::io::IsTerminal as _;
+/// What a log line says of a path or of a text from a file steers no terminal.
+fn put_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = screen::shown(&format!("{value:?}"));
+    if field.name() == "message" { writer.write_str(&value) } else { write!(writer, "{field}={value}") }
+}
+
+/// Log lines on `writer`.
+fn logger<W>(writer: W, colours: bool) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
     let filter = tracing_subscriber::EnvFilter::try_from_env("ASSAYD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second one (a caller that logs already) is left as it is.
-    let _ = tracing_subscriber::fmt()
+    tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(writer)
+        .with_ansi(colours)
         .with_target(false)
-        .try_init();
+        .fmt_fields(debug_fn(put_field).delimited(" "))
+        .finish()
+}
+
+fn log_to_stderr() {
+    // A second one (a caller that logs already) is left as it is.
+    let _ = logger(std::io::stderr, std::io::stderr().is_terminal()).try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_steers_no_log() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let file = Arc::new(path.reopen().unwrap());
+        let hostile = "m\u{1b}]0;x\u{7}\u{9b}31m\u{202e}\nfugg.gguf";
+        tracing::subscriber::with_default(logger(file, false), || {
+            tracing::info!(path = %std::path::Path::new(hostile).display(), text = hostile, "read {hostile}");
+        });
+        let log = std::fs::read_to_string(path.path()).unwrap();
+        assert_eq!(log.matches("fugg.gguf").count(), 3, "{log:?}");
+        assert!(log.contains(" path=m\u{fffd}]0;x"), "{log:?}");
+        assert_eq!(log.trim_end(), crate::domain::text::plain(log.trim_end()), "one line, all of it seen");
+    }
 }

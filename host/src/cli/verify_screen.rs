@@ -74,7 +74,7 @@ pub fn result(report: &Report, written: &[&Path]) -> String {
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     fit(&mut table);
     let mut row = |name: &str, value: String| {
-        table.add_row([name.to_owned(), printable(&value)]);
+        table.add_row([name.to_owned(), screen::shown(&value)]);
     };
     row("because", report.because.clone());
     if diff.decision.is_some() {
@@ -219,7 +219,7 @@ fn differences(list: &[String]) -> Option<String> {
 }
 
 fn headline(report: &Report) -> String {
-    let name = |path: &Path| printable(&crate::assay::name_of(path));
+    let name = |path: &Path| screen::shown(&crate::assay::name_of(path));
     let on_load = report.load_bits.map_or("", |_| ", quantised while loading,");
     let candidate = format!("{}{on_load}", name(&report.model2));
     let reference = report.model1.as_deref().map_or_else(|| "its reference".to_owned(), name);
@@ -230,7 +230,7 @@ fn headline(report: &Report) -> String {
         FinalDecision::Undecided => format!("{verdict}: {candidate} against {reference}\n"),
         FinalDecision::Error => {
             let error = report.error.as_deref().unwrap_or("no cause is known");
-            format!("{verdict}: {candidate} could not be judged: {}\n", printable(error))
+            format!("{verdict}: {candidate} could not be judged: {}\n", screen::shown(error))
         }
     }
 }
@@ -247,14 +247,9 @@ fn notes(report: &Report, text: &mut String) {
     let failed = report.errors.iter().filter(|entry| entry.starts_with("challenge "));
     let notes: Vec<&String> = report.remarks.iter().chain(failed).collect();
     for note in notes.iter().take(SHOWN_NOTES) {
-        let _ = writeln!(text, "  note: {}", printable(note));
+        let _ = writeln!(text, "  note: {}", screen::shown(note));
     }
     if let Some(hidden) = notes.len().checked_sub(SHOWN_NOTES).filter(|&hidden| hidden > 0) {
         let _ = writeln!(text, "  {hidden} further notes are in the report (--json)");
     }
-}
-
-/// Text from files and workers without what could steer a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -54,6 +54,10 @@ pub const DOCUMENT_FINDINGS: usize = 64;
 /// Depth of folders searched for models, and entries looked at before giving up.
 pub const DISCOVER_DEPTH: usize = 16;
 pub const DISCOVER_ENTRIES: usize = 100_000;
+/// Characters of one text from a file, a path or a log that people are shown, and bytes of one
+/// (a message, a name in it) in JSON; the rest is cut off.
+pub const SHOWN_CHARS: usize = 1_000;
+pub const TEXT_BYTES: usize = 4 << 10;
 /// Findings listed per artifact; further ones are counted in a last finding.
 pub const FINDINGS: usize = 1_000;
 

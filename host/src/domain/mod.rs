@@ -12,6 +12,7 @@ pub mod problem;
 pub mod schema;
 pub mod score;
 pub mod size;
+pub mod text;
 pub mod trace;
 
 pub use digest::Sha256;

@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
+use crate::domain::{budget, text};
 
 macro_rules! codes {
     ($($variant:ident $name:literal $severity:ident $meaning:literal $remedy:literal)*) => {
@@ -324,7 +324,7 @@ impl Code {
         Finding {
             code: self.name().to_owned(),
             severity: self.severity(),
-            message: message.into(),
+            message: text::bounded(message.into()),
             part: None,
             tensor: None,
             offset: None,
@@ -352,6 +352,7 @@ impl Findings {
         if finding.part.is_none() {
             finding.part.clone_from(&self.part);
         }
+        finding.tensor = finding.tensor.map(text::bounded);
         if self.list.len() + 1 < budget::FINDINGS {
             self.list.push(finding);
         } else {

@@ -21,7 +21,7 @@ use super::split::{self, PartName};
 use super::{document, facts, folder, parts, pickle};
 use crate::digest::HashKind;
 use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Finding, Inspection, Severity, Status};
-use crate::domain::{Problem, ProblemKind};
+use crate::domain::{Problem, ProblemKind, text};
 use crate::governor::memory;
 
 /// How deep to look.
@@ -551,6 +551,8 @@ pub(super) fn conclude(mut inspection: Inspection, findings: Findings) -> Inspec
     list.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     inspection.status = Inspection::status_of(&list);
     inspection.findings = list;
+    inspection.architecture = inspection.architecture.map(text::bounded);
+    inspection.quantization = inspection.quantization.map(text::bounded);
     inspection
 }
 

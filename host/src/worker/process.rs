@@ -14,8 +14,8 @@ use super::leash::Leash;
 use super::limits::WorkerLimits;
 use super::stamp::{Stamp, difference};
 use super::watchdog::{self, Orders, Watch};
-use crate::domain::budget;
 use crate::domain::size::ByteSize;
+use crate::domain::{budget, text};
 use crate::governor::group::GroupRoot;
 use crate::governor::memory::{ProcessMemory, process_memory};
 
@@ -267,15 +267,15 @@ impl Guarded {
     /// line of plain text.
     fn last_words(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&log);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let last = lines.len().saturating_sub(3);
         let decisive = |line: &&str| DECISIVE.iter().any(|words| line.contains(words));
         let early = lines.iter().take(last).rfind(|line| decisive(line));
         let told: Vec<&str> = early.into_iter().chain(lines.iter().skip(last)).copied().collect();
         let line = told.join(" | ");
-        let clean: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(600).collect();
-        clean.trim().to_owned()
+        let clean: String = line.chars().take(600).collect();
+        text::plain(&clean).trim().to_owned()
     }
 }
 

@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
             format!("{} fuel, {} bytes of memory", described.probe.fuel, described.probe.memory_bytes),
         ),
     ] {
-        let _ = writeln!(text, "{label:<17} {value}");
+        let _ = writeln!(text, "{label:<17} {}", screen::shown(&value));
     }
     screen::print(&text)?;
     Ok(0)

@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     }
     screen::print(&format!(
         "made {}, a {} that builds as it is; its README.md says how\n",
-        root.display(),
+        screen::shown_path(&root),
         args.kind.as_str()
     ))?;
     Ok(0)

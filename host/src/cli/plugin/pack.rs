@@ -45,9 +45,10 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let out = args.out.clone().unwrap_or_else(|| Path::new(&format!("{id}.wasm")).to_owned());
     fs::write(&out, &component).map_err(|error| Problem::io("write", &out, &error))?;
     screen::print(&format!(
-        "{}: {} {id}, {} bytes, sha256 {}\n",
-        out.display(),
+        "{}: {} {}, {} bytes, sha256 {}\n",
+        screen::shown_path(&out),
         blueprint.kind.as_str(),
+        screen::shown(&id),
         component.len(),
         sha256(&component)
     ))?;

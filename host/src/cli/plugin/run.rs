@@ -107,12 +107,12 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     }
     let pretty = serde_json::to_string_pretty(&result)
         .map_err(|error| Problem::internal(format!("cannot write JSON: {error}")))?;
-    let log: String = usage.log.iter().map(|line| format!("log: {line}\n")).collect();
+    let log: String = usage.log.iter().map(|line| format!("log: {}\n", screen::shown(line))).collect();
     screen::print(&format!(
         "{} {} {} ({})\n{pretty}\n{log}took {} fuel and {} bytes of memory\n",
         record.kind.as_str(),
-        record.id,
-        record.version,
+        screen::shown(&record.id),
+        screen::shown(&record.version),
         record.sha256,
         usage.fuel,
         usage.memory_bytes

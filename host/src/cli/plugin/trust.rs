@@ -37,8 +37,8 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let entry = Trusted { id, kind: blueprint.kind, sha256: sha256(&bytes) };
-    let said = format!("{} {} with sha256 {}", entry.kind.as_str(), entry.id, entry.sha256);
+    let said = format!("{} {} with sha256 {}", entry.kind.as_str(), screen::shown(&entry.id), entry.sha256);
     trust(folder, entry)?;
-    screen::print(&format!("trusted in {}: {said}\n", folder.join(LOCK_FILE).display()))?;
+    screen::print(&format!("trusted in {}: {said}\n", screen::shown_path(&folder.join(LOCK_FILE))))?;
     Ok(0)
 }

@@ -15,7 +15,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::endpoint::{Endpoint, Secret, certificates};
 use super::tick;
-use crate::domain::budget;
+use crate::domain::{budget, text};
 use crate::engine::EngineError;
 
 /// Tries of one request, and the pause before the second; it doubles.
@@ -224,14 +224,14 @@ fn is_distrust(error: &ureq::Error) -> bool {
 }
 
 impl Answer {
-    /// What an endpoint says is wrong, cut and without control characters: others wrote it.
+    /// What an endpoint says is wrong, cut and without what nobody sees: others wrote it.
     fn complaint(&self) -> String {
         let parsed: Option<Value> = serde_json::from_str(&self.body).ok();
         let told = parsed.as_ref().and_then(|body| {
             let places = ["/error/message", "/message", "/detail"];
             places.iter().find_map(|place| body.pointer(place)).and_then(Value::as_str)
         });
-        let text = told.unwrap_or(&self.body);
-        text.chars().take(COMPLAINT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+        let words: String = told.unwrap_or(&self.body).chars().take(COMPLAINT).collect();
+        text::plain(&words)
     }
 }

@@ -9,16 +9,16 @@
 //! # anything else
 //! ```
 //! The digest of a tensor is the root over its chunks, that of a metadata entry its leaf's. Names
-//! that would steer a terminal are quoted, in lines of their own: `#file DIGEST "name"` and
-//! `#digest KIND DIGEST "file:tensor"`.
+//! with what nobody sees (it could steer a terminal) are quoted, in lines of their own:
+//! `#file DIGEST "name"` and `#digest KIND DIGEST "file:tensor"`.
 
 use std::fmt::Write as _;
 
 use super::compare::Thing;
 use super::{Subject, base_of, place};
 use crate::digest::HashKind;
-use crate::domain::Sha256;
 use crate::domain::inspection::{FileRecord, Inspection};
+use crate::domain::{Sha256, text};
 
 /// What a line is.
 pub(super) enum Line {
@@ -80,18 +80,9 @@ fn other(rest: &str) -> Option<(Subject, String)> {
     Some((Subject::Kind(kind, serde_json::from_str(name).ok()?), digest.to_owned()))
 }
 
-/// A name that is one line and steers no terminal.
+/// A name that is one line and hides nothing.
 fn quoted(name: &str) -> String {
-    let text = serde_json::Value::from(name).to_string();
-    // JSON leaves DEL and the control characters above 127 as they are.
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() {
-            let _ = write!(out, "\\u{:04x}", u32::from(c));
-        } else {
-            out.push(c);
-        }
-        out
-    })
+    text::escaped(&serde_json::Value::from(name).to_string())
 }
 
 /// The list of an inspection.
@@ -127,18 +118,18 @@ pub fn write(inspection: &Inspection) -> String {
 /// As coreutils write it: a leading backslash says that the name has others.
 fn put_file(out: &mut String, sha256: Sha256, name: &str) {
     let escaped = name.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
-    let _ = if escaped.chars().any(char::is_control) {
-        writeln!(out, "#file {sha256} {}", quoted(name))
-    } else {
+    let _ = if text::is_plain(&escaped) {
         let sign = if escaped == name { "" } else { "\\" };
         writeln!(out, "{sign}{sha256}  {escaped}")
+    } else {
+        writeln!(out, "#file {sha256} {}", quoted(name))
     };
 }
 
 fn put_other(out: &mut String, kind: &str, digest: &str, name: &str) {
-    let _ = if name.chars().any(char::is_control) {
-        writeln!(out, "#digest {kind} {digest} {}", quoted(name))
-    } else {
+    let _ = if text::is_plain(name) {
         writeln!(out, "{kind:<8}  {digest}  {name}")
+    } else {
+        writeln!(out, "#digest {kind} {digest} {}", quoted(name))
     };
 }
