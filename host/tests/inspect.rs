@@ -290,3 +290,16 @@ fn long_texts_are_cut() {
         assert!(output.stdout.len() < most, "{arguments:?}: {} bytes", output.stdout.len());
     }
 }
+
+/// A folder for passes that cannot be used is no reason not to make one, and it is told.
+#[test]
+fn a_cache_that_cannot_be_used_is_told() {
+    let folder = folder();
+    let said = |cache: &str| {
+        let output = assayd(folder.path(), &["--full", "--cache", cache, "good.gguf"]);
+        assert_eq!(output.status.code(), Some(0), "{cache}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(said("notes.md").contains("warning: nothing is kept of this pass: notes.md"));
+    assert_eq!(said("other"), "");
+}

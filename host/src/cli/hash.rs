@@ -175,7 +175,7 @@ fn pass(args: &Args, list: Option<&List>) -> Result<Inspection, Problem> {
     others.extend(list.map(List::kinds).unwrap_or_default());
     others.sort_unstable();
     others.dedup();
-    let cache = args.cache.clone().unwrap_or_else(super::screen::cache_folder).join("passes");
+    let cache = screen::passes_folder(args.cache.as_deref());
     let hashing = Hashing { others: &others, prove: args.prove, cache: Some(&cache), rehash: args.rehash };
     let bar = screen::Bar::new("hashing");
     let options = InspectOptions { full: true };

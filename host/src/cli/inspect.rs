@@ -53,11 +53,12 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     let mut inspections = Vec::new();
     let mut ignored = Vec::new();
     let mut failed = false;
+    let cache = args.full.then(|| screen::passes_folder(args.cache.as_deref()));
     for path in &args.paths {
         match expand(path, &mut ignored) {
             Ok(targets) => {
                 for target in targets {
-                    inspections.push(one(&target, args).unwrap_or_else(|problem| {
+                    inspections.push(one(&target, args, cache.as_deref()).unwrap_or_else(|problem| {
                         failed = true;
                         complain(&problem);
                         model::inspect::unreadable(&target, &problem)
@@ -103,10 +104,9 @@ fn expand(path: &Path, ignored: &mut Vec<model::Ignored>) -> Result<Vec<PathBuf>
     }
 }
 
-fn one(path: &Path, args: &Args) -> Result<Inspection, Problem> {
+fn one(path: &Path, args: &Args, cache: Option<&Path>) -> Result<Inspection, Problem> {
     let full = args.full;
-    let cache = args.cache.clone().unwrap_or_else(super::screen::cache_folder).join("passes");
-    let hashing = Hashing { cache: Some(&cache), rehash: args.rehash, ..Hashing::default() };
+    let hashing = Hashing { cache, rehash: args.rehash, ..Hashing::default() };
     let bar =
         if full && std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     if let Ok(style) =

@@ -2,13 +2,14 @@
 //! progress bars that only a terminal gets, and units that people read.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::domain::{Problem, text};
+use crate::model;
 
 pub use crate::domain::text::{path as shown_path, shown};
 
@@ -111,6 +112,19 @@ pub fn cache_folder() -> PathBuf {
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("assayd")
+}
+
+/// Where full passes are kept: below a folder that was named, or below the usual one. One that was
+/// named and cannot be used is told of; the pass is made all the same.
+pub fn passes_folder(named: Option<&Path>) -> PathBuf {
+    let folder = named.map_or_else(cache_folder, Path::to_owned).join("passes");
+    if named.is_some()
+        && let Err(error) = model::cache_usable(&folder)
+    {
+        let what = format!("nothing is kept of this pass: {}: {error}", folder.display());
+        tell("warning", &what, Some("name another folder with --cache"));
+    }
+    folder
 }
 
 /// Bytes in binary units, as people read them: `1.13 MiB`.

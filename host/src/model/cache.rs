@@ -93,7 +93,7 @@ impl Kept {
     }
 
     fn write(&self, ending: &str, text: &str) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        make(&self.folder)?;
         prune(&self.folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         writeln!(file, "{}", self.digest(ending, text))?;
@@ -124,6 +124,19 @@ impl Shelf for Kept {
     fn put_down(&mut self, state: &str) {
         let _ = self.write("part", state);
     }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Can passes be kept in this folder?
+///
+/// # Errors
+/// What stands in the way.
+pub fn usable(folder: &Path) -> io::Result<()> {
+    make(folder)?;
+    tempfile::tempfile_in(folder).map(drop)
 }
 
 /// Makes room for one more entry: the oldest go.

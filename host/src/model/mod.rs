@@ -29,5 +29,6 @@ pub mod source;
 pub mod split;
 pub mod template;
 
+pub use cache::usable as cache_usable;
 pub use discover::{Artifact, Discovery, IgnoreReason, Ignored, discover};
 pub use inspect::{Hashing, InspectOptions, inspect, inspect_with};
