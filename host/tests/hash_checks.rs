@@ -5,6 +5,8 @@ use std::path::Path;
 
 use assayd::assay;
 use assayd::digest::sha256;
+use assayd::model::gguf::GgmlType;
+use assayd::model::gguf::write::{TensorData, write_file};
 use assayd::model::{InspectOptions, inspect, manifest};
 use assayd::plugin::{
     CheckOutcome, FaultClass, HashTarget, Outcome, PluginFault, PluginSet, TargetFile, TargetManifest,
@@ -104,4 +106,36 @@ fn bytes_that_are_alike() {
     assert_eq!(other, (Outcome::Failed, vec!["fuzzy-far".to_owned()]));
     assert_eq!(outcome("tlsh-similarity", &target, &NOTHING).0, Outcome::NotApplicable);
     assert!(run("tlsh-similarity", &target, &json!({"digest": "TNULL"})).is_err());
+}
+
+/// What `assayd hash` prints is what the plugin takes, also of a file that is sampled.
+#[test]
+fn the_printed_digest_of_bytes_is_the_one_that_is_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.gguf");
+    let mut state = 1u64;
+    let data: Vec<u8> = (0..6 << 20)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8 & 0x3f
+        })
+        .collect();
+    let tensor =
+        |name| TensorData { name, kind: GgmlType::Q8_0, shape: &[1024, 5779], data: &data[..6_287_552] };
+    write_file(&path, &[], &[tensor("t.weight")]).unwrap();
+    let bytes = path.metadata().unwrap().len();
+    let file = TargetFile { name: "large.gguf".into(), path: path.clone(), bytes };
+    let target = HashTarget { name: "large.gguf".into(), files: vec![file], manifests: Vec::new() };
+    let digests = inspect(&path, &InspectOptions { full: true }, &mut |_, _| {}).unwrap().digests;
+    let sample = digests.byte_samples[0].clone();
+    let (plain, weights) = (sample.digest.unwrap(), digests.fuzzy.unwrap());
+    for given in [plain.clone(), format!("{}:{plain}", sample.algorithm)] {
+        let same = outcome("tlsh-similarity", &target, &json!({"digest": given, "max_distance": 0}));
+        assert_eq!(same, (Outcome::Passed, vec!["fuzzy-near".to_owned()]));
+    }
+    let other = weights.digest.unwrap();
+    for given in [other.clone(), format!("{}:{other}", weights.algorithm)] {
+        let fault = run("tlsh-similarity", &target, &json!({"digest": given})).unwrap_err();
+        assert!(fault.to_string().contains("tlsh_bytes"), "{fault}");
+    }
 }

@@ -216,16 +216,20 @@ fn list_all(out: &mut String, inspection: &Inspection) {
         );
         let _ = writeln!(out, "# {name:<12} {root}");
     }
-    if let Some(fuzzy) = &digests.fuzzy {
-        let digest = fuzzy.digest.as_deref().unwrap_or("none: the sample is too small");
+    let named = |algorithm: &str, digest: Option<&String>| {
+        digest.map_or_else(|| "none: too little".to_owned(), |digest| format!("{algorithm}:{digest}"))
+    };
+    if let Some(sample) = &digests.fuzzy {
+        let (digest, alike) = (named(&sample.algorithm, sample.digest.as_ref()), model::fuzzy::ALIKE);
+        let of = format!("{} weights of {} tensors", sample.weights, sample.tensors);
+        let _ = writeln!(out, "# tlsh_weights {digest} ({of}; models alike are up to {alike} away)");
+    }
+    for sample in &digests.byte_samples {
+        let digest = named(&sample.algorithm, sample.digest.as_ref());
+        let (file, edits) = (screen::plain(&sample.file), fuzzy::LOCAL_EDITS);
         let _ = writeln!(
             out,
-            "# {:<12} {digest} ({}, {} weights of {} tensors; a distance up to {} is a local edit)",
-            "tlsh",
-            fuzzy.algorithm,
-            fuzzy.weights,
-            fuzzy.tensors,
-            fuzzy::LOCAL_EDITS,
+            "# tlsh_bytes   {digest} ({file}; for the hash check tlsh-similarity; local edits are up to {edits} away)"
         );
     }
     if let Some(proof) = &digests.proof {

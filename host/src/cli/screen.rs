@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::domain::{Problem, text};
 use crate::model;
 
-pub use crate::domain::text::{path as shown_path, shown};
+pub use crate::domain::text::{path as shown_path, plain, shown};
 
 /// Writes text for people to standard output.
 pub fn print(text: &str) -> Result<(), Problem> {

@@ -144,6 +144,17 @@ pub struct FuzzyDigest {
     pub weights: u64,
 }
 
+/// A TLSH digest of a sample of a file's bytes, which the hash check `tlsh-similarity` compares.
+/// See `model::fuzzy` for what is sampled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteSample {
+    /// The file's name without folders.
+    pub file: String,
+    pub algorithm: String,
+    /// Null where the file is too small or has too little variety.
+    pub digest: Option<String>,
+}
+
 /// What a full pass adds: RFC 6962 roots and the digest of every tensor. A root is null
 /// unless everything under it was read and understood.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +175,11 @@ pub struct Digests {
     /// Sorted by name.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub tensor_digests: Vec<TensorDigest>,
+    /// Of the weights.
     pub fuzzy: Option<FuzzyDigest>,
+    /// Of the bytes of each file of weights, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub byte_samples: Vec<ByteSample>,
     /// The proof that was asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub proof: Option<ChunkProof>,

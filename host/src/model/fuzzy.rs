@@ -1,4 +1,4 @@
-//! A fuzzy digest of weights that rounding hardly touches.
+//! Two fuzzy digests: of weights, which rounding hardly touches, and of the bytes of a file.
 //!
 //! TLSH over stored bytes says nothing across storage types. So what is digested is a
 //! sample: from every tensor with at least two dimensions, at most `BLOCKS` blocks of
@@ -9,15 +9,20 @@
 //!
 //! A small distance is a hint that two models are alike. It is never evidence of where
 //! weights come from, and no judgement rests on it.
+//!
+//! The bytes of a file are sampled as the hash check `tlsh-similarity` asks for them: all of a
+//! small file, else [`STRETCHES`] stretches of [`STRETCH_BYTES`] at even distances, the first at
+//! its beginning and the last at its end. That says what was done to a file, and nothing across
+//! storage types; digests of the two kinds have nothing to do with each other.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use super::lineage;
 use super::scan::Weights;
-use super::source::ReadAt;
+use super::source::{Cursor, ReadAt};
 use crate::digest::TlshStream;
-use crate::domain::inspection::FuzzyDigest;
+use crate::domain::inspection::{ByteSample, FuzzyDigest};
 
 /// The digest's name in reports; the number changes when the sample does.
 pub const ALGORITHM: &str = "tlsh/largest-of-32/1";
@@ -25,6 +30,10 @@ pub const ALGORITHM: &str = "tlsh/largest-of-32/1";
 /// one small model, Q8_0 and Q4_0 were 29 and 80 away, a merged adapter 111, a fine-tune 136,
 /// an unrelated model 323.
 pub const ALIKE: u32 = 100;
+/// The name of the digest of bytes.
+pub const BYTES_ALGORITHM: &str = "tlsh/bytes-64x64k/1";
+const STRETCHES: u64 = 64;
+const STRETCH_BYTES: u64 = 64 << 10;
 /// Blocks taken of one tensor.
 const BLOCKS: u64 = 16;
 const BLOCK_WEIGHTS: u64 = 256;
@@ -93,6 +102,36 @@ impl Sampler {
             weights: self.weights,
         }
     }
+}
+
+/// The digest of the bytes of the file with this name.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn of_bytes(name: &str, source: &dyn ReadAt) -> io::Result<ByteSample> {
+    let digest = sample(source)?;
+    Ok(ByteSample { file: name.to_owned(), algorithm: BYTES_ALGORITHM.to_owned(), digest })
+}
+
+fn sample(source: &dyn ReadAt) -> io::Result<Option<String>> {
+    let size = source.size();
+    let mut stream = TlshStream::default();
+    let mut buffer = vec![0; usize::try_from(size.min(STRETCH_BYTES)).unwrap_or(0)];
+    if size <= STRETCHES * STRETCH_BYTES {
+        let mut cursor = Cursor::new(source, 0, size);
+        while cursor.remaining() > 0 {
+            buffer.truncate(usize::try_from(cursor.remaining()).unwrap_or(usize::MAX));
+            cursor.fill(&mut buffer)?;
+            stream.update(&buffer);
+        }
+        return Ok(stream.finish());
+    }
+    for number in 0..STRETCHES {
+        let start = u128::from(size - STRETCH_BYTES) * u128::from(number) / u128::from(STRETCHES - 1);
+        source.read_at(&mut buffer, start as u64)?;
+        stream.update(&buffer);
+    }
+    Ok(stream.finish())
 }
 
 /// Which weight is the largest in magnitude, the first of equals, and its sign.

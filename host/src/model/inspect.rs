@@ -11,7 +11,7 @@ use super::cache::Kept;
 use super::consistency::{self, Model, Part};
 use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
-use super::fuzzy::Sampler;
+use super::fuzzy::{self, Sampler};
 use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
 use super::scan::{self, Member, Scanned, Shelf, Tensors, Wanted, tokens};
@@ -409,6 +409,7 @@ impl<'a> Inspector<'a> {
                     let weights = layout.data.weights;
                     self.sampler.file(source, weights)?;
                     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                    self.roots.byte_samples.push(fuzzy::of_bytes(&name, source)?);
                     self.roots.file((&name, size), scanned, weights, layout.tensors, layout.in_order);
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {

@@ -20,7 +20,9 @@ use super::scan::{Scanned, Weights};
 use crate::digest::merkle::{Tree, leaf_hash};
 use crate::digest::merkle_root;
 use crate::domain::Sha256;
-use crate::domain::inspection::{ChunkProof, Digests, EntryDigest, FileTree, FuzzyDigest, TensorDigest};
+use crate::domain::inspection::{
+    ByteSample, ChunkProof, Digests, EntryDigest, FileTree, FuzzyDigest, TensorDigest,
+};
 
 /// Collects leaves while files are read.
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ pub(super) struct Roots {
     tensors: Vec<TensorDigest>,
     pub proof: Option<ChunkProof>,
     pub fuzzy: Option<FuzzyDigest>,
+    pub byte_samples: Vec<ByteSample>,
     pub from_cache: u64,
     /// Some bytes were not read: no root.
     spoiled: bool,
@@ -157,6 +160,7 @@ impl Roots {
             metadata_digests: self.metadata,
             tensor_digests: self.tensors,
             fuzzy: self.fuzzy,
+            byte_samples: self.byte_samples,
             proof: self.proof,
             files_from_cache: self.from_cache,
         }

@@ -2,7 +2,8 @@
 //!
 //! The host digests a sample with TLSH, this plugin judges the distance to the digest that
 //! the user gives. Without one, or where a digest cannot be made (too little variety), it is
-//! not applicable. It is no evidence of lineage.
+//! not applicable; a digest of something else than such a sample is refused. It is no evidence
+//! of lineage.
 
 use assayd_plugin_sdk::{
     Check, DigestRequest, Finding, HashCheck, Model, Outcome, Refusal, Severity, export_hash_check,
@@ -10,6 +11,8 @@ use assayd_plugin_sdk::{
 use serde::Deserialize;
 use tlsh2::TlshDefault;
 
+/// The kind of digest that is compared, as the host names it.
+const KIND: &str = "tlsh/bytes-64x64k/1";
 /// Stretches of a sample, and bytes of each.
 const STRETCHES: u64 = 64;
 const STRETCH_BYTES: u64 = 64 << 10;
@@ -18,7 +21,7 @@ const STRETCH_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// The digest of the file as it should be.
+    /// The digest of the file as it should be, with or without the name of its kind.
     pub digest: Option<String>,
     /// Name of that file; the largest if none is given.
     pub file: Option<String>,
@@ -59,15 +62,38 @@ fn parse(digest: &str) -> Option<TlshDefault> {
     digest.parse().ok()
 }
 
+/// What the user expects; `None` if nothing.
+fn expected(params: &Params) -> Result<Option<(&str, TlshDefault)>, Refusal> {
+    let Some(given) = params.digest.as_deref() else { return Ok(None) };
+    let digest = match given.rsplit_once(':') {
+        None => given,
+        Some((KIND, digest)) => digest,
+        Some((kind, _)) => return Err(other_kind(&format!("of the kind {kind}"))),
+    };
+    match parse(digest) {
+        Some(parsed) => Ok(Some((digest, parsed))),
+        None => Err(Refusal::InvalidParams("digest is not a TLSH digest (T1...)".into())),
+    }
+}
+
+fn other_kind(what: &str) -> Refusal {
+    Refusal::InvalidParams(format!(
+        "the digest is {what}, not of a sample of such a file's bytes: give the one that `assayd hash` prints as tlsh_bytes"
+    ))
+}
+
+/// Do both digests say that they are of the same number of bytes? Two of their digits tell it.
+fn same_length(one: &str, other: &str) -> bool {
+    let digits = |digest: &str| digest.get(4..6).map(str::to_ascii_uppercase);
+    digits(one) == digits(other)
+}
+
 impl HashCheck for TlshSimilarity {
     type Params = Params;
 
     fn plan(model: &Model, params: &Params) -> Result<Vec<DigestRequest>, Refusal> {
-        if params.digest.is_none() {
+        if expected(params)?.is_none() {
             return Ok(Vec::new());
-        }
-        if params.digest.as_deref().is_some_and(|digest| parse(digest).is_none()) {
-            return Err(Refusal::InvalidParams("digest is not a TLSH digest (T1...)".into()));
         }
         if model.files.is_empty() {
             return Err(Refusal::Unsupported("the artifact has no files".into()));
@@ -78,11 +104,9 @@ impl HashCheck for TlshSimilarity {
     }
 
     fn judge(model: &Model, digests: &[Vec<u8>], params: &Params) -> Result<Check, Refusal> {
-        let Some(expected) = &params.digest else {
+        let Some((given, expected)) = expected(params)? else {
             return Ok(Check { outcome: Outcome::NotApplicable, findings: Vec::new() });
         };
-        let expected = parse(expected)
-            .ok_or_else(|| Refusal::InvalidParams(format!("{expected} is not a TLSH digest (T1...)")))?;
         let file = file(model, params)?;
         let [digest] = digests else {
             return Err(Refusal::InvalidEvidence(format!("{} digests for 1 request", digests.len())));
@@ -98,8 +122,14 @@ impl HashCheck for TlshSimilarity {
             let findings = vec![finding("fuzzy-not-available", Severity::Warning, why.into())];
             return Ok(Check { outcome: Outcome::NotApplicable, findings });
         }
-        let found = std::str::from_utf8(digest).ok().and_then(parse);
-        let found = found.ok_or_else(|| Refusal::InvalidEvidence("the host gave no TLSH digest".into()))?;
+        let text = std::str::from_utf8(digest).unwrap_or_default();
+        let found =
+            parse(text).ok_or_else(|| Refusal::InvalidEvidence("the host gave no TLSH digest".into()))?;
+        // Samples of large files are all of the same length.
+        let bytes = model.files.get(file).map_or(0, |file| file.bytes);
+        if bytes > STRETCHES * STRETCH_BYTES && !same_length(text, given) {
+            return Err(other_kind("of another number of bytes"));
+        }
         let distance = found.diff(&expected, true);
         let near = u32::try_from(distance).is_ok_and(|distance| distance <= params.max_distance);
         let message = format!("the distance is {distance}, at most {} passes", params.max_distance);
@@ -137,13 +167,34 @@ mod tests {
     }
 
     #[test]
+    fn digests_of_another_kind_are_refused() {
+        let params =
+            |digest: String| Params { digest: Some(digest), max_distance: 1000, ..Params::default() };
+        let named = params(format!("{KIND}:{ALICE}"));
+        assert_eq!(judge(ALICE, &named).unwrap().outcome, Outcome::Passed);
+        let lower = params(format!("T1{}", ALICE[2..].to_ascii_lowercase()));
+        assert_eq!(judge(ALICE, &lower).unwrap().outcome, Outcome::Passed, "digits are digits");
+        let weights = params(format!("tlsh/largest-of-32/1:{ALICE}"));
+        for refused in [TlshSimilarity::plan(&model(), &weights).err(), judge(ALICE, &weights).err()] {
+            let Some(Refusal::InvalidParams(why)) = refused else { panic!("{refused:?}") };
+            assert!(why.contains("largest-of-32") && why.contains("tlsh_bytes"), "{why}");
+        }
+        // Nobody says of what kind it is, but it is not of so many bytes.
+        let Err(Refusal::InvalidParams(why)) = judge(STREET, &params(ALICE.into())) else { panic!("taken") };
+        assert!(why.contains("another number of bytes"), "{why}");
+        let small = Params { file: Some("small".into()), ..params(ALICE.into()) };
+        assert_eq!(judge(STREET, &small).unwrap().outcome, Outcome::Passed, "files may be of any length");
+    }
+
+    #[test]
     fn near_passes_and_far_fails() {
-        let params = |max_distance| Params { digest: Some(ALICE.into()), max_distance, ..Params::default() };
+        let params =
+            |max_distance| Params { digest: Some(ALICE.into()), file: Some("small".into()), max_distance };
         assert_eq!(judge(ALICE, &params(0)).unwrap().outcome, Outcome::Passed);
         assert_eq!(judge(STREET, &params(288)).unwrap().outcome, Outcome::Passed);
         let far = judge(STREET, &params(287)).unwrap();
         assert_eq!((far.outcome, far.findings[0].code.as_str()), (Outcome::Failed, "fuzzy-far"));
-        assert_eq!(far.findings[0].file, Some(1));
+        assert_eq!(far.findings[0].file, Some(0));
         let none = judge("", &params(30)).unwrap();
         assert_eq!(none.outcome, Outcome::NotApplicable, "no digest is not a pass");
     }
