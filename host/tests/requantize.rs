@@ -351,7 +351,7 @@ fn of_a_large_model_a_sample_is_enough_where_weights_speak() {
     let tensor = &document["tensors"][0];
     assert_eq!((&tensor["relation"], &tensor["exact_blocks"]), (&"within-rounding".into(), &1.0.into()));
     let (looked_at, all) = (tensor["requantized_blocks"].as_u64().unwrap(), (COLUMNS * TALL / 256) as u64);
-    assert!(looked_at >= 32 && looked_at < all / 10, "{looked_at} of {all}");
+    assert!(looked_at >= 4 && looked_at < all / 10, "{looked_at} of {all}");
     assert!(document["reasons"].to_string().contains("some rows of each"), "{document}");
 
     write("candidate.gguf", GgmlType::IQ3_XXS, &honest(GgmlType::IQ3_XXS, &values, None));
