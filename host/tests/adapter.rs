@@ -92,7 +92,8 @@ fn peft(folder: &Path, pairs: &[Pair], change: impl Fn(&mut Value)) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
     let mut config = json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": ALPHA, "bias": "none",
-        "use_dora": false, "use_rslora": false, "fan_in_fan_out": false, "target_modules": ["q_proj"],
+        "use_dora": false, "use_rslora": false, "fan_in_fan_out": false,
+        "target_modules": ["q_proj", "k_proj", "v_proj", "down_proj"],
     });
     change(&mut config);
     fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();

@@ -162,7 +162,7 @@ codes! {
         "The metadata declares a layer or a part of the model whose tensors are not there."
         "Get the complete file; parts of the model were dropped or the metadata was changed."
     UnexpectedTensor "unexpected-tensor" Error
-        "There are tensors of layers beyond the declared number of layers; runtimes refuse the file."
+        "There are tensors of layers beyond the declared number of layers, or of modules that an adapter's configuration does not name; runtimes refuse the file or leave them out."
         "Get a clean copy; the metadata and the weights are not of the same model."
     UnknownTensor "unknown-tensor" Warning
         "A tensor has a name that no model of this architecture has; runtimes that count tensors refuse the file."

@@ -7,14 +7,14 @@ use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
 use crate::model::safetensors::Tensor;
 
-fn all(shards: &[Shard]) -> impl Iterator<Item = (&Shard, &Tensor)> {
+pub(super) fn all(shards: &[Shard]) -> impl Iterator<Item = (&Shard, &Tensor)> {
     shards
         .iter()
         .filter_map(|shard| Some((shard, shard.header.as_ref()?)))
         .flat_map(|(shard, header)| header.tensors.iter().map(move |tensor| (shard, tensor)))
 }
 
-fn about(shard: &str, tensor: &str, finding: Finding) -> Finding {
+pub(super) fn about(shard: &str, tensor: &str, finding: Finding) -> Finding {
     Finding { part: Some(shard.to_owned()), tensor: Some(tensor.to_owned()), ..finding }
 }
 
@@ -184,38 +184,6 @@ fn inventory(
     for layer in (0..layers).filter(|layer| present.contains(layer)) {
         for part in LAYER_PARTS {
             need(format!("model.layers.{layer}.{part}.weight"));
-        }
-    }
-}
-
-/// Every A has its B, and both have the declared rank.
-pub(super) fn adapter(config: &Config, shards: &[Shard], findings: &mut Findings) {
-    let tensors: BTreeMap<&str, (&Shard, &Tensor)> =
-        all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
-    let uniform = config
-        .get("rank_pattern")
-        .and_then(|pattern| pattern.as_object())
-        .is_none_or(serde_json::Map::is_empty);
-    let rank = config.number("r").filter(|_| uniform);
-    for (name, (shard, tensor)) in &tensors {
-        let (other, side) = if name.contains(".lora_A.") {
-            (name.replace(".lora_A.", ".lora_B."), 0)
-        } else if name.contains(".lora_B.") {
-            (name.replace(".lora_B.", ".lora_A."), 1)
-        } else {
-            continue;
-        };
-        if !tensors.contains_key(other.as_str()) {
-            let finding = Code::MissingTensor.finding(format!("{name} has no counterpart {other}"));
-            findings.push(about(&shard.name, &other, finding));
-        }
-        let got = tensor.shape.get(side).copied();
-        if let (Some(rank), Some(got)) = (rank, got)
-            && tensor.shape.len() == 2
-            && rank != got
-        {
-            let message = format!("r is {rank} and {name} has the rank {got}");
-            findings.push(about(&shard.name, name, Code::ShapeMismatch.finding(message)));
         }
     }
 }

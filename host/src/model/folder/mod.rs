@@ -1,6 +1,7 @@
 //! Weights in safetensors files: one file, or a folder with its configuration, tokenizer
 //! and index as Hugging Face lays it out; adapters and MLX folders are such folders, too.
 
+mod adapter;
 mod config;
 mod contents;
 mod index;
@@ -108,7 +109,7 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
         }
         if let Some(config) = &config {
             if adapter {
-                contents::adapter(config, &shards, &mut findings);
+                adapter::check(config, &shards, &mut findings);
             } else {
                 contents::against_config(config, &shards, &mut findings);
             }

@@ -315,6 +315,56 @@ fn adapters_and_mlx_are_recognised() {
     assert_eq!((mlx.parameters, mlx.quantization.as_deref()), (None, Some("mlx 4-bit")));
 }
 
+/// What an adapter's configuration declares, against its tensors.
+#[test]
+fn adapters_are_what_they_declare() {
+    let tensors = [("layers.0.attn.q_proj", 2), ("layers.0.attn.k_proj", 2), ("layers.0.mlp.up_proj", 4)];
+    let tensors: Vec<(String, Vec<u64>)> = tensors
+        .iter()
+        .flat_map(|&(module, rank)| {
+            [("lora_A", vec![rank, 4]), ("lora_B", vec![4, rank])]
+                .map(|(side, shape)| (format!("base_model.model.model.{module}.{side}.weight"), shape))
+        })
+        .collect();
+    let ours = weights("{}", &tensors);
+    let codes = |config: &str| {
+        let files = [("adapter_config.json", config.as_bytes()), ("adapter_model.safetensors", &ours[..])];
+        Made::new(&files).codes().into_iter().collect::<Vec<_>>()
+    };
+    let with = |r: &str, modules: &str, ranks: &str| {
+        let rest = format!(r#""target_modules":{modules},"rank_pattern":{ranks}"#);
+        format!(r#"{{"peft_type":"LORA","lora_alpha":16,{r}{rest}}}"#)
+    };
+    let (all, up) = (r#"["q_proj","k_proj","up_proj"]"#, r#"{"up_proj":4}"#);
+    for (r, modules, ranks, expected) in [
+        (r#""r":2,"#, all, up, &[][..]),
+        (r#""r":2,"#, all, r#"{"layers.0.mlp.up_proj":4}"#, &[]),
+        (r#""r":2,"#, r#"["attn.q_proj","attn.k_proj","mlp.up_proj"]"#, up, &[]),
+        (r#""r":2,"#, "null", up, &[]),
+        // A pattern may mean any module.
+        (r#""r":2,"#, r#"".*_proj""#, r#"{"mlp\\..*":4,"up_proj":4}"#, &[]),
+        (r#""r":2,"#, all, "{}", &["shape-mismatch"]),
+        (r#""r":2,"#, all, r#"{"up_proj":4,"q_proj":4}"#, &["shape-mismatch"]),
+        (r#""r":2,"#, all, r#"{"proj":4}"#, &["shape-mismatch"]),
+        (r#""r":8,"#, all, up, &["shape-mismatch"]),
+        (r#""r":-8,"#, all, up, &["metadata-absurd"]),
+        (r#""r":0,"#, all, up, &["metadata-absurd", "shape-mismatch"]),
+        (r#""r":"2","#, all, up, &["metadata-wrong-type"]),
+        ("", all, up, &["metadata-missing"]),
+        (r#""r":null,"#, all, up, &["metadata-missing"]),
+        (r#""r":2,"#, r#"["q_proj"]"#, up, &["unexpected-tensor"]),
+        (r#""r":2,"#, r#"["proj"]"#, up, &["unexpected-tensor"]),
+    ] {
+        assert_eq!(codes(&with(r, modules, ranks)), expected, "{r} {modules} {ranks}");
+    }
+    assert_eq!(codes(r#"{"peft_type":"IA3"}"#), [""; 0], "other kinds have no rank");
+    assert_eq!(codes("{}"), ["metadata-missing"], "the tensors are of the kind that has one");
+    let foreign = weights("{}", &[("model.layers.0.attn.q_proj.lora_a".to_owned(), vec![4, 2])]);
+    let config = br#"{"fine_tune_type":"lora","lora_parameters":{"rank":2}}"#;
+    let files = [("adapter_config.json", &config[..]), ("adapters.safetensors", &foreign[..])];
+    assert_eq!(Made::new(&files).codes().into_iter().collect::<Vec<_>>(), [""; 0], "of another tool");
+}
+
 #[test]
 fn links_out_of_the_folder_are_noticed_and_the_cache_layout_is_not() {
     let outside = Made::new(&[("w", &weights("{}", &tensors()))]);
