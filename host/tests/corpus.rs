@@ -179,12 +179,16 @@ impl Set {
     }
 
     fn write(&self, number: u16, count: u16, total: usize, part: &[(String, Vec<u64>)]) {
+        write_to(&self.part(number + 1), &Self::entries(number, count, total), part);
+    }
+
+    fn entries(number: u16, count: u16, total: usize) -> Vec<(&'static str, Value)> {
         let mut entries =
             if number == 0 { metadata(4) } else { vec![("general.architecture", "llama".into())] };
         entries.push(("split.no", Value::U16(number)));
         entries.push(("split.count", Value::U16(count)));
         entries.push(("split.tensors.count", Value::I32(i32::try_from(total).unwrap())));
-        write_to(&self.part(number + 1), &entries, part);
+        entries
     }
 
     fn part(&self, number: u16) -> PathBuf {
@@ -297,6 +301,51 @@ fn each_damage_to_a_split_set_has_its_own_code_and_names_the_part() {
     fs::rename(renamed.part(1), renamed.folder.path().join("renamed.gguf")).unwrap();
     let inspection = look(&renamed.folder.path().join("renamed.gguf"), false);
     assert!(codes(&inspection).contains("split-unmarked"));
+}
+
+/// Runtimes read the entries about the set of every part, and abort on some of other types.
+#[test]
+fn a_wrong_entry_is_told_with_the_part_it_is_in() {
+    let all = tensors(4);
+    let cases: [(u16, &str, Option<Value>, &[&str]); 11] = [
+        (0, "split.no", Some(Value::I32(0)), &["metadata-wrong-type"]),
+        (2, "split.no", Some(Value::I32(2)), &["metadata-wrong-type"]),
+        (2, "split.no", None, &["split-unmarked"]),
+        (0, "split.count", Some(Value::U32(4)), &["metadata-wrong-type"]),
+        (3, "split.count", Some(Value::U32(4)), &["metadata-wrong-type"]),
+        (1, "split.tensors.count", Some(Value::U32(38)), &["metadata-wrong-type"]),
+        (0, "split.tensors.count", None, &["split-tensor-count"]),
+        (1, "split.tensors.count", None, &[]),
+        (0, "llama.block_count", Some(Value::I32(4)), &["metadata-wrong-type"]),
+        (0, "llama.attention.head_count", Some(0u32.into()), &["metadata-absurd"]),
+        (0, "tokenizer.ggml.model", None, &["metadata-missing"]),
+    ];
+    for (number, key, value, expected) in cases {
+        let set = Set::new();
+        let mut entries = Set::entries(number, 4, all.len());
+        entries.retain(|(other, _)| *other != key);
+        entries.extend(value.map(|value| (key, value)));
+        let part = all.chunks(all.len().div_ceil(4)).nth(number.into()).unwrap();
+        write_to(&set.part(number + 1), &entries, part);
+        let expected = expected.iter().map(|code| ((*code).to_owned(), number + 1)).collect();
+        assert_eq!(set.errors(), expected, "{key} of part {number}");
+    }
+}
+
+#[test]
+fn a_name_that_no_part_can_have_is_no_way_around_the_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, expected) in [
+        ("m-00001-of-00001.gguf", &["split-unmarked"][..]),
+        ("m-00001-of-99999.gguf", &["split-unmarked"]),
+        ("m-00003-of-00002.gguf", &["split-unmarked"]),
+        ("m-00000-of-00002.gguf", &["split-unmarked"]),
+        ("m-0001-of-0002.gguf", &[]),
+    ] {
+        let path = folder.path().join(name);
+        write_to(&path, &metadata(1), &tensors(1));
+        assert_eq!(codes(&look(&path, false)), expected.iter().copied().collect(), "{name}");
+    }
 }
 
 #[test]

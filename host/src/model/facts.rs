@@ -258,7 +258,6 @@ pub(super) fn json(value: &Value) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::consistency::Part;
     use crate::model::gguf::Tensor;
 
     fn tensor(name: &str, kind: GgmlType, shape: &[u64]) -> Tensor {
@@ -267,7 +266,7 @@ mod tests {
 
     fn count(tensors: &[Tensor]) -> u64 {
         let metadata = Metadata::default();
-        parameters(&Model { metadata: &metadata, parts: vec![Part { name: None, tensors }] })
+        parameters(&Model::one_part(&metadata, tensors))
     }
 
     #[test]
@@ -317,10 +316,7 @@ mod tests {
             let label = label.map(|id| ("general.file_type", Value::U32(id.try_into().unwrap())));
             crate::model::gguf::write::write(&mut bytes, label.as_slice(), &[]).unwrap();
             let header = crate::model::gguf::read_strict(&bytes.as_slice()).unwrap();
-            let found = quantization(&Model {
-                metadata: &header.metadata,
-                parts: vec![Part { name: None, tensors: &tensors }],
-            });
+            let found = quantization(&Model::one_part(&header.metadata, &tensors));
             found.map(|found| (found.name, found.contradicted_label.is_some()))
         };
         let is = |text: &str, contradicted| Some((text.to_owned(), contradicted));

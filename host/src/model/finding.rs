@@ -77,7 +77,7 @@ codes! {
         "The file grew, shrank or was replaced while it was being read."
         "Wait until whatever writes it is done, then inspect again."
     NotALanguageModel "not-a-language-model" Warning
-        "The file is well-formed but holds something else than a language model (an importance matrix, a vocabulary, a projector)."
+        "The file is well-formed but holds something else than a language model (an importance matrix, a vocabulary, a projector, an image model)."
         "Nothing to repair; it cannot be assayed as a model."
 
     // The header.
@@ -106,7 +106,7 @@ codes! {
         "A metadata entry has a type that does not exist or that runtimes refuse (an array of arrays)."
         "Get a clean copy, or convert the model again."
     MetadataWrongType "metadata-wrong-type" Error
-        "A key that runtimes rely on has another type than they demand; some abort on it."
+        "A key that runtimes rely on has another type than they demand; some abort on it. A warning for a key that is read for some architectures, and perhaps not for this one."
         "Write the entry again with the right type (gguf_set_metadata, gguf_new_metadata)."
     BadAlignment "bad-alignment" Error
         "general.alignment is 0, not a power of two, or absurd."
@@ -156,10 +156,10 @@ codes! {
         "An entry without which no runtime can load the model is absent."
         "Convert the model again with a current converter."
     MetadataAbsurd "metadata-absurd" Error
-        "An entry has a value that no model can have (no layers, millions of heads, a NaN)."
+        "An entry has a value that no model can have (no layers, millions of heads, a NaN, heads for another number of layers, a tokenizer that runtimes do not know)."
         "Do not load it: some loaders abort on such values. Get a clean copy."
     MissingTensor "missing-tensor" Error
-        "The metadata declares a layer or a part of the model whose tensors are not there."
+        "The metadata declares a layer or a part of the model whose tensors are not there. A warning where only the other layers, or other architectures, have such a tensor."
         "Get the complete file; parts of the model were dropped or the metadata was changed."
     UnexpectedTensor "unexpected-tensor" Error
         "There are tensors of layers beyond the declared number of layers, or of modules that an adapter's configuration does not name; runtimes refuse the file or leave them out."
@@ -167,6 +167,9 @@ codes! {
     UnknownTensor "unknown-tensor" Warning
         "A tensor has a name that no model of this architecture has; runtimes that count tensors refuse the file."
         "Check for a misspelt name; convert the model again with a current converter if a runtime refuses it."
+    InventoryUnknown "inventory-unknown" Info
+        "It is not known which tensors this architecture must have, so nobody looked whether all are there."
+        "Update assayd if the architecture is not new."
     VocabMismatch "vocab-mismatch" Error
         "The number of tokens, the token attributes and the rows of the embedding do not fit together."
         "Get a clean copy; tokenizer and weights are not of the same model."
@@ -179,6 +182,9 @@ codes! {
     BadToken "bad-token" Error
         "A token that stands for a byte is not written <0x00> to <0xFF>; loaders have written outside of their buffers on such a token."
         "Do not load it; get a clean copy."
+    DuplicateToken "duplicate-token" Error
+        "Two tokens of the vocabulary have the same text; runtimes abort on it, or never use one of the two."
+        "Get a clean copy, or convert the model again."
     SpecialTokenRange "special-token-range" Warning
         "A special token's id lies outside the vocabulary; runtimes ignore it."
         "Write the entry again with the right id."
@@ -226,7 +232,7 @@ codes! {
         "A part says another number of parts (split.count) than the names do."
         "Get all parts from one source; they are not of one set."
     SplitTensorCount "split-tensor-count" Error
-        "The parts together hold another number of tensors than split.tensors.count says."
+        "The parts together hold another number of tensors than split.tensors.count says, or the first part does not have that entry."
         "Get all parts from one source; one of them is not the right one."
     SplitDuplicateTensor "split-duplicate-tensor" Error
         "The same tensor is in two parts."
@@ -235,7 +241,7 @@ codes! {
         "A part belongs to another model: its metadata or its shapes contradict the first part."
         "Download that part again from the source of the others."
     SplitUnmarked "split-unmarked" Error
-        "The name says part of a set and the metadata does not, or the other way round; runtimes refuse it."
+        "The name says part of a set and the metadata does not, or the other way round; runtimes refuse it, or take the part for the whole."
         "Restore the original file name (NAME-00001-of-0000N.gguf)."
 
     // Folders of safetensors.

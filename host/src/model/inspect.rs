@@ -190,9 +190,14 @@ impl<'a> Inspector<'a> {
         self.total = source.size();
         let opened = read_part(source, String::new(), &mut findings).map_err(|error| io(&error))?;
         if let Some(header) = &opened.header {
-            if header.metadata.u64("split.count").is_some_and(|count| count > 1) {
-                let message = "the metadata says that this is a part of a split set; its name does not";
-                findings.push(Code::SplitUnmarked.finding(message));
+            let marked = header.metadata.u64("split.count").is_some_and(|count| count > 1);
+            for (is_so, message) in [
+                (marked, "the metadata says that this is a part of a split set; its name does not"),
+                (split::is_impossible(path), "the name is that of a part, and no split set has such a part"),
+            ] {
+                if is_so {
+                    findings.push(Code::SplitUnmarked.finding(message));
+                }
             }
             consistency::check(&Model::single(header), &mut findings);
         }
@@ -347,7 +352,11 @@ impl<'a> Inspector<'a> {
         if let Some(first) = first {
             let parts: Vec<Part<'_>> = headers
                 .iter()
-                .map(|(name, header)| Part { name: Some(name), tensors: &header.tensors })
+                .map(|(name, header)| Part {
+                    name: Some(name),
+                    metadata: &header.metadata,
+                    tensors: &header.tensors,
+                })
                 .collect();
             let model = Model { metadata: &first.metadata, parts };
             inspection.format_version = Some(first.version);

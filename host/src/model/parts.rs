@@ -24,7 +24,7 @@ pub(super) fn check(name: &PartName, opened: &[Option<Opened>], findings: &mut F
         .collect();
     numbers(name, &headers, findings);
     duplicates(&headers, findings);
-    tensor_count(&headers, findings);
+    tensor_count(name, &headers, findings);
     architectures(&headers, findings);
 }
 
@@ -85,7 +85,16 @@ fn duplicates(headers: &[Option<(&str, &Header)>], findings: &mut Findings) {
     }
 }
 
-fn tensor_count(headers: &[Option<(&str, &Header)>], findings: &mut Findings) {
+fn tensor_count(name: &PartName, headers: &[Option<(&str, &Header)>], findings: &mut Findings) {
+    // Runtimes believe the first part.
+    if let Some(Some((part, header))) = headers.first()
+        && header.metadata.get("split.count").is_some()
+        && header.metadata.get("split.tensors.count").is_none()
+        && name.count > 1
+    {
+        let message = format!("{part} carries no split.tensors.count");
+        findings.push(in_part(part, Code::SplitTensorCount.finding(message)));
+    }
     if headers.iter().any(Option::is_none) {
         return;
     }

@@ -20,6 +20,13 @@ impl PartName {
     /// Parses a file name; `None` if it is not that of a part. A number outside of the
     /// set, or a set beyond [`budget::SPLIT_PARTS`], is no part.
     pub fn parse(name: &str) -> Option<Self> {
+        let possible =
+            |part: &Self| (1..=part.count).contains(&part.number) && part.count <= budget::SPLIT_PARTS;
+        Self::shaped(name).filter(possible)
+    }
+
+    /// A file name of this form, whatever its numbers are.
+    fn shaped(name: &str) -> Option<Self> {
         let (body, extension) = name.rsplit_once('.')?;
         let (rest, count) = body.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
@@ -28,8 +35,8 @@ impl PartName {
             if fine { text.parse::<u64>().ok() } else { None }
         };
         let (number, count) = (digits(number)?, digits(count)?);
-        let fine = !stem.is_empty() && (1..=count).contains(&number) && count <= budget::SPLIT_PARTS;
-        fine.then(|| Self { stem: stem.to_owned(), extension: format!(".{extension}"), number, count })
+        let (stem, extension) = (stem.to_owned(), format!(".{extension}"));
+        (!stem.is_empty()).then_some(Self { stem, extension, number, count })
     }
 
     /// The file name of another part of the set.
@@ -46,6 +53,12 @@ impl PartName {
 /// The split set that a GGUF path names, if its name is that of a part.
 pub fn of_path(path: &Path) -> Option<PartName> {
     PartName::parse(path.file_name()?.to_str()?).filter(|part| part.extension.eq_ignore_ascii_case(".gguf"))
+}
+
+/// Has a path the form of a part's, though no set can have such a part?
+pub fn is_impossible(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    PartName::shaped(name).is_some() && PartName::parse(name).is_none()
 }
 
 #[cfg(test)]
@@ -74,5 +87,11 @@ mod tests {
         ] {
             assert_eq!(PartName::parse(other), None, "{other}");
         }
+        let impossible = |name: &str| is_impossible(Path::new(name));
+        assert!(
+            ["m-00000-of-00002.gguf", "m-00003-of-00002.gguf", "m-00001-of-99999.gguf"].map(impossible)
+                == [true; 3]
+        );
+        assert!(["m-00001-of-00002.gguf", "m-0001-of-0002.gguf", "m.gguf"].map(impossible) == [false; 3]);
     }
 }

@@ -1,13 +1,19 @@
 //! Does what the metadata declares fit what the tensors are? Works on headers alone.
 //!
-//! The rules for all architectures are few; the full inventory and the shapes are checked
-//! for the architectures in `tensors::LLAMA_LIKE`, whose tensors are known for certain.
-//! An architecture that is not known is never a reason to reject.
+//! The rules for all architectures are few; what must be there is known for those in
+//! `inventory.txt`, and all shapes for those in `shapes::LLAMA_LIKE`. An architecture that is not
+//! known is never a reason to reject.
 
+mod adapter;
+mod inventory;
+mod keys;
+mod layers;
 mod metadata;
+mod shapes;
 mod tensors;
 mod vocabulary;
 
+use self::inventory::Inventory;
 use super::finding::{Code, Findings};
 use super::gguf::{Header, Metadata, Tensor};
 use super::template;
@@ -21,18 +27,23 @@ pub struct Model<'a> {
     pub parts: Vec<Part<'a>>,
 }
 
-/// The tensors of one file.
+/// One file.
 #[derive(Debug)]
 pub struct Part<'a> {
     /// File name, for split sets.
     pub name: Option<&'a str>,
+    pub metadata: &'a Metadata,
     pub tensors: &'a [Tensor],
 }
 
 impl<'a> Model<'a> {
     /// A model in one file.
     pub fn single(header: &'a Header) -> Self {
-        Self { metadata: &header.metadata, parts: vec![Part { name: None, tensors: &header.tensors }] }
+        Self::one_part(&header.metadata, &header.tensors)
+    }
+
+    pub fn one_part(metadata: &'a Metadata, tensors: &'a [Tensor]) -> Self {
+        Self { metadata, parts: vec![Part { name: None, metadata, tensors }] }
     }
 
     pub fn tensors(&self) -> impl Iterator<Item = &'a Tensor> {
@@ -44,38 +55,54 @@ impl<'a> Model<'a> {
         self.parts.iter().flat_map(|part| part.tensors.iter().map(|tensor| (tensor, part.name)))
     }
 
-    pub fn tensor(&self, name: &str) -> Option<&'a Tensor> {
-        self.tensors().find(|tensor| tensor.name == name)
+    /// The name of the part that the metadata are of.
+    fn home(&self) -> Option<&'a str> {
+        self.parts.iter().find(|part| std::ptr::eq(part.metadata, self.metadata))?.name
     }
 
-    /// What the file holds, by `general.type` and what a language model cannot lack.
-    pub fn is_language_model(&self) -> bool {
-        let kind = self.metadata.str("general.type").unwrap_or("model");
-        kind == "model" && self.metadata.architecture() != Some("clip")
+    /// What the file holds instead of a language model, by `general.type`, and by having neither
+    /// entries nor tensors of one.
+    fn other(&self) -> Option<&'a str> {
+        let architecture = self.metadata.architecture();
+        match (self.metadata.str("general.type"), architecture) {
+            (Some("imatrix"), _) => return Some("an importance matrix"),
+            (Some("mmproj"), _) | (_, Some("clip")) => return Some("a projector"),
+            _ => {}
+        }
+        let of_a_model = |name: &str| name == "token_embd.weight" || tensors::place_of(name).is_some();
+        let entries = ["block_count", "context_length", "embedding_length"];
+        let model = self.metadata.get("tokenizer.ggml.model").is_some()
+            || entries.iter().any(|key| self.metadata.hparam(key).is_some())
+            || self.tensors().any(|tensor| of_a_model(&tensor.name));
+        (!model).then(|| architecture.unwrap_or("something without a name"))
     }
 }
 
 /// Adds every contradiction between metadata and tensors to `findings`.
 pub fn check(model: &Model<'_>, findings: &mut Findings) {
-    metadata::check_types(model.metadata, findings);
+    let known = model.metadata.architecture().and_then(Inventory::of);
+    for part in &model.parts {
+        findings.part = part.name.map(str::to_owned);
+        keys::check(part.metadata, known.as_ref(), findings);
+    }
+    findings.part = model.home().map(str::to_owned);
     for (name, text) in template::of_metadata(model.metadata) {
         template::check(&name, text, findings);
     }
-    if !model.is_language_model() {
-        let kind = model.metadata.str("general.type").unwrap_or("projector");
-        if kind != "adapter" {
-            let message = format!("the file holds no language model; it is of the kind {kind}");
-            findings.push(Code::NotALanguageModel.finding(message));
-        }
-        return;
-    }
-    if model.tensors().next().is_none() {
+    if model.metadata.str("general.type") == Some("adapter") {
+        adapter::check(model, findings);
+    } else if let Some(what) = model.other() {
+        findings
+            .push(Code::NotALanguageModel.finding(format!("the file holds {what}, not a language model")));
+    } else if model.tensors().next().is_none() {
         findings.push(Code::NotALanguageModel.finding("the file holds no tensors, only metadata"));
-        return;
+    } else {
+        metadata::check(model.metadata, known.as_ref(), findings);
+        vocabulary::check(model, findings);
+        findings.part = None;
+        tensors::check(model, known.as_ref(), findings);
     }
-    metadata::check_values(model.metadata, findings);
-    vocabulary::check(model, findings);
-    tensors::check(model, findings);
+    findings.part = None;
 }
 
 /// A finding about a tensor, with the part it is in.

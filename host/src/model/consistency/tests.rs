@@ -4,6 +4,10 @@ use super::*;
 use crate::model::gguf::write::{TensorData, write};
 use crate::model::gguf::{Array, GgmlType, Value, read_strict};
 
+mod inventory;
+mod keys;
+mod others;
+
 /// Metadata and tensor shapes of a consistent two-layer model.
 #[derive(Clone)]
 struct Draft {
@@ -53,7 +57,57 @@ fn draft() -> Draft {
     Draft { metadata, tensors }
 }
 
+/// Two layers with three experts of this width.
+fn mixture(architecture: &str, width: u64) -> Draft {
+    let mut draft = draft().of(architecture);
+    draft = draft.set(&format!("{architecture}.expert_count"), 3u32);
+    draft = draft.set(&format!("{architecture}.expert_used_count"), 2u32);
+    for layer in 0..2 {
+        for part in ["gate", "up", "down"] {
+            draft = draft.without(&format!("blk.{layer}.ffn_{part}"));
+        }
+        for (part, shape) in [
+            ("gate_inp", &[8, 3][..]),
+            ("gate_exps", &[8, width, 3]),
+            ("up_exps", &[8, width, 3]),
+            ("down_exps", &[width, 8, 3]),
+        ] {
+            draft = draft.with(&format!("blk.{layer}.ffn_{part}.weight"), shape);
+        }
+    }
+    draft
+}
+
+fn tokens(list: [&str; 5]) -> Draft {
+    draft().set("tokenizer.ggml.tokens", Array::of_strings(list))
+}
+
+/// With norms of queries and keys, for heads that are 2 wide.
+fn normed() -> Draft {
+    draft().of("qwen3").in_layers("attn_q_norm", &[2]).in_layers("attn_k_norm", &[2])
+}
+
+fn gemma() -> Draft {
+    draft().of("gemma2").in_layers("post_attention_norm", &[8]).in_layers("post_ffw_norm", &[8])
+}
+
 impl Draft {
+    /// The same as another architecture.
+    fn of(mut self, architecture: &str) -> Self {
+        for (key, _) in &mut self.metadata {
+            *key = key.replacen("llama.", &format!("{architecture}."), 1);
+        }
+        self.set("general.architecture", architecture)
+    }
+
+    /// With a tensor in both layers.
+    fn in_layers(mut self, part: &str, shape: &[u64]) -> Self {
+        for layer in 0..2 {
+            self = self.with(&format!("blk.{layer}.{part}.weight"), shape);
+        }
+        self
+    }
+
     fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.metadata.retain(|(other, _)| other != key);
         self.metadata.push((key.to_owned(), value.into()));
@@ -82,6 +136,12 @@ impl Draft {
 
     /// The distinct codes found, in order.
     fn codes(&self) -> Vec<String> {
+        let mut codes: Vec<String> = self.findings().into_iter().map(|finding| finding.code).collect();
+        codes.dedup();
+        codes
+    }
+
+    fn findings(&self) -> Vec<Finding> {
         let data = vec![0u8; 4096];
         let tensors: Vec<TensorData<'_>> = self
             .tensors
@@ -103,9 +163,7 @@ impl Draft {
         let header = read_strict(&bytes.as_slice()).unwrap();
         let mut findings = Findings::default();
         check(&Model::single(&header), &mut findings);
-        let mut codes: Vec<String> = findings.finish().into_iter().map(|finding| finding.code).collect();
-        codes.dedup();
-        codes
+        findings.finish()
     }
 }
 
@@ -118,26 +176,44 @@ fn consistent_models_have_no_findings() {
     assert_eq!(per_layer.codes(), [""; 0], "head counts per layer");
     let fused = draft().without("blk.0.attn_q").without("blk.0.attn_k").without("blk.0.attn_v");
     assert_eq!(fused.with("blk.0.attn_qkv.weight", &[8, 16]).codes(), [""; 0], "fused");
-    let mut experts = draft().set("llama.expert_count", 3u32).set("llama.expert_used_count", 2u32);
-    for layer in 0..2 {
-        experts = experts.without(&format!("blk.{layer}.ffn_gate")).without(&format!("blk.{layer}.ffn_up"));
-        experts = experts.without(&format!("blk.{layer}.ffn_down"));
-        for (part, shape) in [
-            ("gate_inp", &[8, 3][..]),
-            ("gate_exps", &[8, 12, 3]),
-            ("up_exps", &[8, 12, 3]),
-            ("down_exps", &[12, 8, 3]),
-        ] {
-            experts = experts.with(&format!("blk.{layer}.ffn_{part}.weight"), shape);
-        }
-    }
-    assert_eq!(experts.codes(), [""; 0], "experts");
+    assert_eq!(mixture("llama", 12).codes(), [""; 0], "experts");
+    assert_eq!(
+        mixture("llama", 12).set("llama.expert_count", 1u32).codes(),
+        ["metadata-absurd", "shape-mismatch"]
+    );
+    let ones = draft().with("token_embd.weight", &[8, 5, 1, 1]).with("blk.0.attn_norm.weight", &[8, 1]);
+    assert_eq!(ones.codes(), [""; 0], "dimensions of 1 at the end");
+    let mut empty = draft().set("tokenizer.ggml.tokens", Array::of_strings(["<s>", "", "", "a", "b"]));
+    assert_eq!(empty.codes(), [""; 0], "empty tokens are told apart by their number");
+    empty = empty.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", "kimi-k2");
+    assert_eq!(empty.codes(), [""; 0], "a tokenizer without merges");
+    assert_eq!(
+        mixture("qwen3moe", 6).in_layers("attn_q_norm", &[2]).in_layers("attn_k_norm", &[2]).codes(),
+        [""; 0]
+    );
+    assert_eq!(normed().codes(), [""; 0], "norms of queries and keys");
+    assert_eq!(gemma().codes(), [""; 0], "norms behind attention and feed-forward");
+    let only_prediction = draft().set("llama.nextn_predict_layers", 2u32);
+    assert!(!only_prediction.codes().contains(&"missing-tensor".to_owned()));
     let unknown = draft().set("general.architecture", "novel").set("novel.block_count", 2u32);
     let unknown =
         unknown.set("novel.embedding_length", 8u32).set("novel.context_length", 8u32).without("blk.1.ffn");
-    assert_eq!(unknown.codes(), [""; 0], "an unknown architecture");
+    assert_eq!(unknown.codes(), ["inventory-unknown"], "an unknown architecture");
     let predicting = draft().set("llama.block_count", 3u32).set("llama.nextn_predict_layers", 1u32);
     assert_eq!(predicting.codes(), [""; 0], "left-out layers for multi-token prediction");
+}
+
+/// What is not the vocabulary's own output may be of any size; the embedding may not.
+#[test]
+fn not_every_output_is_of_the_vocabulary() {
+    for (architecture, fits) in
+        [("llama", false), ("qwen3tts", true), ("wavtokenizer-dec", true), ("eagle3", true), ("dflash", true)]
+    {
+        let mismatch = |draft: Draft| draft.codes().contains(&"vocab-mismatch".to_owned());
+        let draft = draft().of(architecture);
+        assert_eq!(mismatch(draft.clone().with("output.weight", &[8, 3])), !fits, "{architecture}");
+        assert!(mismatch(draft.with("token_embd.weight", &[8, 3])), "{architecture}");
+    }
 }
 
 #[test]
@@ -185,7 +261,39 @@ fn contradictions_have_their_code() {
         ("more used than there are", draft().set("llama.expert_used_count", 2u32), "metadata-absurd"),
         ("NaN", draft().set("llama.attention.layer_norm_rms_epsilon", f32::NAN), "metadata-absurd"),
         ("scaling type", draft().set("llama.rope.scaling.type", ""), "metadata-absurd"),
+        ("no experts used", mixture("llama", 12).set("llama.expert_used_count", 0u32), "metadata-absurd"),
+        ("experts used unsaid", mixture("llama", 12).unset("llama.expert_used_count"), "metadata-absurd"),
+        ("used by layers", draft().set("llama.expert_used_count", Array::of_u32(&[1, 1])), "metadata-absurd"),
+        ("groups of no experts", draft().set("llama.expert_group_count", 1u32), "metadata-absurd"),
+        ("unequal groups", mixture("llama", 12).set("llama.expert_group_count", 2u32), "metadata-absurd"),
+        ("all layers predict", draft().set("llama.nextn_predict_layers", u32::MAX), "metadata-absurd"),
+        (
+            "a layer that may not predict",
+            draft().set("llama.nextn_predict_layers", 1u32),
+            "unexpected-tensor",
+        ),
+        ("no heads", draft().set("llama.attention.head_count", 0u32), "metadata-absurd"),
+        ("heads unsaid", draft().unset("llama.attention.head_count"), "metadata-missing"),
+        (
+            "heads of one layer",
+            draft().set("llama.attention.head_count", Array::of_u32(&[4])),
+            "metadata-absurd",
+        ),
+        ("heads of none", draft().set("llama.attention.head_count", Array::of_u32(&[])), "metadata-absurd"),
+        ("narrow experts", mixture("llama", 6), "shape-mismatch"),
+        ("wide experts", mixture("qwen3moe", 12), "shape-mismatch"),
+        ("a query norm gone", normed().without("blk.1.attn_q_norm"), "missing-tensor"),
+        ("a wide key norm", normed().with("blk.1.attn_k_norm.weight", &[8]), "shape-mismatch"),
+        ("a last norm gone", gemma().without("blk.1.post_ffw_norm"), "missing-tensor"),
+        ("a narrow last norm", gemma().with("blk.1.post_attention_norm.weight", &[4]), "shape-mismatch"),
+        ("tokens with one text", tokens(["<s>", "a", "b", "c", "a"]), "duplicate-token"),
+        ("equal up to a NUL", tokens(["<s>", "a", "b", "c", "a\0b"]), "duplicate-token"),
+        ("named as an empty one is", tokens(["<s>", "a", "[EMPTY_3]", "", "b"]), "duplicate-token"),
+        ("a strange tokenizer", draft().set("tokenizer.ggml.model", "novel"), "metadata-absurd"),
+        ("no merges", draft().set("tokenizer.ggml.model", "gpt2"), "metadata-missing"),
+        ("no tokens", draft().unset("tokenizer.ggml.tokens"), "metadata-missing"),
         ("importance matrix", draft().set("general.type", "imatrix"), "not-a-language-model"),
+        ("projector", draft().set("general.type", "mmproj"), "not-a-language-model"),
     ];
     for (what, draft, code) in cases {
         let codes = draft.codes();

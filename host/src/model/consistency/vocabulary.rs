@@ -1,8 +1,10 @@
 //! Tokens, their attributes, special tokens and the embedding must be of one size.
 
+use std::borrow::Cow;
+
 use super::{Model, about};
 use crate::model::finding::{Code, Findings};
-use crate::model::gguf::{Array, Value};
+use crate::model::gguf::{Array, Metadata, Value};
 
 /// The token type of a byte.
 const BYTE: i128 = 6;
@@ -12,13 +14,66 @@ fn is_byte(token: &[u8]) -> bool {
     matches!(token, [b'<', b'0', b'x', a, b, b'>'] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
 }
 
+/// Tokenizers that llama.cpp knows, and what each needs besides.
+const TOKENIZERS: [(&str, &[&str]); 12] = [
+    ("llama", &["tokens"]),
+    ("bert", &["tokens"]),
+    ("gpt2", &["tokens", "merges"]),
+    ("hybriddna", &["tokens", "merges"]),
+    ("whitespace", &["tokens", "merges"]),
+    ("gemma4", &["tokens", "merges"]),
+    ("t5", &["tokens"]),
+    ("rwkv", &["tokens"]),
+    ("plamo2", &["tokens"]),
+    ("test", &["tokens"]),
+    ("none", &[]),
+    ("no_vocab", &[]),
+];
+/// Its tokens are found without merges.
+const WITHOUT_MERGES: &str = "kimi-k2";
+
+/// Architectures that put out something else than tokens of the vocabulary, or only some of these, as
+/// models that draft for another do.
+const OTHER_OUTPUT: [&str; 4] = ["qwen3tts", "wavtokenizer-dec", "eagle3", "dflash"];
+
+fn tokenizer(metadata: &Metadata, findings: &mut Findings) {
+    let Some(name) = metadata.str("tokenizer.ggml.model") else { return };
+    let Some((_, needs)) = TOKENIZERS.iter().find(|(known, _)| *known == name) else {
+        let message = format!("tokenizer.ggml.model is {name:?}, a tokenizer that runtimes do not know");
+        findings.push(Code::MetadataAbsurd.finding(message));
+        return;
+    };
+    let merged = metadata.str("tokenizer.ggml.pre") == Some(WITHOUT_MERGES);
+    for need in needs.iter().filter(|need| !(merged && **need == "merges")) {
+        let key = format!("tokenizer.ggml.{need}");
+        if metadata.get(&key).is_none() {
+            findings.push(Code::MetadataMissing.finding(format!("{key} is missing")));
+        }
+    }
+}
+
+/// A text that two tokens have, as llama.cpp reads them: up to a NUL, and an empty one by its number.
+fn twin(tokens: &Array) -> Option<String> {
+    let mut texts: Vec<Cow<'_, [u8]>> = (0u64..)
+        .zip(tokens.strings())
+        .map(|(id, token)| match token.split(|byte| *byte == 0).next() {
+            Some([]) | None => Cow::Owned(format!("[EMPTY_{id}]").into_bytes()),
+            Some(text) => Cow::Borrowed(text),
+        })
+        .collect();
+    texts.sort_unstable();
+    let pair = texts.iter().zip(texts.iter().skip(1)).find(|(one, next)| one == next);
+    pair.map(|(text, _)| String::from_utf8_lossy(text).into_owned())
+}
+
 pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     let metadata = model.metadata;
+    tokenizer(metadata, findings);
     let tokens = metadata.array("tokenizer.ggml.tokens");
     let declared = metadata.hparam("vocab_size").and_then(Value::as_u64);
     let rows = |name: &str| {
         let (tensor, part) =
-            model.placed().find(|(tensor, _)| tensor.name == name && tensor.shape.len() == 2)?;
+            model.placed().find(|(tensor, _)| tensor.name == name && tensor.dimension(2) == 1)?;
         Some((tensor.dimension(1), part))
     };
     let embedding = rows("token_embd.weight").map(|(rows, _)| rows);
@@ -26,7 +81,9 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
         return;
     };
     let what = if tokens.is_some() { "the tokenizer has" } else { "the metadata declares" };
-    for name in ["token_embd.weight", "output.weight"] {
+    let other = metadata.architecture().is_some_and(|name| OTHER_OUTPUT.contains(&name));
+    let rows_of = if other { &["token_embd.weight"][..] } else { &["token_embd.weight", "output.weight"] };
+    for &name in rows_of {
         if let Some((rows, part)) = rows(name)
             && rows != size
         {
@@ -42,6 +99,9 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
         findings.push(Code::VocabMismatch.finding(message));
     }
     if let Some(tokens) = tokens {
+        if let Some(text) = twin(tokens) {
+            findings.push(Code::DuplicateToken.finding(format!("two tokens have the text {text:?}")));
+        }
         for key in ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"] {
             if let Some(list) = metadata.array(key)
                 && list.len() != size
@@ -67,11 +127,11 @@ pub(super) fn check(model: &Model<'_>, findings: &mut Findings) {
     }
     for (key, value) in metadata.iter() {
         let special = key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
-        // The largest u32 is how some converters write "none".
+        // The largest u32 is how some converters write "none"; other types are no ids.
         if special
-            && let Some(id) = value.as_integer()
-            && id != i128::from(u32::MAX)
-            && !(0..i128::from(size)).contains(&id)
+            && let Value::U32(id) = value
+            && *id != u32::MAX
+            && u64::from(*id) >= size
         {
             findings.push(Code::SpecialTokenRange.finding(format!("{key} is {id} of {size} tokens")));
         }
