@@ -194,7 +194,7 @@ codes! {
 
     // Chat templates: looked at, never rendered.
     TemplateReach "template-reach" Error
-        "A chat template reaches outside of the template language: attributes of the interpreter's own (`__class__`), other files, or functions that no runtime should offer. Rendered without a sandbox it runs code."
+        "A chat template reaches outside of the template language: attributes of the interpreter's own (`__class__`), other files, or functions that no runtime should offer; or it takes a part of a value by a name that it puts together, or calls what has no name, which may lead anywhere. Rendered without a sandbox it runs code."
         "Do not load it in anything that renders templates. Replace the template with the publisher's."
     TemplateTrigger "template-trigger" Warning
         "A chat template adds text when a message holds certain words or a date has come: the model is told something that nobody wrote."

@@ -70,12 +70,11 @@ fn raw(source: &str) -> Result<(&str, &str), String> {
     for (at, _) in source.match_indices("{%") {
         let (text, tag) = source.split_at(at);
         let inside = tag.get(2..).unwrap_or_default();
-        // A tag this short or none: looking further at every place would take forever.
-        let near = inside.char_indices().nth(32).map_or(inside.len(), |(at, _)| at);
-        let Some(end) = inside.get(..near).and_then(|inside| inside.find("%}")) else { continue };
-        let word = inside.get(..end).unwrap_or_default().trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
-        if word == "endraw" {
-            return Ok((text, inside.get(end + 2..).unwrap_or_default()));
+        let inside = inside.strip_prefix(['-', '+']).unwrap_or(inside).trim_start();
+        let Some(end) = inside.strip_prefix("endraw") else { continue };
+        let end = end.trim_start();
+        if let Some(after) = end.strip_prefix(['-', '+']).unwrap_or(end).strip_prefix("%}") {
+            return Ok((text, after));
         }
     }
     Err("a raw block does not end".to_owned())
@@ -109,6 +108,10 @@ fn tokens<'a>(source: &'a str, close: &str) -> Result<(Vec<Token>, &'a str), Str
         } else if first.is_alphabetic() || first == '_' {
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
+            // Python takes names that differ in the form of their letters for one.
+            if !word.is_ascii() {
+                return Err(format!("the name {word:?} may be read as another"));
+            }
             out.push(Token::Name(word.to_owned()));
             rest = after;
         } else {
@@ -168,6 +171,14 @@ fn string(source: &str, quote: char) -> Result<(String, &str), String> {
             'x' => out.push(code(2)),
             'u' => out.push(code(4)),
             'U' => out.push(code(8)),
+            // A character by its name is none that is known here.
+            'N' => {
+                let mut name = chars.clone().map(|(_, c)| c);
+                if name.next() == Some('{') && name.find(|c| *c == '}' || *c == quote) == Some('}') {
+                    chars.by_ref().find(|(_, c)| *c == '}');
+                }
+                out.push('\u{fffd}');
+            }
             '\n' => {}
             '0'..='7' => {
                 let mut value = escape.to_digit(8).unwrap_or(0);

@@ -7,9 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{FILTERS, FUNCTIONS, INNER, OUTSIDE, among};
 use super::origin::{Origin, Trigger};
-use super::text::{dotted, grows, is_inner, own_texts, start_of, words_of};
+use super::text::{dotted, grows, own_texts, start_of, words_of};
 use super::tree::{Kind, Node};
 use crate::model::finding::Code;
 
@@ -36,7 +35,6 @@ pub(super) fn look(tree: &Node) -> BTreeSet<(Code, String)> {
         look.found.clear();
         look.visit(tree, &Around { trigger: None, rounds: 1, called: None });
     }
-    tree.each(&mut |node| look.reach(node));
     look.endless_macros();
     look.own_text(tree);
     look.found
@@ -110,7 +108,7 @@ impl Look {
                 let inside = Around { trigger: None, rounds: 1, called: Some(name) };
                 node.children.iter().for_each(|child| self.visit(child, &inside));
             }
-            Kind::Body | Kind::Branch | Kind::Block => {
+            Kind::Body | Kind::Branch | Kind::Block | Kind::CallBlock => {
                 node.children.iter().for_each(|child| self.visit(child, around));
             }
             _ => self.expressions(node, around),
@@ -274,70 +272,6 @@ impl Look {
         let Some(text) = texts.iter().find(|text| words_of(text) >= PROSE_WORDS) else { return };
         let code = if trigger.control { Code::TemplateControlWord } else { Code::TemplateTrigger };
         self.push(code, format!("adds text when {}: {:?}", trigger.what, start_of(text)));
-    }
-
-    /// Ways out of the template language.
-    fn reach(&mut self, node: &Node) {
-        match node.kind {
-            Kind::Load => {
-                self.push(Code::TemplateReach, format!("loads another template with {}", node.text))
-            }
-            Kind::Str if is_inner(&node.text) => {
-                self.push(Code::TemplateReach, format!("names {:?}", start_of(&node.text)));
-            }
-            Kind::Attr if is_inner(&node.text) || among(INNER, &node.text) => {
-                self.push(Code::TemplateReach, format!("walks to the attribute {}", start_of(&node.text)));
-            }
-            Kind::Filter if node.text == "attr" => {
-                self.push(Code::TemplateReach, "takes attributes by computed names (the filter attr)");
-            }
-            Kind::Filter if !among(FILTERS, &node.text) => {
-                self.push(
-                    Code::TemplateUnknownName,
-                    format!("uses the filter {}, which is not known", start_of(&node.text)),
-                );
-            }
-            Kind::Item => {
-                // A name put together from pieces hides it from every search.
-                let built = node
-                    .child(1)
-                    .filter(|index| matches!(index.text.as_str(), "+" | "~" | "%" | "join" | "format"));
-                let folded = built.map(|index| self.folded(index)).unwrap_or_default();
-                if is_inner(&folded) {
-                    self.push(Code::TemplateReach, format!("puts together the name {:?}", start_of(&folded)));
-                }
-            }
-            Kind::Binary if node.text == "+" || node.text == "~" => {
-                let folded = self.folded(node);
-                if is_inner(&folded) {
-                    self.push(Code::TemplateReach, format!("puts together the name {:?}", start_of(&folded)));
-                }
-            }
-            _ => {}
-        }
-        let base = node.child(0).filter(|_| matches!(node.kind, Kind::Call | Kind::Attr | Kind::Item));
-        let Some(base) = base.filter(|base| base.kind == Kind::Name) else { return };
-        let name = base.text.as_str();
-        let own = self.macros.contains_key(name) || self.variables.contains_key(name);
-        if among(OUTSIDE, name) && !own {
-            self.push(Code::TemplateReach, format!("uses {name}, which leads out of the template"));
-        } else if node.kind == Kind::Call && !own && !among(FUNCTIONS, name) {
-            self.push(Code::TemplateUnknownName, format!("calls {}, which is not known", start_of(name)));
-        }
-    }
-
-    /// The text that constant pieces are together.
-    fn folded(&self, node: &Node) -> String {
-        match node.kind {
-            Kind::Str => node.text.clone(),
-            Kind::Name => {
-                self.words.get(&node.text).and_then(|words| words.first()).cloned().unwrap_or_default()
-            }
-            Kind::Binary | Kind::List | Kind::Filter | Kind::Unary => {
-                node.children.iter().map(|child| self.folded(child)).collect()
-            }
-            _ => String::new(),
-        }
     }
 
     /// Macros that come back to themselves whatever happens: those that call nothing are taken

@@ -6,17 +6,25 @@
 //! cannot be read is said to be unknown, never clean. Deliberately absent: rendering, and
 //! any judgement of the wording itself.
 
+mod expression;
 mod lex;
 mod look;
 mod names;
+mod nature;
 mod origin;
 mod parse;
+mod reach;
 mod text;
 mod tree;
+
+use std::collections::BTreeSet;
 
 use super::finding::{Code, Findings};
 use super::gguf::{Metadata, Value};
 use crate::domain::budget;
+
+/// What is found in a template, each thing once.
+type Found = BTreeSet<(Code, String)>;
 
 /// Looks at one template; `name` says which of an artifact's templates it is.
 pub fn check(name: &str, source: &str, findings: &mut Findings) {
@@ -28,7 +36,10 @@ pub fn check(name: &str, source: &str, findings: &mut Findings) {
         return;
     }
     match parse::parse(source) {
-        Ok(tree) => look::look(&tree).iter().for_each(|(code, what)| push(*code, what)),
+        Ok(tree) => {
+            let found = reach::look(&tree).into_iter().chain(look::look(&tree)).collect::<Found>();
+            found.iter().for_each(|(code, what)| push(*code, what));
+        }
         Err(why) => push(Code::TemplateUnread, &format!("cannot be read: {why}")),
     }
 }

@@ -23,8 +23,39 @@ pub(super) const FUNCTIONS: &str =
 pub(super) const OUTSIDE: &str = "eval exec open getattr setattr delattr compile globals locals vars os sys subprocess importlib \
      builtins lipsum url_for get_flashed_messages popen system input breakpoint help self";
 /// Attributes by which a value leads to the interpreter's own.
-pub(super) const INNER: &str = "mro func_globals func_code gi_frame gi_code cr_frame ag_frame f_globals f_builtins f_locals f_back \
+pub(super) const HIDDEN: &str = "mro func_globals func_code gi_frame gi_code cr_frame ag_frame f_globals f_builtins f_locals f_back \
      tb_frame im_func im_self format_map subclasses";
+
+/// Methods of texts, lists and mappings, and of loops.
+pub(super) const METHODS: &str = "capitalize casefold center count encode decode endswith expandtabs find format index isalnum isalpha \
+     isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper join ljust lower \
+     lstrip partition removeprefix removesuffix replace rfind rindex rjust rpartition rsplit rstrip split splitlines \
+     startswith strip swapcase title translate upper zfill append extend insert pop remove clear copy reverse sort \
+     get items keys values update setdefault popitem cycle changed next reset";
+/// Methods that add to what they are called on.
+pub(super) const MUTATING: &str = "append extend insert update setdefault";
+/// Filters and methods that give numbers, or yes and no.
+pub(super) const NUMBERS: &str = "length count int float abs round wordcount find rfind index rindex startswith endswith isalnum \
+     isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper changed";
+/// Filters and methods that give what is in a list or a mapping.
+pub(super) const CHOOSING: &str = "first last list sort unique select reject selectattr rejectattr dictsort items keys values min max \
+     random groupby popitem copy";
+/// Those that may give their arguments, too.
+pub(super) const KEEPING: &str = "default d batch slice sum next cycle";
+/// Filters and methods that give parts of a text, or write it otherwise, and nothing of their
+/// arguments.
+pub(super) const CUTTING: &str = "split rsplit splitlines strip lstrip rstrip partition rpartition removeprefix removesuffix trim \
+     lower upper title capitalize casefold swapcase string safe striptags tojson to_json fromjson from_json";
+
+/// Which argument of a filter names an attribute; of `map`, another filter.
+pub(super) fn attribute_place(filter: &str) -> Option<usize> {
+    match filter {
+        "map" | "selectattr" | "rejectattr" | "groupby" | "sum" => Some(0),
+        "join" | "unique" | "min" | "max" => Some(1),
+        "sort" => Some(2),
+        _ => None,
+    }
+}
 
 /// Is the name one of the list?
 pub(super) fn among(list: &str, name: &str) -> bool {

@@ -40,16 +40,12 @@ pub(super) fn grows(node: &Node, name: &str) -> bool {
 
 /// A name with two underscores before and behind it.
 pub(super) fn is_inner(text: &str) -> bool {
-    let mut rest = text;
-    while let Some(at) = rest.find("__") {
-        let after = rest.get(at + 2..).unwrap_or_default();
-        let word = after.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(after.len());
-        if word >= 2 && after.get(word..).is_some_and(|rest| rest.starts_with("__")) {
-            return true;
-        }
-        rest = after;
-    }
-    false
+    text.match_indices("__").any(|(at, _)| {
+        // Names of the interpreter are short; longer ones would take forever in a long line.
+        let name = text.get(at + 2..).unwrap_or_default().chars().take(40);
+        let name: String = name.take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        name.split_once("__").is_some_and(|(word, _)| word.len() >= 2 && !word.starts_with('_'))
+    })
 }
 
 /// Literal texts below a node that a reader of the prompt would see, exceptions left out.

@@ -23,8 +23,10 @@ pub(super) enum Kind {
     Set,
     /// Text: name and parameters, with commas. Children: defaults, then a body.
     Macro,
-    /// A body with expressions before it (`call`, `filter`, `with`, `generation`, `block`).
+    /// A body with expressions before it (`with`, `generation`, `block`, `autoescape`, `do`).
     Block,
+    /// `{% call %}`. Text: parameters, with commas. Children: the call, the body.
+    CallBlock,
     /// `import`, `from`, `include`, `extends`. Text: the statement.
     Load,
     /// `break`, `continue`.
@@ -39,13 +41,15 @@ pub(super) enum Kind {
     Name,
     /// Text: the attribute. Children: what it is of.
     Attr,
-    /// Children: what is indexed, the index or the parts of a slice.
+    /// Text: `:` if it is a slice. Children: what is indexed, the index or the parts of a slice.
     Item,
     /// Children: what is called, then arguments.
     Call,
     /// A named argument. Text: the name. Children: its value.
     Named,
-    /// Text: the filter. Children: what is filtered (none in `{% filter %}`), then arguments.
+    /// Arguments from a list or a mapping. Text: `*` or `**`. Children: it.
+    Many,
+    /// Text: the filter. Children: what is filtered (in `{% filter %}` a body), then arguments.
     Filter,
     /// Text: the test. Children: what is tested, then arguments.
     Test,
