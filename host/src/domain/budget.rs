@@ -49,6 +49,15 @@ pub const TEMPLATE_BYTES: usize = 256 << 10;
 /// Times that the values of a chat template's variables are followed to other variables;
 /// published ones need three.
 pub const TEMPLATE_PASSES: usize = 16;
+/// How large a text of a conversation is taken for, and how long a list of it, when a template's
+/// output is estimated; what that may come to, and loops of fixed length around each other.
+pub const TEMPLATE_GIVEN_BYTES: usize = 256;
+pub const TEMPLATE_ROUNDS: usize = 8;
+pub const TEMPLATE_MADE_BYTES: usize = 256 << 20;
+pub const TEMPLATE_LOOPS: usize = 100_000;
+/// Steps of that estimate, and how deep they go through macros.
+pub const TEMPLATE_STEPS: usize = 1_000_000;
+pub const TEMPLATE_DEPTH: usize = 600;
 /// Bytes of a document (README, model card) that are looked at, documents of one folder, and
 /// findings of one kind in each; published model cards have some 100 KiB.
 pub const DOCUMENT_BYTES: u64 = 4 << 20;

@@ -197,13 +197,13 @@ codes! {
         "A chat template reaches outside of the template language: attributes of the interpreter's own (`__class__`), other files, or functions that no runtime should offer; or it takes a part of a value by a name that it puts together, or calls what has no name, which may lead anywhere. Rendered without a sandbox it runs code."
         "Do not load it in anything that renders templates. Replace the template with the publisher's."
     TemplateTrigger "template-trigger" Warning
-        "A chat template adds text when a message holds certain words or a date has come: the model is told something that nobody wrote."
+        "A chat template adds text when a message holds certain words or is written in a certain way, when a date has come, or when the conversation has a certain length: the model is told something that nobody wrote."
         "Read the template; unless its author explains the condition, replace it with the publisher's."
     TemplateControlWord "template-control-word" Info
-        "A chat template adds text when a message holds a control word (markup, or a word that begins with a slash), as models with switchable thinking do."
+        "A chat template adds text when a message holds a control word (markup, the name of a part of a message, or a switch such as `/no_think`), as models with switchable thinking do."
         "Read the added text if the model is not known for such a switch."
     TemplateEndless "template-endless" Error
-        "A chat template has a loop that does not end, or makes text too long to handle."
+        "A chat template has a loop or a macro that does not end, or makes text too long to handle: something doubles from line to line or from round to round, or is as long or goes round as often as a huge number says."
         "Do not load it in anything that renders templates. Replace the template with the publisher's."
     TemplateUnknownName "template-unknown-name" Warning
         "A chat template calls a function or a filter that is not known to exist in runtimes."
@@ -212,7 +212,7 @@ codes! {
         "A chat template adds prose behind the messages, where others have a marker at most."
         "Read it: every conversation with this model ends with that text."
     TemplateUnread "template-unread" Warning
-        "A chat template cannot be read as Jinja or is larger than any known one, so what it does is not known."
+        "A chat template cannot be read as Jinja, or is larger or more entangled than any known one, so what it does is not known."
         "Read it before using it, or replace it with the publisher's."
 
     // Split sets.

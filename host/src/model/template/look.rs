@@ -2,124 +2,159 @@
 //!
 //! Values are followed by where they come from: the text of messages, the date, and
 //! decisions that hang on either. Names have no scope here: what any assignment gives a
-//! variable, it has everywhere. Words in angle or square brackets and those that begin with
-//! a slash are control words, which honest templates do look for.
+//! variable, it has everywhere. Words in brackets, names of parts of a message and the switches
+//! of some models are control words, which honest templates do look for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::origin::{Origin, Trigger};
-use super::text::{dotted, grows, own_texts, start_of, words_of};
+use super::Found;
+use super::names::{MUTATING, among};
+use super::origin::{Origin, Trigger, Word, first_of};
+use super::text::{dotted, own_texts, repeats, shown, start_of, words_added, words_of};
 use super::tree::{Kind, Node};
+use crate::domain::budget;
 use crate::model::finding::Code;
 
 /// Passes over the tree, so that what is set late in a loop counts early in it.
 const PASSES: usize = 3;
 /// Words of prose that a condition on content may not decide about.
 const PROSE_WORDS: usize = 4;
+/// Words that a single text may not have, if a plain word decides about it.
+const TEXT_WORDS: usize = 3;
+/// Bytes of a text that are looked at as fast as a name.
+const TEXT_BYTES: usize = 8;
 /// Texts that a variable is known to hold.
 const KNOWN_WORDS: usize = 64;
-/// Rounds of a loop, numbers in a template, and what nested loops may multiply to.
-const ROUNDS: u128 = 100_000;
 
 /// Everything found, each thing once.
-pub(super) fn look(tree: &Node) -> BTreeSet<(Code, String)> {
+pub(super) fn look(tree: &Node) -> Found {
     let mut look = Look::default();
     tree.each(&mut |node| {
         if node.kind == Kind::Macro {
-            let mut names = node.text.split(',').map(str::to_owned);
-            let name = names.next().unwrap_or_default();
-            look.macros.insert(name, names.collect());
+            look.macros.insert(node.text.split(',').next().unwrap_or_default(), node);
         }
     });
     for _ in 0..PASSES {
         look.found.clear();
-        look.visit(tree, &Around { trigger: None, rounds: 1, called: None });
+        look.visit(tree, &Around::default());
     }
-    look.endless_macros();
+    if look.looked_at > budget::TEMPLATE_STEPS {
+        look.push(Code::TemplateUnread, "is too entangled to be followed to its end");
+    }
     look.own_text(tree);
     look.found
 }
 
 /// What a statement stands in.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Around<'a> {
     trigger: Option<Trigger>,
-    /// Rounds of the loops around it, as far as they are numbers.
-    rounds: u128,
-    /// The macro it is in, unless a condition is in between.
+    /// The macro that it is a part of.
     called: Option<&'a str>,
 }
 
 #[derive(Default)]
-pub(super) struct Look {
+pub(super) struct Look<'a> {
     pub(super) variables: BTreeMap<String, Origin>,
     /// Words that a variable may hold.
-    pub(super) words: BTreeMap<String, Vec<String>>,
-    numbers: BTreeMap<String, u128>,
-    /// Parameters of every macro.
-    macros: BTreeMap<String, Vec<String>>,
-    /// Which macros every call of a macro calls.
-    calls: BTreeSet<(String, String)>,
-    found: BTreeSet<(Code, String)>,
+    pub(super) words: BTreeMap<String, Vec<Word>>,
+    macros: BTreeMap<&'a str, &'a Node>,
+    /// What hangs on a trigger in what a macro gives.
+    pub(super) given_back: BTreeMap<&'a str, Origin>,
+    /// Steps of the search for texts that hang on a trigger.
+    looked_at: usize,
+    found: Found,
 }
 
-impl Look {
+impl<'a> Look<'a> {
     fn push(&mut self, code: Code, what: impl Into<String>) {
         self.found.insert((code, what.into()));
     }
 
     /// Statements: assignments, conditions, loops.
-    fn visit(&mut self, node: &Node, around: &Around<'_>) {
+    fn visit(&mut self, node: &'a Node, around: &Around<'a>) {
         match node.kind {
             Kind::Set => {
                 let mut origin =
                     node.children.iter().fold(Origin::default(), |sum, value| sum.join(self.origin(value)));
+                self.chosen(origin.decides().as_ref(), node);
                 origin.trigger = origin.trigger.or_else(|| around.trigger.clone());
                 for name in node.text.split(',') {
                     self.assign(name, origin.clone());
                 }
-                let words: Vec<String> = node.children.iter().flat_map(|value| self.strings(value)).collect();
-                self.learn(&node.text, words);
-                if let Some(number) = node.child(0).and_then(|value| self.number(value)) {
-                    let known = self.numbers.entry(node.text.clone()).or_default();
-                    *known = number.max(*known);
-                }
-                if around.rounds > 1 && node.child(0).is_some_and(|value| grows(value, &node.text)) {
-                    self.push(
-                        Code::TemplateEndless,
-                        format!("doubles {} in every round of a loop", node.text),
-                    );
-                }
+                let words: Vec<Word> = node.children.iter().flat_map(|value| self.strings(value)).collect();
+                node.text.split(',').for_each(|name| self.learn(name, words.clone()));
                 self.expressions(node, around);
             }
             Kind::If => {
-                let conditions = node.children.iter().filter(|branch| branch.children.len() > 1);
-                let origin = conditions
-                    .filter_map(|branch| branch.child(0))
-                    .fold(Origin::default(), |sum, condition| sum.join(self.origin(condition)));
-                self.triggered(origin.trigger.as_ref(), node);
-                let trigger = origin.trigger.or_else(|| around.trigger.clone());
-                let inside = Around { trigger, called: None, ..around.clone() };
+                let origin = self.condition(node);
+                self.triggered(origin.decides().as_ref(), node);
+                let trigger = origin.decides().or_else(|| around.trigger.clone());
+                let inside = Around { trigger, ..around.clone() };
                 node.children.iter().for_each(|branch| self.visit(branch, &inside));
             }
             Kind::For => self.repeat(node, around),
             Kind::Macro => {
-                let name = node.text.split(',').next().unwrap_or_default();
-                let inside = Around { trigger: None, rounds: 1, called: Some(name) };
+                let inside = Around { trigger: None, called: node.text.split(',').next() };
                 node.children.iter().for_each(|child| self.visit(child, &inside));
             }
-            Kind::Body | Kind::Branch | Kind::Block | Kind::CallBlock => {
+            Kind::Body => self.statements(node, around),
+            Kind::Branch | Kind::Block | Kind::CallBlock => {
+                if let (Kind::CallBlock, [called, body, ..]) = (node.kind, node.children.as_slice()) {
+                    self.chosen(self.origin(called).decides().as_ref(), body);
+                }
                 node.children.iter().for_each(|child| self.visit(child, around));
+            }
+            Kind::Text | Kind::Output => {
+                let origin =
+                    node.children.iter().fold(Origin::default(), |sum, value| sum.join(self.origin(value)));
+                self.chosen(origin.decides().as_ref(), node);
+                let trigger = origin.decides().or_else(|| around.trigger.clone());
+                let trigger = trigger.filter(|trigger| !trigger.control);
+                if let (Some(called), Some(_)) = (around.called, &trigger) {
+                    let known = self.given_back.remove(called).unwrap_or_default();
+                    self.given_back.insert(called, known.join(Origin { trigger, ..Origin::default() }));
+                }
+                self.expressions(node, around);
             }
             _ => self.expressions(node, around),
         }
     }
 
+    /// What the conditions of all branches hang on.
+    fn condition(&self, node: &Node) -> Origin {
+        let conditions = node.children.iter().filter(|branch| branch.children.len() > 1);
+        let conditions = conditions.filter_map(|branch| branch.child(0));
+        conditions.fold(Origin::default(), |sum, condition| sum.join(self.origin(condition)))
+    }
+
+    /// Statements in order. What comes after a conditional jump hangs on its condition.
+    fn statements(&mut self, body: &'a Node, around: &Around<'a>) {
+        let mut around = around.clone();
+        let mut jumped = None;
+        for statement in &body.children {
+            self.triggered(jumped.as_ref(), statement);
+            self.visit(statement, &around);
+            if statement.kind == Kind::If && jumps(statement) {
+                let trigger = self.condition(statement).decides();
+                jumped = jumped.or(trigger.filter(|trigger| !trigger.control));
+                around.trigger = jumped.clone().or(around.trigger);
+            }
+        }
+    }
+
     /// Notes what a variable may hold; a few dozen texts will do.
-    fn learn(&mut self, name: &str, words: Vec<String>) {
+    fn learn(&mut self, name: &str, words: Vec<Word>) {
+        if self.looked_at > budget::TEMPLATE_STEPS {
+            return;
+        }
         let known = self.words.entry(name.to_owned()).or_default();
-        let new: Vec<String> = words.into_iter().filter(|word| !known.contains(word)).collect();
-        known.extend(new.into_iter().take(KNOWN_WORDS.saturating_sub(known.len())));
+        for word in words {
+            if known.len() < KNOWN_WORDS && !known.contains(&word) {
+                known.push(word);
+                self.looked_at += 1;
+            }
+        }
     }
 
     fn assign(&mut self, name: &str, origin: Origin) {
@@ -127,119 +162,39 @@ impl Look {
         self.variables.insert(name.to_owned(), known.join(origin));
     }
 
-    fn repeat(&mut self, node: &Node, around: &Around<'_>) {
+    fn repeat(&mut self, node: &'a Node, around: &Around<'a>) {
         let [over, condition, rest @ ..] = node.children.as_slice() else { return };
         let origin = self.origin(over).join(self.origin(condition).only_trigger());
-        self.triggered(origin.trigger.as_ref(), node);
+        self.triggered(origin.decides().as_ref(), node);
         let words = self.strings(over);
-        for name in node.text.split(',') {
-            self.assign(name, Origin { trigger: None, ..origin.clone() });
+        // Names of fields are no words of a message.
+        let fields = names_fields(over) && node.text.contains(',');
+        for (place, name) in node.text.split(',').enumerate() {
+            let content = origin.content && !(fields && place == 0);
+            self.assign(name, Origin { trigger: None, content, ..origin.clone() });
             self.learn(name, words.clone());
-        }
-        let rounds = self.rounds(over);
-        let total = around.rounds.saturating_mul(rounds.unwrap_or(1));
-        if total > ROUNDS {
-            self.push(Code::TemplateEndless, format!("goes round a loop {total} times"));
         }
         self.expressions(over, around);
         self.expressions(condition, around);
-        // Over messages: more than once, however often.
-        let rounds = if rounds.is_none() { total.max(2) } else { total };
-        let trigger = origin.trigger.or_else(|| around.trigger.clone());
-        let inside = Around { trigger, rounds, called: None };
+        let trigger = origin.decides().or_else(|| around.trigger.clone());
+        let inside = Around { trigger, ..around.clone() };
         rest.iter().for_each(|body| self.visit(body, &inside));
     }
 
-    /// How often a loop over a range or a list goes round; `None` if that depends.
-    fn rounds(&self, over: &Node) -> Option<u128> {
-        match over.kind {
-            Kind::List => Some(over.children.len() as u128),
-            Kind::Call if over.child(0).is_some_and(|called| called.is(Kind::Name, "range")) => {
-                let numbers: Vec<u128> =
-                    over.children.iter().skip(1).map(|node| self.number(node)).collect::<Option<_>>()?;
-                Some(match numbers.as_slice() {
-                    [end] => *end,
-                    [start, end] => end.saturating_sub(*start),
-                    [start, end, step, ..] => end.saturating_sub(*start) / (*step).max(1),
-                    [] => 0,
-                })
+    /// Expressions within a statement: choices on triggers, calls of macros, tables.
+    fn expressions(&mut self, node: &'a Node, around: &Around<'a>) {
+        match (node.kind, node.children.as_slice()) {
+            (Kind::Choice, [condition, ..]) => {
+                let origin = self.origin(condition);
+                self.triggered(origin.decides().as_ref(), node);
             }
-            Kind::Filter => self.rounds(over.child(0)?),
-            _ => None,
-        }
-    }
-
-    /// The value of a number, as far as it can be worked out; huge ones saturate.
-    fn number(&self, node: &Node) -> Option<u128> {
-        let of = |place: usize| self.number(node.child(place)?);
-        match (node.kind, node.text.as_str()) {
-            (Kind::Int, digits) => Some(digits.parse().unwrap_or(u128::MAX)),
-            (Kind::Name, name) => self.numbers.get(name).copied(),
-            (Kind::Attr, _) => self.numbers.get(&dotted(node)?).copied(),
-            (Kind::Binary, "+") => Some(of(0)?.saturating_add(of(1)?)),
-            (Kind::Binary, "*") => Some(of(0)?.saturating_mul(of(1)?)),
-            (Kind::Binary, "**") => Some(of(0)?.saturating_pow(u32::try_from(of(1)?).unwrap_or(u32::MAX))),
-            (Kind::Filter, "int") => node
-                .child(0)
-                .filter(|text| text.kind == Kind::Str)
-                .and_then(|text| text.text.trim().parse().ok()),
-            _ => None,
-        }
-    }
-
-    /// Expressions within a statement: choices on triggers, calls of macros, huge numbers.
-    fn expressions(&mut self, node: &Node, around: &Around<'_>) {
-        match node.kind {
-            Kind::Choice => {
-                let origin = node.child(0).map(|condition| self.origin(condition)).unwrap_or_default();
-                self.triggered(origin.trigger.as_ref(), node);
-                let inside = Around { called: None, ..around.clone() };
-                node.children.iter().for_each(|child| self.expressions(child, &inside));
-                return;
-            }
-            Kind::Binary if matches!(node.text.as_str(), "and" | "or") => {
+            (Kind::Binary, _) if matches!(node.text.as_str(), "and" | "or") => {
                 let origin = self.origin(node);
-                self.triggered(origin.trigger.as_ref(), node);
+                self.triggered(origin.decides().as_ref(), node);
             }
-            Kind::Item => {
-                if let [table, index, ..] = node.children.as_slice()
-                    && table.kind == Kind::Dict
-                    && self.origin(index).content
-                {
-                    self.lookup(table);
-                }
-            }
-            Kind::Call => {
-                if let Some(called) = node.child(0).filter(|called| called.kind == Kind::Name) {
-                    let arguments = node.children.iter().skip(1);
-                    if let Some(parameters) = self.macros.get(&called.text).cloned() {
-                        for (argument, name) in arguments.zip(parameters) {
-                            let origin = self.origin(argument);
-                            self.assign(&name, origin);
-                        }
-                        if let Some(caller) = around.called {
-                            self.calls.insert((caller.to_owned(), called.text.clone()));
-                        }
-                    }
-                }
-                if let [called, key, ..] = node.children.as_slice()
-                    && called.kind == Kind::Attr
-                    && called.text == "get"
-                    && let Some(table) = called.child(0).filter(|table| table.kind == Kind::Dict)
-                    && self.origin(key).content
-                {
-                    self.lookup(table);
-                }
-            }
-            Kind::Binary if node.text == "*" || node.text == "**" => {
-                let huge = |node: &Node| self.number(node).is_some_and(|number| number > ROUNDS);
-                if huge(node) || node.children.iter().any(huge) {
-                    self.push(Code::TemplateEndless, "makes something enormous by multiplication");
-                }
-            }
-            Kind::Filter if self.pads(node) => {
-                self.push(Code::TemplateEndless, format!("makes something enormous with {}", node.text));
-            }
+            (Kind::Item, [table, index, ..]) => self.lookup(table, index),
+            (Kind::Filter, [of, word, by, ..]) if node.text == "replace" => self.replaced(of, word, by),
+            (Kind::Call, [called, arguments @ ..]) => self.call(called, arguments, around),
             _ => {}
         }
         node.children.iter().for_each(|child| match child.kind {
@@ -248,58 +203,105 @@ impl Look {
         });
     }
 
-    /// Is it a filter that makes its text as long as a huge number says?
-    fn pads(&self, node: &Node) -> bool {
-        matches!(node.text.as_str(), "center" | "indent" | "wordwrap" | "batch" | "slice")
-            && node
-                .children
-                .iter()
-                .skip(1)
-                .any(|node| self.number(node).is_some_and(|number| number > ROUNDS))
-    }
-
-    /// A table of texts, looked up by the words of a message.
-    fn lookup(&mut self, table: &Node) {
-        let key = table.child(0).map(|key| key.text.clone()).unwrap_or_default();
-        self.triggered(Some(&Trigger::word(&key)), table);
-    }
-
-    /// Text that hangs on a trigger.
-    fn triggered(&mut self, trigger: Option<&Trigger>, node: &Node) {
-        let Some(trigger) = trigger else { return };
-        let mut texts = Vec::new();
-        own_texts(node, &mut texts);
-        let Some(text) = texts.iter().find(|text| words_of(text) >= PROSE_WORDS) else { return };
-        let code = if trigger.control { Code::TemplateControlWord } else { Code::TemplateTrigger };
-        self.push(code, format!("adds text when {}: {:?}", trigger.what, start_of(text)));
-    }
-
-    /// Macros that come back to themselves whatever happens: those that call nothing are taken
-    /// away, then those that call only what was taken away; what is left goes round.
-    fn endless_macros(&mut self) {
-        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut callers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (caller, called) in &self.calls {
-            *open.entry(caller).or_default() += 1;
-            open.entry(called).or_default();
-            callers.entry(called).or_default().push(caller);
+    fn call(&mut self, called: &'a Node, arguments: &'a [Node], around: &Around<'a>) {
+        let name = called.text.as_str();
+        match (called.kind, called.children.as_slice(), arguments) {
+            (Kind::Name, ..) => {
+                let Some(found) = self.macros.get(name).copied() else { return };
+                for (argument, parameter) in arguments.iter().zip(found.text.split(',').skip(1)) {
+                    let origin = self.origin(argument);
+                    let parameter = if argument.kind == Kind::Named { &argument.text } else { parameter };
+                    self.assign(parameter, origin);
+                    let words = self.strings(argument);
+                    self.learn(parameter, words);
+                }
+            }
+            (Kind::Attr, [table], [key, ..]) if name == "get" => self.lookup(table, key),
+            (Kind::Attr, [of], [word, by, ..]) if name == "replace" => self.replaced(of, word, by),
+            (Kind::Attr, [of], _) if among(MUTATING, name) => {
+                let Some(list) = dotted(of) else { return };
+                let origin =
+                    arguments.iter().fold(Origin::default(), |sum, value| sum.join(self.origin(value)));
+                let trigger = origin.trigger.clone().or_else(|| around.trigger.clone());
+                self.assign(&list, Origin { trigger, ..origin });
+                let words = arguments.iter().flat_map(|value| self.strings(value)).collect();
+                self.learn(&list, words);
+            }
+            _ => {}
         }
-        let mut done: Vec<&str> =
-            open.iter().filter(|(_, calls)| **calls == 0).map(|(name, _)| *name).collect();
-        while let Some(name) = done.pop() {
-            open.remove(name);
-            for caller in callers.get(name).into_iter().flatten() {
-                if let Some(calls) = open.get_mut(caller) {
-                    *calls -= 1;
-                    if *calls == 0 {
-                        done.push(caller);
-                    }
+    }
+
+    /// A table of texts, looked up by the words of a message or by a decision on them.
+    fn lookup(&mut self, table: &'a Node, index: &Node) {
+        let origin = self.origin(index);
+        if origin.content && (table.kind == Kind::Dict || !self.origin(table).messages) {
+            let key = first_of(self.strings(table).into_iter()).unwrap_or_default();
+            let trigger =
+                Some(Trigger::word(&key)).filter(|trigger| !trigger.control || table.kind == Kind::Dict);
+            self.triggered(trigger.as_ref(), table);
+        }
+        self.chosen(origin.trigger.as_ref(), table);
+    }
+
+    /// A word of a message that another text takes the place of.
+    fn replaced(&mut self, of: &Node, word: &Node, by: &'a Node) {
+        let word = first_of(self.strings(word).into_iter()).filter(|_| self.origin(of).content);
+        self.triggered(word.map(|word| Trigger::word(&word)).as_ref(), by);
+    }
+
+    /// Text that hangs on a trigger, in an expression. Control words are left to conditions: what
+    /// is kept of a message after one was found in it hangs on that for ever.
+    fn chosen(&mut self, trigger: Option<&Trigger>, node: &'a Node) {
+        self.triggered(trigger.filter(|trigger| !trigger.control), node);
+    }
+
+    /// Text that hangs on a trigger. For a control word, it is one text; otherwise its pieces
+    /// count, wherever the template has them.
+    fn triggered(&mut self, trigger: Option<&Trigger>, node: &'a Node) {
+        let Some(trigger) = trigger.filter(|_| self.looked_at <= budget::TEMPLATE_STEPS) else { return };
+        let (code, text) = if trigger.control {
+            let text = own_texts(node).into_iter().find(|text| words_of(text) >= PROSE_WORDS);
+            (Code::TemplateControlWord, text.map(str::to_owned))
+        } else {
+            let mut pieces = self.pieces(node);
+            // What the message says itself is nothing new.
+            pieces.retain(|text| !repeats(&trigger.word, text));
+            let prose = pieces.iter().any(|text| words_of(text) >= TEXT_WORDS)
+                || pieces.iter().map(|text| words_added(text)).sum::<usize>() >= PROSE_WORDS
+                || words_added(&pieces.concat()) >= PROSE_WORDS;
+            let longest = prose.then(|| pieces.iter().max_by_key(|text| words_added(text)));
+            (Code::TemplateTrigger, longest.flatten().map(|text| text.to_string()))
+        };
+        if let Some(text) = text {
+            self.push(code, format!("adds text when {}: {:?}", trigger.what, start_of(&text)));
+        }
+    }
+
+    /// All texts that a node may print, also those that it has by a name or from a macro.
+    fn pieces(&mut self, node: &'a Node) -> Vec<Word> {
+        let (mut open, mut texts) = (vec![node], Vec::new());
+        let mut known: BTreeSet<String> = BTreeSet::new();
+        while let Some(node) = open.pop() {
+            let mut all = Vec::new();
+            shown(node, &mut all);
+            self.looked_at += all.len();
+            for node in all {
+                if matches!(node.kind, Kind::Text | Kind::Str) {
+                    texts.push(node.text.as_str().into());
+                    continue;
+                }
+                let name = dotted(node).unwrap_or_default();
+                let known_as = [name.as_str(), name.split('.').next().unwrap_or_default()];
+                if !known.contains(&name) {
+                    let words = BTreeSet::from(known_as).into_iter().filter_map(|name| self.words.get(name));
+                    texts.extend(words.flatten().cloned());
+                    open.extend(self.macros.get(name.as_str()).and_then(|found| found.children.last()));
+                    known.insert(name);
                 }
             }
         }
-        if let Some(name) = open.keys().next().map(|name| start_of(name)) {
-            self.push(Code::TemplateEndless, format!("has a macro {name} that calls itself without end"));
-        }
+        self.looked_at += texts.iter().map(|text| 1 + text.len() / TEXT_BYTES).sum::<usize>();
+        texts
     }
 
     /// Prose at the top level behind the messages: honest templates end with a marker.
@@ -309,14 +311,26 @@ impl Look {
         for node in
             tree.children.iter().skip(last + 1).filter(|node| matches!(node.kind, Kind::Text | Kind::Output))
         {
-            let mut texts = Vec::new();
-            own_texts(node, &mut texts);
-            if let Some(text) = texts.iter().find(|text| words_of(text) >= 3) {
+            if let Some(text) = own_texts(node).into_iter().find(|text| words_of(text) >= 3) {
                 self.push(
                     Code::TemplateOwnText,
                     format!("adds text of its own behind the messages: {:?}", start_of(text)),
                 );
             }
         }
+    }
+}
+
+/// Does a condition decide whether what comes after it in the loop is run?
+fn jumps(node: &Node) -> bool {
+    node.kind == Kind::Jump || node.kind != Kind::For && node.children.iter().any(jumps)
+}
+
+/// Does it go through the fields of a mapping?
+fn names_fields(over: &Node) -> bool {
+    match over.kind {
+        Kind::Filter => among("items dictsort", &over.text),
+        Kind::Call => over.child(0).is_some_and(|called| called.is(Kind::Attr, "items")),
+        _ => false,
     }
 }

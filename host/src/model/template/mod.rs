@@ -7,13 +7,16 @@
 //! any judgement of the wording itself.
 
 mod expression;
+mod growth;
 mod lex;
 mod look;
+mod macros;
 mod names;
 mod nature;
 mod origin;
 mod parse;
 mod reach;
+mod size;
 mod text;
 mod tree;
 
@@ -37,8 +40,8 @@ pub fn check(name: &str, source: &str, findings: &mut Findings) {
     }
     match parse::parse(source) {
         Ok(tree) => {
-            let found = reach::look(&tree).into_iter().chain(look::look(&tree)).collect::<Found>();
-            found.iter().for_each(|(code, what)| push(*code, what));
+            let found = [reach::look(&tree), growth::look(&tree), look::look(&tree)].into_iter().flatten();
+            found.collect::<Found>().iter().for_each(|(code, what)| push(*code, what));
         }
         Err(why) => push(Code::TemplateUnread, &format!("cannot be read: {why}")),
     }

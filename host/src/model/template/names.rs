@@ -2,10 +2,21 @@
 
 /// What looks for words in a text.
 pub(super) const MATCHERS: &str = "startswith endswith find rfind index rindex count split rsplit partition rpartition replace \
-     removeprefix removesuffix";
+     removeprefix removesuffix strip lstrip rstrip";
 /// Tests that compare.
 pub(super) const COMPARING: &str =
     "eq equalto == ne != in sameas startingwith endingwith containing contains match";
+/// Parts of a message, and what they may be called.
+pub(super) const PARTS: &str = "type role name id text content function tool_calls arguments parameters image image_url \
+     input_image audio input_audio audio_url video video_url input_video document file data thinking reasoning";
+/// Filters and methods that look for their arguments, or choose by them, and print none of them.
+pub(super) const LOOKING: &str = "startswith endswith find rfind index rindex count split rsplit partition rpartition \
+     removeprefix removesuffix strip lstrip rstrip select reject selectattr rejectattr groupby sort unique";
+/// What gives the words of everything that is in a message.
+pub(super) const SPEAKING: &str =
+    "string tojson join pprint xmlattr urlencode list format values items dictsort";
+/// Control words that models with switchable thinking know.
+pub(super) const SWITCHES: &str = "/think /no_think /nothink /no-think /system_override";
 /// Where the words of a message are.
 pub(super) const CONTENT: &str = "content text reasoning_content thinking arguments parts";
 /// What a message or a part of one carries besides words.

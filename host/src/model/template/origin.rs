@@ -1,10 +1,21 @@
 //! Where the value of an expression comes from: messages, their words, the date, and decisions
 //! that hang on these.
 
+use std::rc::Rc;
+
 use super::look::Look;
-use super::names::{COMPARING, CONTENT, MATCHERS, STRUCTURE, among};
-use super::text::dotted;
+use super::names::{COMPARING, CONTENT, MATCHERS, PARTS, SPEAKING, STRUCTURE, SWITCHES, among};
+use super::text::{dotted, is_comparison};
 use super::tree::{Kind, Node};
+
+const DATE: &str = "the date is a certain one";
+const COUNT: &str = "a conversation or a message has a certain length";
+const FORM: &str = "a message is written in a certain way";
+/// Honest templates tell the first messages from others, and the second from the third.
+const FEW: u64 = 2;
+
+/// A text that a template holds, under however many names.
+pub(super) type Word = Rc<str>;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, Default)]
@@ -14,25 +25,37 @@ pub(super) struct Origin {
     /// The words of a message.
     pub content: bool,
     pub date: bool,
+    /// How many messages there are, or which of them it is, or how long one is.
+    pub count: bool,
     /// A word that the content was cut at or searched for.
     pub word: Option<String>,
+    /// Was it cut or searched, rather than written otherwise?
+    pub cut: bool,
     pub trigger: Option<Trigger>,
 }
 
-/// A decision that hangs on the words of a message, or on the date.
+/// A decision that hangs on the words of a message, on the date, or on how far the conversation is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trigger {
     /// What is looked for; of a date, how.
     pub what: String,
+    /// The word that is looked for.
+    pub word: String,
     pub control: bool,
 }
 
 impl Trigger {
+    fn plain(what: &str) -> Self {
+        Self { what: what.to_owned(), word: String::new(), control: false }
+    }
+
     pub fn word(word: &str) -> Self {
-        let markup = word.contains(['<', '>', '[', ']', '{', '}', '|']) || word.starts_with('/');
+        let markup = word.contains(['<', '>', '[', ']', '{', '}', '|']) || among(SWITCHES, word.trim());
         Self {
             what: format!("messages hold {word:?}"),
-            control: markup || !word.chars().any(char::is_alphabetic),
+            word: word.to_owned(),
+            // Parts of a message have names, and of what kind one is says what is in it.
+            control: markup || among(PARTS, word) || !word.chars().any(char::is_alphabetic),
         }
     }
 }
@@ -42,6 +65,8 @@ impl Origin {
         self.messages |= other.messages;
         self.content |= other.content;
         self.date |= other.date;
+        self.count |= other.count;
+        self.cut |= other.cut;
         self.word = self.word.or(other.word);
         // A plain word weighs more than a control word.
         self.trigger = match (self.trigger, other.trigger) {
@@ -51,12 +76,21 @@ impl Origin {
         self
     }
 
+    /// What a condition on it hangs on. A message that was cut at a control word is a message
+    /// like any other.
+    pub fn decides(&self) -> Option<Trigger> {
+        let cut = || {
+            self.word.as_deref().filter(|_| self.cut).map(Trigger::word).filter(|trigger| !trigger.control)
+        };
+        self.trigger.clone().or_else(cut)
+    }
+
     pub fn only_trigger(self) -> Self {
         Self { trigger: self.trigger, ..Self::default() }
     }
 }
 
-impl Look {
+impl Look<'_> {
     /// Where the value of an expression comes from.
     pub(super) fn origin(&self, node: &Node) -> Origin {
         let all = |from: usize| {
@@ -66,11 +100,20 @@ impl Look {
             Kind::Name => {
                 let mut origin = self.variables.get(&node.text).cloned().unwrap_or_default();
                 origin.messages |= node.text == "messages";
+                // What runtimes give to templates that do not ask for the date themselves.
+                origin.date |= node.text == "date_string";
                 origin
             }
             Kind::Attr => {
                 if let Some(known) = dotted(node).and_then(|name| self.variables.get(&name)) {
                     return known.clone();
+                }
+                if node.child(0).is_some_and(|of| of.is(Kind::Name, "loop")) {
+                    let count = matches!(
+                        node.text.as_str(),
+                        "index" | "index0" | "revindex" | "revindex0" | "length"
+                    );
+                    return Origin { count, ..Origin::default() };
                 }
                 part_of(all(0), &node.text)
             }
@@ -78,88 +121,184 @@ impl Look {
                 let origin = node.child(0).map(|base| self.origin(base)).unwrap_or_default();
                 let name =
                     node.child(1).filter(|index| index.kind == Kind::Str).map_or("", |index| &index.text);
-                part_of(origin, name).join(all(1).only_trigger())
+                let mut part = part_of(origin.clone(), name).join(all(1).only_trigger());
+                let known_as = node.child(1).filter(|index| index.kind == Kind::Name);
+                let known_as = known_as.map(|name| self.strings(name)).unwrap_or_default();
+                part.content |= origin.messages && known_as.iter().any(|name| among(CONTENT, name));
+                part
             }
             Kind::Call => self.called(node),
             Kind::Filter => {
                 let mut origin = all(0);
-                let spoken =
-                    ["string", "tojson", "map", "join", "pprint", "xmlattr", "urlencode", "list", "format"];
-                origin.content |= origin.messages && spoken.contains(&node.text.as_str());
-                if matches!(node.text.as_str(), "selectattr" | "rejectattr" | "select" | "reject")
+                let name = node.text.as_str();
+                if matches!(name, "length" | "count" | "wordcount") {
+                    origin.count |= origin.messages || origin.content;
+                    return origin;
+                }
+                origin.content |= origin.messages && among(SPEAKING, name);
+                if name == "map" {
+                    origin = self.mapped(node, origin);
+                }
+                if name == "groupby" && node.child(1).is_some_and(|by| among(CONTENT, &by.text)) {
+                    origin.content |= origin.messages;
+                }
+                if matches!(name, "selectattr" | "rejectattr" | "select" | "reject")
                     && (origin.messages || origin.content)
                 {
-                    let about = node.child(1).is_some_and(|about| among(CONTENT, &about.text));
-                    let words = node.children.iter().skip(3);
-                    let word = words.flat_map(|word| self.strings(word)).find(|word| !word.trim().is_empty());
+                    let by_attribute = name.ends_with("attr");
+                    let about = if by_attribute {
+                        node.child(1).is_some_and(|about| among(CONTENT, &about.text))
+                    } else {
+                        origin.content && node.child(1).is_some_and(|test| among(COMPARING, &test.text))
+                    };
+                    let word = self.word_in(node, if by_attribute { 3 } else { 2 });
                     if let (true, Some(word)) = (about, word) {
                         origin.trigger = Some(Trigger::word(&word));
                     }
                 }
-                if matches!(node.text.as_str(), "replace" | "split") && origin.content {
+                if matches!(name, "replace" | "split") && origin.content {
                     origin.word = origin.word.or_else(|| self.word_in(node, 1));
+                    origin.cut |= name == "split";
                 }
                 origin
             }
             Kind::Test => {
                 let origin = all(0);
-                if among(COMPARING, &node.text) { self.compared(node, origin) } else { origin.only_trigger() }
+                match node.text.as_str() {
+                    test if among(COMPARING, test) => self.compared(node, origin),
+                    "upper" | "lower" if origin.content => {
+                        Origin { trigger: Some(Trigger::plain(FORM)), ..Origin::default() }
+                    }
+                    _ => Origin { trigger: origin.decides(), ..Origin::default() },
+                }
             }
-            Kind::Binary
-                if matches!(node.text.as_str(), "==" | "!=" | "<" | ">" | "<=" | ">=" | "in" | "not in") =>
-            {
-                self.compared(node, all(0))
+            Kind::Binary if is_comparison(&node.text) => self.compared(node, all(0)),
+            // Put together with a text, a message is its words.
+            Kind::Binary if matches!(node.text.as_str(), "~" | "%") => {
+                let mut origin = all(0);
+                origin.content |= origin.messages;
+                origin
             }
             _ => all(0),
         }
     }
 
+    /// Some of every message, by a name that may be written out.
+    fn mapped(&self, node: &Node, mut origin: Origin) -> Origin {
+        match node.child(1) {
+            Some(by) if by.is(Kind::Named, "attribute") => {
+                let name =
+                    by.child(0).filter(|name| name.kind == Kind::Str).map_or("content", |name| &name.text);
+                origin.content |= origin.messages;
+                part_of(origin, name)
+            }
+            _ => {
+                origin.content |= origin.messages;
+                origin
+            }
+        }
+    }
+
     fn called(&self, node: &Node) -> Origin {
-        let origin = node.children.iter().fold(Origin::default(), |sum, child| sum.join(self.origin(child)));
+        let mut origin =
+            node.children.iter().fold(Origin::default(), |sum, child| sum.join(self.origin(child)));
         let Some(called) = node.child(0) else { return origin };
         if called.is(Kind::Name, "strftime_now") {
             return Origin { date: true, ..origin };
         }
+        if called.kind == Kind::Name
+            && let Some(given) = self.given_back.get(called.text.as_str())
+        {
+            origin = origin.join(given.clone());
+        }
+        if called.kind == Kind::Attr {
+            if let ("get" | "pop", Some(name)) = (called.text.as_str(), node.child(1))
+                && name.kind == Kind::Str
+            {
+                return part_of(origin, &name.text);
+            }
+            origin.content |= origin.messages && among(SPEAKING, &called.text);
+            if called.text.starts_with("is") && origin.content {
+                return Origin { trigger: Some(Trigger::plain(FORM)), ..Origin::default() };
+            }
+        }
         if called.kind == Kind::Attr && among(MATCHERS, &called.text) && (origin.content || origin.date) {
             let Some(word) = self.word_in(node, 1) else { return origin };
             if called.text.ends_with("with") {
-                let what = Trigger { what: "the date is a certain one".to_owned(), control: false };
-                let trigger = Some(if origin.content { Trigger::word(&word) } else { what });
+                let date = || Trigger::plain(DATE);
+                let trigger = Some(if origin.content { Trigger::word(&word) } else { date() });
                 return Origin { trigger, ..Origin::default() };
             }
-            return Origin { word: Some(word), ..origin };
+            return Origin { word: Some(word), cut: origin.cut || called.text != "replace", ..origin };
         }
         origin
     }
 
     /// The first word among the arguments from `from` on.
     fn word_in(&self, node: &Node, from: usize) -> Option<String> {
-        let arguments = node.children.iter().skip(from);
-        arguments.flat_map(|argument| self.strings(argument)).find(|word| !word.trim().is_empty())
+        first_of(node.children.iter().skip(from).flat_map(|argument| self.strings(argument)))
     }
 
     /// A comparison of what `origin` describes.
     fn compared(&self, node: &Node, origin: Origin) -> Origin {
         if origin.date {
-            let what = "the date is a certain one".to_owned();
-            return Origin { trigger: Some(Trigger { what, control: false }), ..Origin::default() };
+            return Origin { trigger: Some(Trigger::plain(DATE)), ..Origin::default() };
         }
-        let word = origin.word.clone().or_else(|| self.word_in(node, 0)).filter(|_| origin.content);
+        if origin.count && has_large_number(node) {
+            return Origin { trigger: Some(Trigger::plain(COUNT)), ..Origin::default() };
+        }
+        // What is compared is not what it is compared with.
+        let with = node.children.iter().filter(|side| !self.origin(side).content);
+        let word = first_of(with.flat_map(|side| self.strings(side)));
+        let word = word.or_else(|| origin.word.clone()).filter(|_| origin.content);
         let own = Origin { trigger: word.map(|word| Trigger::word(&word)), ..Origin::default() };
-        own.join(origin.only_trigger())
+        own.join(Origin { trigger: origin.decides(), ..Origin::default() })
     }
 
-    /// Texts that an expression may be, or that are its elements.
-    pub(super) fn strings(&self, node: &Node) -> Vec<String> {
-        match node.kind {
-            Kind::Str => vec![node.text.clone()],
-            Kind::Name => self.words.get(&node.text).cloned().unwrap_or_default(),
-            Kind::List | Kind::Binary | Kind::Filter | Kind::Unary | Kind::Choice | Kind::Named => {
-                node.children.iter().flat_map(|child| self.strings(child)).take(64).collect()
+    /// Texts that an expression may be, or that are its elements or parts.
+    pub(super) fn strings(&self, node: &Node) -> Vec<Word> {
+        let of = |nodes: &[Node]| -> Vec<Word> {
+            nodes.iter().flat_map(|node| self.strings(node)).take(64).collect()
+        };
+        match (node.kind, node.children.as_slice()) {
+            (Kind::Str | Kind::Text, _) => vec![node.text.as_str().into()],
+            (Kind::Name, _) => self.words.get(&node.text).cloned().unwrap_or_default(),
+            (Kind::Attr, [of]) => {
+                let words = dotted(node).and_then(|name| self.words.get(&name).cloned());
+                words.unwrap_or_else(|| self.strings(of))
             }
-            _ => Vec::new(),
+            // Nothing is in a part that is not in the whole.
+            (Kind::Item, [whole, ..]) => self.strings(whole),
+            (Kind::Filter, children) if matches!(node.text.as_str(), "default" | "d") => of(children),
+            (Kind::Call, [called, arguments @ ..]) if called.is(Kind::Name, "namespace") => of(arguments),
+            // What is made of a text may be made of the other texts, too.
+            (Kind::Filter | Kind::Call, [from, by @ ..]) => {
+                let mut texts = self.strings(from);
+                if !texts.is_empty() {
+                    texts.extend(of(by));
+                }
+                texts
+            }
+            (Kind::Test, _) => Vec::new(),
+            (_, children) => of(children),
         }
     }
+}
+
+/// The first of several words that is more than a space, and of that the beginning.
+pub(super) fn first_of(mut words: impl Iterator<Item = Word>) -> Option<String> {
+    const LONGEST: usize = 128;
+    let word = words.find(|word| !word.trim().is_empty())?;
+    Some(word.chars().take(LONGEST).collect())
+}
+
+/// Is there a number that says more than which message is the first, the second, the last?
+fn has_large_number(node: &Node) -> bool {
+    let mut large = false;
+    node.each(&mut |node| {
+        large |= node.kind == Kind::Int && node.text.parse::<u64>().is_ok_and(|number| number > FEW)
+    });
+    large
 }
 
 /// The part of a message or of its content that has this name.

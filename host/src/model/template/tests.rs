@@ -1,6 +1,8 @@
 //! Templates in the style of published ones, which must pass, and hostile ones, which must not.
 
+mod growth;
 mod reach;
+mod trigger;
 
 use super::*;
 use crate::domain::inspection::Severity;

@@ -1,5 +1,6 @@
 //! Texts and names below a node.
 
+use super::names::{LOOKING, among};
 use super::tree::{Kind, Node};
 
 /// `a.b.c` of names alone.
@@ -9,33 +10,6 @@ pub(super) fn dotted(node: &Node) -> Option<String> {
         Kind::Attr => Some(format!("{}.{}", dotted(node.child(0)?)?, node.text)),
         _ => None,
     }
-}
-
-/// Does the expression hold the variable more than once, put together?
-pub(super) fn grows(node: &Node, name: &str) -> bool {
-    fn count(node: &Node, name: &str) -> usize {
-        match node.kind {
-            Kind::Name | Kind::Attr if dotted(node).as_deref() == Some(name) => 1,
-            Kind::Binary if matches!(node.text.as_str(), "+" | "~") => {
-                node.children.iter().map(|child| count(child, name)).sum()
-            }
-            Kind::Binary if node.text == "*" => {
-                let held = node.children.iter().map(|child| count(child, name)).max().unwrap_or(0);
-                let number = node
-                    .children
-                    .iter()
-                    .filter(|child| child.kind == Kind::Int)
-                    .filter_map(|n| n.text.parse::<usize>().ok())
-                    .max();
-                held.saturating_mul(number.unwrap_or(2))
-            }
-            Kind::List => node.children.iter().map(|child| count(child, name)).sum(),
-            Kind::Filter => node.child(0).map_or(0, |child| count(child, name)),
-            _ => 0,
-        }
-    }
-    // A number is no text: adding it to itself a hundred times is no danger.
-    count(node, name) > 1
 }
 
 /// A name with two underscores before and behind it.
@@ -48,13 +22,60 @@ pub(super) fn is_inner(text: &str) -> bool {
     })
 }
 
-/// Literal texts below a node that a reader of the prompt would see, exceptions left out.
-pub(super) fn own_texts(node: &Node, out: &mut Vec<String>) {
-    match node.kind {
-        Kind::Text | Kind::Str => out.push(node.text.clone()),
-        Kind::Call if node.child(0).is_some_and(|called| called.is(Kind::Name, "raise_exception")) => {}
-        _ => node.children.iter().for_each(|child| own_texts(child, out)),
+/// Literal texts below a node that a reader of the prompt would see, and names of what may hold
+/// some: no exceptions, and nothing that is only looked for or asked about.
+pub(super) fn shown<'a>(node: &'a Node, out: &mut Vec<&'a Node>) {
+    let (kind, name) = (node.kind, node.text.as_str());
+    let children = node.children.as_slice();
+    let seen = match (kind, children) {
+        (Kind::Text | Kind::Str | Kind::Name, _) => return out.push(node),
+        (Kind::Attr, _) if dotted(node).is_some() => return out.push(node),
+        (Kind::Test, _) => return,
+        (Kind::Binary, _) if is_comparison(name) => return,
+        (Kind::For, [over, _, bodies @ ..]) => {
+            shown(over, out);
+            bodies
+        }
+        (Kind::Branch, [_, bodies @ ..]) if !bodies.is_empty() => bodies,
+        (Kind::Choice, [_, values @ ..]) => values,
+        (Kind::Item, [of, ..]) => std::slice::from_ref(of),
+        (Kind::Call, [called, arguments @ ..]) => match (called.kind, called.text.as_str()) {
+            (Kind::Name, "raise_exception" | "strftime_now") => return,
+            (Kind::Attr, method) => {
+                called.children.iter().for_each(|of| shown(of, out));
+                not_looked_for(method, arguments)
+            }
+            _ => children,
+        },
+        (Kind::Filter, [of, arguments @ ..]) => {
+            shown(of, out);
+            not_looked_for(name, arguments)
+        }
+        _ => children,
+    };
+    seen.iter().for_each(|child| shown(child, out));
+}
+
+/// Arguments that may come into the text. What is put in place of a word does, the word does not.
+fn not_looked_for<'a>(name: &str, arguments: &'a [Node]) -> &'a [Node] {
+    match name {
+        "replace" | "get" | "pop" => arguments.get(1..).unwrap_or_default(),
+        name if among(LOOKING, name) => &[],
+        _ => arguments,
     }
+}
+
+/// Literal texts that a reader of the prompt would see.
+pub(super) fn own_texts(node: &Node) -> Vec<&str> {
+    let mut all = Vec::new();
+    shown(node, &mut all);
+    let texts = all.into_iter().filter(|node| matches!(node.kind, Kind::Text | Kind::Str));
+    texts.map(|node| node.text.as_str()).collect()
+}
+
+/// Does the operator compare, or look for something?
+pub(super) fn is_comparison(operator: &str) -> bool {
+    matches!(operator, "==" | "!=" | "<" | ">" | "<=" | ">=" | "in" | "not in")
 }
 
 /// Words of prose: what stands in brackets of markup does not count.
@@ -72,7 +93,53 @@ pub(super) fn words_of(text: &str) -> usize {
             ' '
         })
         .collect();
-    prose.split_whitespace().filter(|word| word.chars().filter(|c| c.is_alphabetic()).count() >= 2).count()
+    prose.split_whitespace().map(words_in).sum()
+}
+
+/// Words of a text that stands where none should: whatever stands between them parts them, and
+/// markers are all that does not count.
+pub(super) fn words_added(text: &str) -> usize {
+    // Names of markers are short and hold no spaces.
+    const MARKER: usize = 40;
+    let (mut words, mut rest) = (0, text);
+    while let Some(at) = rest.find(['<', '[']) {
+        let (before, after) = rest.split_at(at);
+        let end =
+            after.char_indices().take(MARKER).find(|(_, c)| matches!(c, '>' | ']') || c.is_whitespace());
+        let end = match end {
+            Some((end, '>' | ']')) => end + 1,
+            _ => 1,
+        };
+        words += plain(before).map(words_in).sum::<usize>();
+        rest = after.get(end..).unwrap_or_default();
+    }
+    words + plain(rest).map(words_in).sum::<usize>()
+}
+
+/// Has a text of several words only such as another has?
+pub(super) fn repeats(other: &str, text: &str) -> bool {
+    // Longer ones are no words to look for.
+    const LONGEST: usize = 256;
+    if other.len().max(text.len()) > LONGEST {
+        return false;
+    }
+    let (other, text) = (other.to_lowercase(), text.to_lowercase());
+    plain(&text).count() > 1 && plain(&text).all(|word| plain(&other).any(|known| known == word))
+}
+
+/// Words and numbers, and nothing between two that stand apart.
+fn plain(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// Words between two spaces: in scripts that have none, two letters are about one.
+fn words_in(text: &str) -> usize {
+    let letters = text.chars().filter(|c| c.is_alphabetic()).count();
+    let joined = |c: &char| matches!(c, '\u{e00}'..='\u{eff}' | '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{20000}'..='\u{3ffff}');
+    match text.chars().filter(joined).count() {
+        0 => usize::from(letters >= 2),
+        without_spaces => without_spaces.div_ceil(2),
+    }
 }
 
 /// The beginning of a text, for a message.
