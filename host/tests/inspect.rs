@@ -277,6 +277,64 @@ fn nothing_from_a_file_steers_a_terminal_or_hides_on_it() {
 }
 
 /// A metadata text of megabytes: nobody is shown all of it, and no program gets it again and again.
+/// File names are bytes, and JSON is Unicode: one such name spoils no document.
+#[test]
+fn names_that_are_no_unicode() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = folder();
+    let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"od\xff.gguf"));
+    fs::copy(folder.path().join("good.gguf"), odd).unwrap();
+    for arguments in [&["--json", "."][..], &["--json", "--full", "."]] {
+        let output = assayd(folder.path(), arguments);
+        let document: serde_json::Value = serde_json::from_str(out(&output)).unwrap();
+        let paths: Vec<&str> =
+            document.as_array().unwrap().iter().map(|object| object["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["./cut.gguf", "./good.gguf", "./od\u{fffd}.gguf"]);
+    }
+}
+
+/// A blob is called after its digest; a full pass knows whether it is right.
+#[test]
+fn a_blob_that_is_not_what_its_name_says() {
+    let folder = folder();
+    let blobs = folder.path().join("blobs");
+    fs::create_dir(&blobs).unwrap();
+    let bytes = fs::read(folder.path().join("good.gguf")).unwrap();
+    let own = assayd::digest::sha256(&bytes).to_string();
+    for (name, status) in [(format!("sha256-{own}"), "warn"), (own, "warn"), ("0".repeat(64), "reject")] {
+        fs::write(blobs.join(&name), &bytes).unwrap();
+        let path = format!("blobs/{name}");
+        let output = assayd(folder.path(), &["--json", "--full", &path]);
+        let document: serde_json::Value = serde_json::from_str(out(&output)).unwrap();
+        assert_eq!(document[0]["status"], status, "{name}");
+        let told = document[0]["findings"][0]["code"] == "name-digest";
+        assert_eq!(told, status == "reject", "{name}");
+        let quick = assayd(folder.path(), &["--json", &path]);
+        assert!(!out(&quick).contains("name-digest"), "nothing was read");
+    }
+}
+
+/// A part that is a link to somewhere else is told of, as other files of a model are.
+#[test]
+fn parts_of_a_set_that_are_elsewhere() {
+    let folder = folder();
+    let outside = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("set")).unwrap();
+    let part = |number: u32| folder.path().join(format!("set/m-{number:05}-of-00002.gguf"));
+    fs::copy(folder.path().join("good.gguf"), part(1)).unwrap();
+    fs::copy(folder.path().join("good.gguf"), outside.path().join("x.gguf")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("x.gguf"), part(2)).unwrap();
+    let looked = |path: &str| out(&assayd(folder.path(), &[path])).to_owned();
+    assert!(looked("set/m-00001-of-00002.gguf").contains("m-00002-of-00002.gguf is a symbolic link"));
+    // One within is fine; and a part that never came is called what it is.
+    fs::remove_file(part(2)).unwrap();
+    std::os::unix::fs::symlink("m-00001-of-00002.gguf", part(2)).unwrap();
+    assert!(!looked("set/m-00001-of-00002.gguf").contains("symbolic link"));
+    fs::remove_file(part(2)).unwrap();
+    fs::write(part(2), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+    assert!(looked("set/m-00001-of-00002.gguf").contains("[lfs-pointer]"));
+}
+
 #[test]
 fn long_texts_are_cut() {
     let folder = tempfile::tempdir().unwrap();

@@ -264,7 +264,8 @@ fn texts(bytes: &[u8]) -> bool {
         assert!(config.hash().is_some());
     }
     if let Ok(tokenizer) = likeness::Tokenizer::parse(&text) {
-        tokenizer.last();
+        tokenizer.last_trained();
+        tokenizer.last_added();
         let settings = serde_json::from_str(&text).ok();
         likeness::tokenizer_hash(tokenizer, settings.as_ref(), settings.as_ref());
     }

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = (config.packed(), config.hash());
     }
     if let Ok(tokenizer) = likeness::Tokenizer::parse(text) {
-        let _ = tokenizer.last();
+        let _ = (tokenizer.last_trained(), tokenizer.last_added());
         let settings = serde_json::from_str(text).ok();
         let _ = likeness::tokenizer_hash(tokenizer, settings.as_ref(), settings.as_ref());
     }

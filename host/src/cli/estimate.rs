@@ -73,6 +73,7 @@ pub struct Args {
 /// The JSON document.
 #[derive(Debug, Serialize)]
 struct Output {
+    #[serde(serialize_with = "crate::domain::text::path_as_json")]
     model: PathBuf,
     context: u32,
     parallel: u32,

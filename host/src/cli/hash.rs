@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::screen;
 use crate::digest::{HashKind, fuzzy, merkle};
 use crate::domain::inspection::{ArtifactKind, ChunkProof, Digests, FileRecord, Inspection, Status};
-use crate::domain::{Problem, ProblemKind, Sha256, budget};
+use crate::domain::{Problem, ProblemKind, Sha256, budget, text};
 use crate::model::manifest::{self, List, Outcome, Report, What};
 use crate::model::signature::{self, Trust};
 use crate::model::source::{ReadAt as _, SourceFile};
@@ -87,6 +87,7 @@ fn kind(text: &str) -> Result<HashKind, String> {
 
 #[derive(Debug, Serialize)]
 struct Output<'a> {
+    #[serde(serialize_with = "text::path_as_json")]
     path: &'a PathBuf,
     kind: ArtifactKind,
     /// Null where the folder is not one model that could be judged.
@@ -299,6 +300,7 @@ struct Proven {
 /// What `--verify-proof --json` prints.
 #[derive(Debug, Serialize)]
 struct Verified<'a> {
+    #[serde(serialize_with = "text::path_as_json")]
     path: &'a Path,
     valid: bool,
     why: &'static str,

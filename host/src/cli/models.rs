@@ -61,6 +61,7 @@ struct Output {
 /// One artifact; what is not known is null.
 #[derive(Debug, Serialize)]
 struct Entry {
+    #[serde(serialize_with = "crate::domain::text::path_as_json")]
     path: PathBuf,
     kind: Option<ArtifactKind>,
     status: Option<Status>,

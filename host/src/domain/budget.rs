@@ -46,6 +46,9 @@ pub const IMATRIX_NAME_BYTES: u64 = 256;
 pub const ARCHIVE_ENTRIES: u64 = 65_535;
 /// Bytes of one chat template; the longest published ones have some 20 KiB.
 pub const TEMPLATE_BYTES: usize = 256 << 10;
+/// Pickles beside the weights of one folder that are looked at; checkpoints of a training have some
+/// ten each.
+pub const PICKLES_BESIDE: usize = 1000;
 /// Times that the values of a chat template's variables are followed to other variables;
 /// published ones need three.
 pub const TEMPLATE_PASSES: usize = 16;

@@ -69,6 +69,7 @@ pub struct Finding {
 /// One file of an artifact. `sha256` is null until the bytes were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
+    #[serde(serialize_with = "super::text::path_as_json")]
     pub path: PathBuf,
     pub bytes: u64,
     pub sha256: Option<Sha256>,
@@ -196,6 +197,7 @@ fn is_zero(number: &u64) -> bool {
 /// A value that is not known is null, never a guess.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
+    #[serde(serialize_with = "super::text::path_as_json")]
     pub path: PathBuf,
     pub kind: ArtifactKind,
     pub status: Status,

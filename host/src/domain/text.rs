@@ -51,6 +51,17 @@ pub fn path(path: &std::path::Path) -> String {
     shown(&path.display().to_string())
 }
 
+/// A path in JSON, which knows Unicode only: what is none of a name is replaced.
+///
+/// # Errors
+/// Those of the serialiser.
+pub fn path_as_json<S: serde::Serializer>(
+    path: &(impl AsRef<std::path::Path> + ?Sized),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.as_ref().to_string_lossy())
+}
+
 /// A page of lines: the last stop before a screen, whatever was forgotten on the way.
 pub fn page(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { seen(c) }).collect()

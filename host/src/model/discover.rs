@@ -2,8 +2,8 @@
 //!
 //! Bounded in depth and entries. Symbolic links to files count if they stay within the
 //! tree, or lead from a snapshot of Hugging Face's cache to the blobs of the same repository;
-//! links to folders are never followed. Decides by layout and names only, so that it can run
-//! often; `inspect` looks at content.
+//! links to folders are never followed. Decides by layout and names, and the first bytes of what
+//! has no telling name, so that it can run often; `inspect` looks at content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::finding::Findings;
 use super::folder::TEMPLATES;
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
-use super::{document, ollama};
+use super::{document, ollama, pickle};
 use crate::domain::budget;
 use crate::domain::inspection::ArtifactKind;
 use crate::domain::{Problem, ProblemKind};
@@ -121,7 +122,12 @@ pub fn discover(root: &Path) -> Result<Discovery, Problem> {
     if !canonical.is_dir() {
         return Err(Problem::new(ProblemKind::Input, format!("{} is not a folder", root.display())));
     }
-    let mut search = Search { canonical, entries_left: budget::DISCOVER_ENTRIES, out: Discovery::default() };
+    let mut search = Search {
+        canonical,
+        entries_left: budget::DISCOVER_ENTRIES,
+        escaped: BTreeSet::new(),
+        out: Discovery::default(),
+    };
     search.folder(root, 0);
     let mut out = search.out;
     out.artifacts.sort_by(|a, b| (&a.path, a.kind as u8).cmp(&(&b.path, b.kind as u8)));
@@ -133,6 +139,18 @@ pub fn discover(root: &Path) -> Result<Discovery, Problem> {
 /// to the blobs beside it; that is its layout.
 pub(super) fn within(folder: &Path, file: &Path) -> bool {
     file.starts_with(folder) || blobs_of(folder).is_some_and(|blobs| file.starts_with(blobs))
+}
+
+/// Is this a symbolic link that leads out of the folder that it is in?
+pub(super) fn leads_out(path: &Path) -> bool {
+    let linked = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    let folder = || match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.canonicalize(),
+        _ => Path::new(".").canonicalize(),
+    };
+    let within = || Ok::<_, std::io::Error>(within(&folder()?, &path.canonicalize()?));
+    // A link to nothing leads nowhere; opening it fails.
+    linked && !within().unwrap_or(true)
 }
 
 /// Where the files of a snapshot in Hugging Face's cache are: `REPOSITORY/blobs` for a folder that
@@ -147,6 +165,8 @@ fn blobs_of(folder: &Path) -> Option<PathBuf> {
 struct Search {
     canonical: PathBuf,
     entries_left: usize,
+    /// Links that lead out of the folder.
+    escaped: BTreeSet<PathBuf>,
     out: Discovery,
 }
 
@@ -195,7 +215,12 @@ impl Search {
                 continue;
             }
             match self.classify(&path) {
-                Err(reason) => self.ignore(path, reason),
+                Err(reason) => {
+                    if reason == IgnoreReason::LinkEscapes {
+                        self.escaped.insert(path.clone());
+                    }
+                    self.ignore(path, reason);
+                }
                 Ok(None) if depth >= budget::DISCOVER_DEPTH => self.ignore(path, IgnoreReason::TooDeep),
                 // Named templates belong to the model in the folder above them.
                 Ok(None) if name == TEMPLATES => {
@@ -238,8 +263,7 @@ impl Search {
     fn group(&mut self, folder: &Path, files: Vec<Entry>) {
         let names: BTreeSet<String> = files.iter().map(|file| file.name.clone()).collect();
         let mut sets: BTreeMap<(String, u64), Vec<Entry>> = BTreeMap::new();
-        let mut hf = Vec::new();
-        let mut side = Vec::new();
+        let (mut hf, mut side, mut pickles) = (Vec::new(), Vec::new(), Vec::new());
         for file in files {
             let unfinished = is_unfinished(&file.name) || names.contains(&format!("{}.aria2", file.name));
             if unfinished {
@@ -254,7 +278,7 @@ impl Search {
                     None => self.single(file, ArtifactKind::Gguf),
                 },
                 "safetensors" => hf.push(file),
-                end if is_pickle_extension(end) => self.single(file, ArtifactKind::Pickle),
+                end if is_pickle_extension(end) => pickles.push(file),
                 "json" | "model" | "txt" | "jinja" => side.push(file),
                 _ if document::is_document(&file.name) => side.push(file),
                 _ if file.name.starts_with("sha256-") && holds_gguf(&file.path) => {
@@ -269,7 +293,7 @@ impl Search {
         for parts in sets.into_values() {
             self.set(parts);
         }
-        self.safetensors(folder, hf, side, &names);
+        self.safetensors(folder, hf, (side, pickles), &names);
     }
 
     /// A blob is found where it lies; one that is not there is a model that is not complete.
@@ -314,22 +338,30 @@ impl Search {
         });
     }
 
-    /// Weights with a config beside them are one artifact, the folder; without, each file
-    /// is one.
+    /// Weights with a config beside them are one artifact, the folder, with the texts and pickles
+    /// there; without, each file is one.
     fn safetensors(
         &mut self,
         folder: &Path,
         weights: Vec<Entry>,
-        side: Vec<Entry>,
+        (side, pickles): (Vec<Entry>, Vec<Entry>),
         names: &BTreeSet<String>,
     ) {
-        let has = |name: &str| names.contains(name);
+        // One that is a way out does not make another thing of the folder.
+        let has = |name: &str| names.contains(name) || self.escaped.contains(&folder.join(name));
         let index = has("model.safetensors.index.json");
         let kind = if has("adapter_config.json") { ArtifactKind::Adapter } else { ArtifactKind::Safetensors };
         let config = has("config.json") || has("adapter_config.json");
         if !(index || config && !weights.is_empty()) {
             for file in weights {
                 self.single(file, ArtifactKind::Safetensors);
+            }
+            for file in pickles {
+                if is_checkpoint(&file) {
+                    self.single(file, ArtifactKind::Pickle);
+                } else {
+                    self.ignore(file.path, IgnoreReason::NotAModel);
+                }
             }
             for file in side {
                 self.ignore(file.path, IgnoreReason::NotAModel);
@@ -343,7 +375,7 @@ impl Search {
                 (1..=part.count).map(|n| part.part(n)).filter(|name| !present.contains(name.as_str())),
             );
         }
-        let mut files: Vec<Entry> = weights.into_iter().chain(side).collect();
+        let mut files: Vec<Entry> = weights.into_iter().chain(side).chain(pickles).collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         self.out.artifacts.push(Artifact {
             path: folder.to_owned(),
@@ -355,210 +387,24 @@ impl Search {
     }
 }
 
+/// Files called .bin may be anything. What is called like weights, or is damaged, or brought by a
+/// failed download, is to be told of.
+fn is_checkpoint(file: &Entry) -> bool {
+    let weights = ["pytorch_model", "model", "adapter_model", "consolidated"];
+    if weights.iter().any(|name| file.name.starts_with(name)) {
+        return true;
+    }
+    let known = SourceFile::open(&file.path).and_then(|source| match sniff(&source, 0)? {
+        Content::Unknown => Ok(pickle::check(&source, Content::Unknown, &mut Findings::default())?.is_some()),
+        _ => Ok(true),
+    });
+    known.unwrap_or(true)
+}
+
 /// Files of ollama's store have no extension.
 fn holds_gguf(path: &Path) -> bool {
     SourceFile::open(path).and_then(|source| sniff(&source, 0)).is_ok_and(|content| content == Content::Gguf)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn tree(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = folder.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, b"GGUF").unwrap();
-        }
-        folder
-    }
-
-    /// "path kind files missing" of every artifact, and "path reason" of the rest.
-    fn found(folder: &tempfile::TempDir) -> (Vec<String>, Vec<String>) {
-        let discovery = discover(folder.path()).unwrap();
-        let short = |path: &Path| path.strip_prefix(folder.path()).unwrap().display().to_string();
-        let artifacts = discovery.artifacts.iter().map(|artifact| {
-            format!(
-                "{} {:?} {} {}",
-                short(&artifact.path),
-                artifact.kind,
-                artifact.files.len(),
-                artifact.missing.join(",")
-            )
-        });
-        let ignored =
-            discovery.ignored.iter().map(|ignored| format!("{} {:?}", short(&ignored.path), ignored.reason));
-        (artifacts.collect(), ignored.collect())
-    }
-
-    #[test]
-    fn layouts() {
-        let folder = tree(&[
-            "plain.gguf",
-            "README.md",
-            ".hidden.gguf",
-            "set/m-00001-of-00003.gguf",
-            "set/m-00003-of-00003.gguf",
-            "hf/README.md",
-            "hf/config.json",
-            "hf/model-00001-of-00002.safetensors",
-            "hf/model.safetensors.index.json",
-            "hf/tokenizer.json",
-            "hf/additional_chat_templates/rag.jinja",
-            "hf/additional_chat_templates/notes.txt",
-            "hf/additional_chat_templates/x.gguf",
-            "lora/adapter_config.json",
-            "lora/adapter_model.safetensors",
-            "lora/adapter.gguf",
-            "lone/a.safetensors",
-            "lone/notes.json",
-            "torch/pytorch_model.bin",
-            "ollama/blobs/sha256-abc",
-            "ollama/blobs/sha256-def-partial",
-            "ollama/manifests/r/l/gone/latest",
-            "ollama/manifests/r/l/gone/other",
-            "ollama/manifests/r/l/here/latest",
-        ]);
-        for (name, blob) in [("gone/latest", "0"), ("gone/other", "0"), ("here/latest", "a")] {
-            let blob = blob.repeat(64);
-            let text = format!(
-                r#"{{"layers": [{{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:{blob}"}}]}}"#
-            );
-            fs::write(folder.path().join("ollama/manifests/r/l").join(name), text).unwrap();
-        }
-        fs::write(folder.path().join("ollama/blobs/sha256-".to_owned() + &"a".repeat(64)), b"GGUF").unwrap();
-        let (artifacts, ignored) = found(&folder);
-        let gone = format!("ollama/blobs/sha256-{0} Gguf 0 sha256-{0}", "0".repeat(64));
-        let here = format!("ollama/blobs/sha256-{} Gguf 1 ", "a".repeat(64));
-        assert_eq!(
-            artifacts,
-            [
-                "hf Safetensors 6 model-00002-of-00002.safetensors",
-                "hf/additional_chat_templates/x.gguf Gguf 1 ",
-                "lone/a.safetensors Safetensors 1 ",
-                "lora Adapter 2 ",
-                "lora/adapter.gguf Gguf 1 ",
-                &gone,
-                &here,
-                "ollama/blobs/sha256-abc Gguf 1 ",
-                "plain.gguf Gguf 1 ",
-                "set/m-00001-of-00003.gguf GgufSplit 2 m-00002-of-00003.gguf",
-                "torch/pytorch_model.bin Pickle 1 ",
-            ]
-        );
-        assert_eq!(
-            ignored,
-            [
-                ".hidden.gguf Hidden",
-                "README.md NotAModel",
-                "hf/additional_chat_templates/notes.txt NotAModel",
-                "lone/notes.json NotAModel",
-                "ollama/blobs/sha256-def-partial Unfinished",
-                "ollama/manifests/r/l/gone/latest Manifest",
-                "ollama/manifests/r/l/gone/other Manifest",
-                "ollama/manifests/r/l/here/latest Manifest",
-            ]
-        );
-    }
-
-    #[test]
-    fn unfinished_downloads_are_left_alone() {
-        let folder = tree(&[
-            "a.gguf.part",
-            "b.gguf.incomplete",
-            "c.gguf",
-            "c.gguf.aria2",
-            "d.gguf.downloadInProgress",
-            "e.gguf.tmp",
-            "f.partial",
-            "g.gguf",
-        ]);
-        let (artifacts, ignored) = found(&folder);
-        assert_eq!(artifacts, ["g.gguf Gguf 1 "]);
-        assert_eq!(ignored.len(), 7);
-        assert!(ignored.iter().all(|line| line.ends_with("Unfinished")), "{ignored:?}");
-    }
-
-    #[test]
-    fn links_stay_within_the_tree() {
-        let outside = tree(&["secret.gguf"]);
-        let folder = tree(&["blobs/abc", "snapshots/readme"]);
-        let link = |to: &Path, name: &str| symlink(to, folder.path().join("snapshots").join(name)).unwrap();
-        link(Path::new("../blobs/abc"), "model.gguf");
-        link(&outside.path().join("secret.gguf"), "escape.gguf");
-        link(Path::new("../nowhere"), "broken.gguf");
-        link(Path::new(".."), "loop");
-        link(outside.path(), "away");
-        let (artifacts, ignored) = found(&folder);
-        assert_eq!(artifacts, ["snapshots/model.gguf Gguf 1 "]);
-        assert_eq!(
-            ignored,
-            [
-                "blobs/abc NotAModel",
-                "snapshots/away LinkEscapes",
-                "snapshots/broken.gguf LinkBroken",
-                "snapshots/escape.gguf LinkEscapes",
-                "snapshots/loop LinkToFolder",
-                "snapshots/readme NotAModel",
-            ]
-        );
-    }
-
-    /// What `snapshot_download` returns: every file is a link to the blobs of the repository.
-    #[test]
-    fn a_snapshot_reaches_the_blobs_of_its_repository() {
-        let cache = tree(&[
-            "models--a--b/blobs/1",
-            "models--a--b/blobs/deep/2",
-            "models--a--b/snapshots/abc/gguf/README.md",
-            "models--a--c/blobs/1",
-            "models--a--b/other",
-        ]);
-        let snapshot = cache.path().join("models--a--b/snapshots/abc");
-        let link = |to: &str, name: &str| symlink(to, snapshot.join(name)).unwrap();
-        link("../../blobs/1", "model.safetensors");
-        link("../../blobs/1", "config.json");
-        link("../../../blobs/1", "gguf/m.gguf");
-        link("../../../models--a--c/blobs/1", "foreign.gguf");
-        link("../../other", "other.gguf");
-        link("../../blobs/../../models--a--c/blobs/1", "round.gguf");
-        link("../../blobs/deep", "folder");
-        let at = |folder: &Path| {
-            let found = discover(folder).unwrap();
-            let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
-            (
-                found.artifacts.iter().map(|artifact| name(&artifact.path)).collect::<Vec<_>>(),
-                found
-                    .ignored
-                    .iter()
-                    .filter(|ignored| ignored.reason != IgnoreReason::NotAModel)
-                    .map(|ignored| format!("{} {:?}", name(&ignored.path), ignored.reason))
-                    .collect::<Vec<_>>(),
-            )
-        };
-        let (artifacts, ignored) = at(&snapshot);
-        assert_eq!(artifacts, ["abc", "m.gguf"]);
-        let escapes = ["foreign.gguf LinkEscapes", "other.gguf LinkEscapes", "round.gguf LinkEscapes"];
-        assert_eq!(ignored, [&["folder LinkToFolder"], &escapes[..]].concat());
-        assert_eq!(at(&snapshot.join("gguf")).0, ["m.gguf"]);
-        // Blobs that are themselves elsewhere are out of the repository.
-        let blobs = cache.path().join("models--a--b/blobs");
-        fs::rename(&blobs, cache.path().join("moved")).unwrap();
-        symlink("../moved", &blobs).unwrap();
-        assert_eq!(at(&snapshot).0, [""; 0]);
-    }
-
-    #[test]
-    fn depth_is_bounded_and_bad_roots_are_errors() {
-        let deep = "d/".repeat(budget::DISCOVER_DEPTH + 2) + "x.gguf";
-        let (artifacts, ignored) = found(&tree(&[&deep, "top.gguf"]));
-        assert_eq!(artifacts, ["top.gguf Gguf 1 "]);
-        assert_eq!(ignored.len(), 1);
-        assert!(ignored[0].ends_with("TooDeep"));
-        let folder = tree(&["x.gguf"]);
-        assert!(discover(&folder.path().join("x.gguf")).is_err());
-        assert!(discover(&folder.path().join("nothing")).is_err());
-    }
-}
+mod tests;

@@ -97,7 +97,7 @@ codes! {
         "A key, a tensor name or a metadata text is not valid UTF-8."
         "Get a clean copy, or convert the model again."
     BadName "bad-name" Error
-        "A key or tensor name is empty, too long, or holds control characters or NUL, which loaders read as different names."
+        "A key or tensor name is empty, too long, or holds control characters, NUL or others that nobody sees, which loaders read as different names."
         "Do not load it; get a clean copy."
     DuplicateKey "duplicate-key" Error
         "A metadata key occurs twice; loaders disagree on which one counts."
@@ -260,6 +260,12 @@ codes! {
     RemoteCode "remote-code" Warning
         "The configuration asks the loader to run Python code that comes with the model."
         "Read that code before allowing it (trust_remote_code)."
+    NameDigest "name-digest" Error
+        "A blob of the Hugging Face cache or of ollama is called after a digest that is not its own."
+        "Download it again: bytes were lost or exchanged since it got its name."
+    OtherWeights "other-weights" Info
+        "The folder holds weights that are not those that runtimes load: another variant, or a second copy. A warning where it depends on the runtime."
+        "Delete what is not needed; to have it examined, name the file itself."
     ConfigMissing "config-missing" Info
         "There is no config.json beside the weights, so little can be said about the model."
         "Download config.json into the same folder."

@@ -18,10 +18,10 @@ use super::scan::{self, Member, Scanned, Shelf, Tensors, Wanted, tokens};
 use super::sniff::{Content, sniff};
 use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
-use super::{document, facts, folder, parts, pickle};
-use crate::digest::HashKind;
+use super::{document, facts, folder, foreign, manifest, parts, pickle};
+use crate::digest::{HashKind, sha256_file};
 use crate::domain::inspection::{ArtifactKind, Digests, FileRecord, Finding, Inspection, Severity, Status};
-use crate::domain::{Problem, ProblemKind, text};
+use crate::domain::{Problem, ProblemKind, Sha256, text};
 use crate::governor::memory;
 
 /// How deep to look.
@@ -78,6 +78,7 @@ pub fn inspect_with(
         Some(name) => inspector.split_set(&target, &name)?,
         None => inspector.file(&target)?,
     };
+    manifest::hold_to_names(&mut inspection);
     path.clone_into(&mut inspection.path);
     Ok(inspection)
 }
@@ -188,6 +189,9 @@ impl<'a> Inspector<'a> {
         }
         let mut findings = Findings::default();
         self.total = source.size();
+        if let Some(promise) = foreign::broken_promise(path, content).filter(|_| content == Content::Gguf) {
+            findings.push(foreign::disguised(promise, content));
+        }
         let opened = read_part(source, String::new(), &mut findings).map_err(|error| io(&error))?;
         if let Some(header) = &opened.header {
             let marked = header.metadata.u64("split.count").is_some_and(|count| count > 1);
@@ -222,6 +226,19 @@ impl<'a> Inspector<'a> {
         self.options.full
     }
 
+    /// The digest of a file that holds no weights of the model.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn digest(&mut self, path: &Path) -> Result<Sha256, Problem> {
+        let (before, all) = (self.done, self.total);
+        let (progress, done) = (&mut *self.progress, &mut self.done);
+        sha256_file(path, &mut |bytes, _| {
+            *done = before + bytes;
+            progress(*done, all);
+        })
+    }
+
     /// States the roots and digests of a full pass.
     pub fn state_roots(&mut self, inspection: &mut Inspection) {
         if self.options.full {
@@ -241,12 +258,7 @@ impl<'a> Inspector<'a> {
             Content::Safetensors => ArtifactKind::Safetensors,
             _ => ArtifactKind::Unknown,
         };
-        let claims = match extension.as_str() {
-            "gguf" => Some("GGUF"),
-            "safetensors" if content != Content::Safetensors => Some("safetensors"),
-            _ if named_document => Some("a document"),
-            _ => None,
-        };
+        let promise = foreign::broken_promise(path, content);
         // A document may begin with a link or with HTML.
         if named_document && matches!(content, Content::Unknown | Content::Json | Content::Html) {
             return self.document(path, &source);
@@ -254,24 +266,12 @@ impl<'a> Inspector<'a> {
         // Old pickles begin with anything.
         let maybe_old = content == Content::Unknown && discover::is_pickle_extension(&extension);
         if (matches!(content, Content::Pickle | Content::Zip) || maybe_old)
-            && let Some(inspection) = pickle::file(self, path, &source, content, claims)?
+            && let Some(inspection) = pickle::file(self, path, &source, content, promise)?
         {
             return Ok(inspection);
         }
-        let finding = match (content, claims) {
-            (Content::Empty, _) => Code::Empty.finding("the file is empty"),
-            (Content::LfsPointer, _) => {
-                Code::LfsPointer.finding("the file is a Git LFS pointer, not the model")
-            }
-            (Content::Html, _) => Code::HtmlPage.finding("the file is a web page, not a model"),
-            (Content::Zeros, _) => Code::ZeroedHeader.finding("the file begins with zero bytes"),
-            (Content::Unknown, _) => Code::BadMagic.finding("the first bytes are of no known model format"),
-            (content, Some(claim)) => Code::DisguisedFormat
-                .finding(format!("the name says {claim} and the content is {}", content.name())),
-            (content, None) => Code::NotExamined.finding(format!("the file is {}", content.name())),
-        };
         let mut findings = Findings::default();
-        findings.push(finding);
+        findings.push(foreign::finding(content, promise));
         self.headless(path, &source, (kind, &[]), findings)
     }
 
@@ -322,7 +322,18 @@ impl<'a> Inspector<'a> {
             };
             self.total += source.size();
             findings.part = Some(part.clone());
-            let read = read_part(source, part, &mut findings);
+            if discover::leads_out(part_path) {
+                let message = format!("{part} is a symbolic link that leads out of the folder");
+                findings.push(Code::SymlinkEscape.finding(message));
+            }
+            let content = sniff(&source, 0).map_err(|error| Problem::io("read", part_path, &error))?;
+            let read = match foreign::no_part(part_path, content).filter(|_| content != Content::Zeros) {
+                Some(finding) => {
+                    findings.push(finding);
+                    Ok(Opened { name: part, source, header: None, zeroed: false })
+                }
+                None => read_part(source, part, &mut findings),
+            };
             opened.push(Some(read.map_err(|error| Problem::io("read", part_path, &error))?));
             findings.part = None;
         }

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod finding;
 pub mod folder;
 pub mod footprint;
+mod foreign;
 pub mod fuzzy;
 pub mod gguf;
 pub mod imatrix;

@@ -12,8 +12,8 @@ use super::layout::{Layout, Place, is_computed};
 use super::matrix::SLAB;
 use crate::domain::inspection::Severity;
 use crate::model::finding::Findings;
-use crate::model::safetensors;
 use crate::model::source::{ReadAt as _, SourceFile};
+use crate::model::{folder, safetensors};
 
 /// How many names an error lists.
 const NAMED: usize = 8;
@@ -33,15 +33,14 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Opens every safetensors file among `paths`. `prefix` is taken off names that have it.
+    /// Opens the safetensors files among `paths` that are the model's weights. `prefix` is taken off names that have it.
     ///
     /// # Errors
     /// A file cannot be read, a header is not sound, a tensor is there twice, or a file has
     /// another size than its header says.
     pub fn open(paths: &[PathBuf], prefix: &str) -> Result<Self, String> {
         let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        let is_weights = |path: &&PathBuf| path.extension().is_some_and(|end| end == "safetensors");
-        for path in paths.iter().filter(is_weights) {
+        for path in folder::loaded_of(paths) {
             let failed = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
             let source = SourceFile::open(path).map_err(|error| failed(&error))?;
             let mut findings = Findings::default();
@@ -58,7 +57,7 @@ impl Weights {
                     return Err(failed(&format_args!("the tensor {name} is there twice")));
                 }
             }
-            weights.files.push((path.clone(), source));
+            weights.files.push((path.to_owned(), source));
         }
         if weights.files.is_empty() {
             return Err("there is no file of weights".to_owned());

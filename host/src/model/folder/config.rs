@@ -67,6 +67,12 @@ impl Config {
         self.get(key)?.as_bool()
     }
 
+    /// Does it say how MLX packed the weights?
+    pub fn is_mlx(&self) -> bool {
+        let section = self.get("quantization").and_then(Value::as_object);
+        section.is_some_and(|section| section.contains_key("group_size") && section.contains_key("bits"))
+    }
+
     /// How the weights are packed, if they are: the method and the bits.
     pub fn packed(&self) -> Option<String> {
         let section = self.get("quantization_config").or_else(|| self.get("quantization"))?.as_object()?;
@@ -85,12 +91,25 @@ impl Config {
             ("hidden_size", 1 << 24),
             ("vocab_size", 1 << 24),
             ("num_attention_heads", 1 << 16),
+            ("num_key_value_heads", 1 << 16),
+            ("head_dim", 1 << 16),
             ("intermediate_size", 1 << 24),
+            ("max_position_embeddings", 1 << 32),
         ] {
             match self.get(key) {
                 Some(value) if value.as_u64().is_some_and(|value| (1..=most).contains(&value)) => {}
                 Some(value) if value.is_number() => push(Code::MetadataAbsurd, format!("{key} is {value}")),
+                // A list has a number for each layer.
+                Some(value) if value.is_string() || value.is_boolean() => {
+                    push(Code::MetadataWrongType, format!("{key} is {value}; it must be a number"));
+                }
                 _ => {}
+            }
+        }
+        for key in ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta"] {
+            if let Some(value) = self.get(key).filter(|value| value.as_f64().is_some_and(|value| value < 0.0))
+            {
+                push(Code::MetadataAbsurd, format!("{key} is {value}"));
             }
         }
         if self.get("auto_map").is_some() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Config, Index, Shard};
-use crate::domain::inspection::Finding;
+use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings};
 use crate::model::safetensors::Tensor;
 
@@ -31,6 +31,13 @@ pub(super) fn placed(shards: &[Shard], index: Option<&Index>, findings: &mut Fin
     }
     let readable: BTreeSet<&str> =
         shards.iter().filter(|shard| shard.header.is_some()).map(|shard| shard.name.as_str()).collect();
+    if let Some(index) = index {
+        for (shard, tensor) in all(shards).filter(|(_, tensor)| !index.contains_key(&tensor.name)) {
+            let message = format!("the index does not list the tensor {}", tensor.name);
+            let finding = about(&shard.name, &tensor.name, Code::ShardTensor.finding(message));
+            findings.push(Finding { severity: Severity::Warning, ..finding });
+        }
+    }
     for (tensor, file) in index.into_iter().flatten() {
         if readable.contains(file.as_str()) && seen.get(tensor.as_str()) != Some(&file.as_str()) {
             let message = format!("the index says that {tensor} is in {file}, and it is not");
@@ -67,12 +74,32 @@ const LAYER_PARTS: [&str; 9] = [
     "mlp.down_proj",
 ];
 
+/// Without one of these their configuration takes a value that fits some first model only.
+const SIZES: [&str; 5] =
+    ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"];
+
 /// Layers, inventory and shapes by `config.json`.
 pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut Findings) {
     let tensors: BTreeMap<&str, (&Shard, &Tensor)> =
         all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
     let present: BTreeSet<u64> = tensors.keys().filter_map(|name| layer_of(name)).collect();
+    if config.get("model_type").is_none() {
+        let finding =
+            Code::MetadataMissing.finding("model_type is missing; loaders do not know what this is");
+        findings.push(Finding { severity: Severity::Warning, ..finding });
+    }
+    let llama = config.text("model_type").is_some_and(|kind| LLAMA_LIKE.contains(&kind.as_str()));
+    for key in SIZES.into_iter().filter(|key| llama && config.get(key).is_none()) {
+        let message = format!("{key} is missing, and loaders take that of another model");
+        findings.push(Code::MetadataMissing.finding(message));
+    }
     let Some(layers) = config.number("num_hidden_layers").filter(|layers| *layers <= 4096) else { return };
+    // Layers that guess further tokens come behind the others.
+    let all = layers.saturating_add(config.number("num_nextn_predict_layers").unwrap_or(0));
+    if let Some(layer) = present.range(all..).next().filter(|_| llama) {
+        let message = format!("num_hidden_layers is {layers}, and there are tensors of layer {layer}");
+        findings.push(Code::UnexpectedTensor.finding(message));
+    }
     if !present.is_empty() {
         let absent: Vec<u64> = (0..layers).filter(|layer| !present.contains(layer)).collect();
         if let Some(first) = absent.first() {
@@ -103,7 +130,7 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
             findings.push(about(&shard.name, name, Code::ShapeMismatch.finding(message)));
         }
     }
-    if config.text("model_type").is_some_and(|kind| LLAMA_LIKE.contains(&kind.as_str())) {
+    if llama {
         inventory(config, layers, &present, &tensors, findings);
         shapes(config, &tensors, findings);
     }

@@ -47,7 +47,7 @@ fn once_each<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Index, D::Err
     deserializer.deserialize_map(Entries)
 }
 
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The index, if there is one that can be read.
 pub(super) fn read(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) -> Option<Index> {

@@ -2,29 +2,33 @@
 //! and index as Hugging Face lays it out; adapters and MLX folders are such folders, too.
 
 mod adapter;
+mod beside;
 mod config;
 mod contents;
 mod index;
+mod packed;
 mod texts;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::discover::within;
+use super::discover::{is_pickle_extension, leads_out};
 use super::finding::{Code, Findings};
+use super::foreign;
 use super::inspect::{Inspector, Layout, blank, conclude};
 use super::safetensors::{self, Header};
 use super::scan::{Tensors, Weights, tokens};
+use super::sniff::sniff;
 use super::source::{ReadAt as _, SourceFile};
-use super::split::PartName;
-use crate::digest::sha256_file;
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
 use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
 pub use config::Config;
 use index::Index;
+pub use weights::loaded_of;
 
 /// One opened file of weights.
 pub(super) struct Shard {
@@ -72,23 +76,25 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let kind = if adapter { ArtifactKind::Adapter } else { ArtifactKind::Safetensors };
     let mut inspection = blank(path, kind);
     links(path, &names, &mut findings);
+    beside::pickles(path, &mut findings);
     let config_name = if adapter { "adapter_config.json" } else { "config.json" };
     let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
     inspection.tokenizer_hash = texts::check(path, &names, config.as_ref(), &mut findings);
     texts::documents(path, &names, &mut findings);
     let index = index::read(path, &names, &mut findings);
     let mut shards = Vec::new();
-    for name in weight_files(&names, index.as_ref(), &mut findings) {
-        let shard_path = path.join(&name);
-        let source =
-            SourceFile::open(&shard_path).map_err(|error| Problem::io("read", &shard_path, &error))?;
-        inspector.total += source.size();
-        findings.part = Some(name.clone());
-        let header = safetensors::read(&source, &mut findings)
-            .map_err(|error| Problem::io("read", &shard_path, &error))?;
-        findings.part = None;
-        shards.push(Shard { name, path: shard_path, source, header });
+    let present = weights::present(&names);
+    let loaded = weights::loaded(&present, index.as_ref());
+    weights::check(&present, &loaded, index.as_ref(), &mut findings);
+    for name in &present {
+        let shard = open(&path.join(name), name, &mut findings)?;
+        if loaded.contains(name) {
+            inspector.total += shard.source.size();
+            shards.push(shard);
+        }
     }
+    let side = side_files(path, &names, &present, &loaded);
+    inspector.total += side.iter().map(|(_, bytes)| bytes).sum::<u64>();
     contents::placed(&shards, index.as_ref(), &mut findings);
     let idle = if inspector.full() { texts::added_tokens(path, &names) } else { tokens::Idle::new() };
     for shard in &shards {
@@ -98,14 +104,26 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
         findings.part = None;
         inspection.files.push(record);
     }
-    side_files(inspector, path, &names, &mut inspection)?;
+    for (file, bytes) in side {
+        let mut sha256 = None;
+        if inspector.full() {
+            let digest = inspector.digest(&file)?;
+            let name = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().into_owned();
+            inspector.roots.side_file(&name, digest);
+            sha256 = Some(digest);
+        }
+        inspection.files.push(FileRecord { path: file, bytes, sha256 });
+    }
     inspector.state_roots(&mut inspection);
     let whole = !findings.has_errors() && shards.iter().all(|shard| shard.header.is_some());
     if whole {
         state_weights(&mut inspection, &shards);
         no_tensors(&inspection, &mut findings);
+        if inspection.kind == ArtifactKind::Safetensors && config.as_ref().is_some_and(Config::is_mlx) {
+            inspection.kind = ArtifactKind::Mlx;
+        }
         if inspection.kind == ArtifactKind::Mlx {
-            texts::packed(&shards, &mut findings);
+            packed::check(config.as_ref(), &shards, &mut findings);
         }
         if let Some(config) = &config {
             if adapter {
@@ -137,7 +155,8 @@ fn listing(path: &Path) -> Result<BTreeSet<String>, Problem> {
 /// The chat templates that have names, as files of the folder.
 pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
     let folder = path.join(TEMPLATES);
-    if !folder.is_dir() {
+    // Links to folders are never followed.
+    if !fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(Vec::new());
     }
     let names = listing(&folder)?.into_iter().filter(|name| name.ends_with(".jinja"));
@@ -146,18 +165,9 @@ pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
 
 /// Files that are links out of the folder.
 fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
-    let Ok(root) = path.canonicalize() else { return };
-    for name in names {
-        let file = path.join(name);
-        let linked = fs::symlink_metadata(&file).is_ok_and(|metadata| metadata.is_symlink());
-        if !linked {
-            continue;
-        }
-        let Ok(target) = file.canonicalize() else { continue };
-        if !within(&root, &target) {
-            let message = format!("{name} is a symbolic link that leads out of the folder");
-            findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });
-        }
+    for name in names.iter().filter(|name| leads_out(&path.join(name))) {
+        let message = format!("{name} is a symbolic link that leads out of the folder");
+        findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });
     }
 }
 
@@ -213,35 +223,20 @@ fn read_config(
     }
 }
 
-/// The files of weights to read, and what is wrong with their names.
-fn weight_files(
-    names: &BTreeSet<String>,
-    index: Option<&Index>,
-    findings: &mut Findings,
-) -> BTreeSet<String> {
-    let present: BTreeSet<String> =
-        names.iter().filter(|name| name.to_ascii_lowercase().ends_with(".safetensors")).cloned().collect();
-    let mut missing = BTreeSet::new();
-    let listed: BTreeSet<&String> = index.into_iter().flat_map(BTreeMap::values).collect();
-    for name in listed {
-        if name.contains(['/', '\\', '\0']) || name == ".." || name.is_empty() {
-            findings.push(Code::PathTraversal.finding(format!("the index names the file {name:?}")));
-        } else if !present.contains(name) {
-            missing.insert(name.clone());
+/// Reads the header of one file of weights, whatever it turns out to be.
+fn open(path: &Path, name: &str, findings: &mut Findings) -> Result<Shard, Problem> {
+    let io = |error: io::Error| Problem::io("read", path, &error);
+    let source = SourceFile::open(path).map_err(io)?;
+    findings.part = Some(name.to_owned());
+    let header = match foreign::no_part(path, sniff(&source, 0).map_err(io)?) {
+        Some(finding) => {
+            findings.push(finding);
+            None
         }
-    }
-    for part in present.iter().filter_map(|name| PartName::parse(name)) {
-        missing
-            .extend((1..=part.count).map(|number| part.part(number)).filter(|name| !present.contains(name)));
-    }
-    for name in &missing {
-        let finding = Code::ShardMissing.finding(format!("{name} is missing"));
-        findings.push(Finding { part: Some(name.clone()), ..finding });
-    }
-    if present.is_empty() && missing.is_empty() && !findings.has(Code::PathTraversal) {
-        findings.push(Code::ShardMissing.finding("there is no file of weights"));
-    }
-    present
+        None => safetensors::read(&source, findings).map_err(io)?,
+    };
+    findings.part = None;
+    Ok(Shard { name: name.to_owned(), path: path.to_owned(), source, header })
 }
 
 fn pass(
@@ -278,28 +273,26 @@ fn pass(
     inspector.pass(&shard.path, &shard.source, &layout, findings)
 }
 
-/// Configuration, tokenizer and templates belong to the artifact; a full pass digests them, too.
+/// Configuration, tokenizer, templates, pickles and other weights belong to the artifact; a full pass
+/// digests them, too. Each with its size.
 fn side_files(
-    inspector: &mut Inspector<'_>,
     path: &Path,
     names: &BTreeSet<String>,
-    inspection: &mut Inspection,
-) -> Result<(), Problem> {
-    for name in names.iter().filter(|name| SIDE.iter().any(|end| name.ends_with(end))) {
-        let file = path.join(name);
-        if let Ok(metadata) = fs::metadata(&file)
-            && metadata.is_file()
-        {
-            let mut sha256 = None;
-            if inspector.full() {
-                let digest = sha256_file(&file, &mut |_, _| {})?;
-                inspector.roots.side_file(name, digest);
-                sha256 = Some(digest);
-            }
-            inspection.files.push(FileRecord { path: file, bytes: metadata.len(), sha256 });
-        }
-    }
-    Ok(())
+    present: &BTreeSet<String>,
+    loaded: &BTreeSet<String>,
+) -> Vec<(PathBuf, u64)> {
+    let extension =
+        |name: &str| name.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase()).unwrap_or_default();
+    let is_side = |name: &&String| {
+        SIDE.iter().any(|end| name.ends_with(end))
+            || is_pickle_extension(&extension(name))
+            || present.contains(*name) && !loaded.contains(*name)
+    };
+    let sized = |name: &String| {
+        let metadata = fs::metadata(path.join(name)).ok().filter(fs::Metadata::is_file)?;
+        Some((path.join(name), metadata.len()))
+    };
+    names.iter().filter(is_side).filter_map(sized).collect()
 }
 
 /// Counts and the storage type that most weights have.

@@ -5,7 +5,7 @@ use crate::domain::inspection::Status;
 use crate::model::{Hashing, InspectOptions, inspect};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_hidden_layers":1,"hidden_size":4,"vocab_size":3,
-    "max_position_embeddings":32,"tie_word_embeddings":true,"torch_dtype":"float32"}"#;
+    "num_attention_heads":1,"intermediate_size":4,"max_position_embeddings":32,"tie_word_embeddings":true,"torch_dtype":"float32"}"#;
 
 fn tensors() -> Vec<(String, Vec<u64>)> {
     let mut list =
@@ -181,13 +181,24 @@ fn damage_has_its_code() {
         bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
         bytes
     };
+    let mut more = tensors();
+    more.push(("model.layers.1.mlp.up_proj.weight".to_owned(), vec![4, 4]));
     let cases: Vec<(&str, Made, &str)> = vec![
         ("layer declared", one(&config("layers\":1", "layers\":2"), &good), "missing-tensor"),
         ("tensor gone", one(CONFIG, &without("k_proj")), "missing-tensor"),
         ("untied, no output", one(&config("true", "false"), &good), "missing-tensor"),
         ("vocabulary", one(&config("size\":3", "size\":5"), &good), "vocab-mismatch"),
         ("width", one(&config("hidden_size\":4", "hidden_size\":8"), &good), "shape-mismatch"),
+        ("layer too many", one(&config("layers\":1", "layers\":0"), &good), "metadata-absurd"),
+        ("layers beyond", one(CONFIG, &weights("{}", &more)), "unexpected-tensor"),
         ("absurd", one(&config("layers\":1", "layers\":1000000"), &good), "metadata-absurd"),
+        ("no context", one(&config("embeddings\":32", "embeddings\":0"), &good), "metadata-absurd"),
+        ("negative", one(&config("hidden_size\":4", "hidden_size\":-4"), &good), "metadata-absurd"),
+        ("norm", one(&config("\"torch", "\"rms_norm_eps\":-1,\"torch"), &good), "metadata-absurd"),
+        ("a text", one(&config("hidden_size\":4", "hidden_size\":\"4\""), &good), "metadata-wrong-type"),
+        ("no width", one(&config("\"hidden_size\":4,", ""), &good), "metadata-missing"),
+        ("no type", one(&config("\"model_type\":\"llama\",", ""), &good), "metadata-missing"),
+        ("index forgets", indexed("\"model.norm.weight\":\"model.safetensors\""), "shard-tensor"),
         ("remote code", one(&config("\"torch", "\"auto_map\":{},\"torch"), &good), "remote-code"),
         ("broken config", one("{", &good), "bad-json"),
         ("NaN", one(CONFIG, &nan), "nan-weights"),
@@ -258,10 +269,13 @@ fn shapes_are_those_of_the_configuration() {
         });
         list.collect::<Vec<_>>()
     };
-    let sized = CONFIG.replacen('{', &format!("{{{SIZES}"), 1);
+    const OWN: &str = "\"num_attention_heads\":1,\"intermediate_size\":4,";
+    let sized = CONFIG.replace(OWN, SIZES);
+    assert_ne!(sized, CONFIG);
     let extra: &[(&str, &[u64])] = &[("q_norm.weight", &[4]), ("k_proj.bias", &[4]), ("q_proj.bias", &[8])];
     assert_eq!(look(&sized, extra), [""; 0]);
-    assert_eq!(look(CONFIG, extra), [""; 0], "what is not said contradicts nothing");
+    // What is not said contradicts no shape.
+    assert_eq!(look(&CONFIG.replace(OWN, ""), extra), ["metadata-missing "; 2]);
     for (part, shape) in [
         ("q_proj.weight", &[4, 4][..]),
         ("k_proj.weight", &[8, 4]),
@@ -417,7 +431,12 @@ fn texts_beside_the_weights() {
         ("generation_config.json", "[1]", &["bad-json"]),
         ("generation_config.json", "{", &["bad-json"]),
         ("tokenizer.json", r#"{"model":{"vocab":{"a":0,"b":2}}}"#, &[]),
-        ("tokenizer.json", r#"{"model":{"vocab":{"a":0,"b":3}}}"#, &["special-token-range"]),
+        ("tokenizer.json", r#"{"model":{"vocab":{"a":0,"b":3}}}"#, &["vocab-mismatch"]),
+        (
+            "tokenizer.json",
+            r#"{"model":{"vocab":{"a":0,"b":3}},"added_tokens":[{"id":3,"content":"b"}]}"#,
+            &["special-token-range"],
+        ),
         (
             "tokenizer.json",
             r#"{"model":{"vocab":{}},"added_tokens":[{"id":9,"content":"x"}]}"#,
@@ -431,6 +450,9 @@ fn texts_beside_the_weights() {
             r#"{"chat_template":[{"name":"rag","template":"{{ ''.__class__ }}"}]}"#,
             &["template-reach"],
         ),
+        ("tokenizer_config.json", r#"{"auto_map":{"AutoTokenizer":["a.B",null]}}"#, &["remote-code"]),
+        ("preprocessor_config.json", r#"{"auto_map":null}"#, &[]),
+        ("processor_config.json", r#"{"chat_template":"{{ ''.__class__ }}"}"#, &["template-reach"]),
         ("chat_template.json", r#"{"chat_template":"{% if %}"}"#, &["template-unread"]),
         ("chat_template.jinja", "{% for i in range(10**9) %}{% endfor %}", &["template-endless"]),
         ("rag.jinja", "{{ x.__init__ }}", &["template-reach"]),
@@ -478,27 +500,43 @@ fn what_belongs_to_the_model_is_digested() {
 
 #[test]
 fn packed_weights_need_their_scales() {
-    let folder = |scales: bool| {
+    let folder = |scales: bool, quantization: &str| {
         let json = format!(
-            r#"{{"__metadata__":{{"format":"mlx"}},"model.norm.weight":{{"dtype":"F32","shape":[4],"data_offsets":[0,16]}},
+            r#"{{"model.norm.weight":{{"dtype":"F32","shape":[4],"data_offsets":[0,16]}},
                "model.layers.0.mlp.up_proj.weight":{{"dtype":"U32","shape":[4,1],"data_offsets":[16,32]}}{}}}"#,
             if scales {
-                r#","model.layers.0.mlp.up_proj.scales":{"dtype":"F32","shape":[4],"data_offsets":[32,48]}"#
+                r#","model.layers.0.mlp.up_proj.scales":{"dtype":"F32","shape":[4,1],"data_offsets":[32,48]}"#
             } else {
                 ""
             }
         );
         let mut bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
         bytes.resize(bytes.len() + if scales { 48 } else { 32 }, 1);
-        Made::new(&[
-            ("config.json", br#"{"model_type":"x","quantization":{"bits":4}}"#),
-            ("model.safetensors", &bytes),
-        ])
+        let config = format!(r#"{{"model_type":"x","quantization":{{{quantization}}}}}"#);
+        Made::new(&[("config.json", config.as_bytes()), ("model.safetensors", &bytes)])
     };
-    let sound = folder(true).look();
+    let eight = r#""bits":4,"group_size":8"#;
+    let sound = folder(true, eight).look();
     assert_eq!((sound.kind, sound.status), (ArtifactKind::Mlx, Status::Accept), "{:?}", sound.findings);
     assert_eq!(sound.quantization.as_deref(), Some("mlx 4-bit"));
-    let lacking = folder(false).look();
+    let own = r#""bits":2,"group_size":8,"model.layers.0.mlp.up_proj":{"bits":4}"#;
+    assert_eq!(folder(true, own).look().status, Status::Accept);
+    let lacking = folder(false, eight).look();
     let finding = lacking.findings.iter().find(|finding| finding.code == "missing-tensor").unwrap();
     assert_eq!(finding.tensor.as_deref(), Some("model.layers.0.mlp.up_proj.scales"));
+    for wrong in [r#""bits":8,"group_size":8"#, r#""bits":4,"group_size":16"#] {
+        assert!(folder(true, wrong).codes().contains("shape-mismatch"), "{wrong}");
+    }
+    let sound = fs::read(folder(true, eight).0.path().join("model.safetensors")).unwrap();
+    let text = String::from_utf8_lossy(&sound).replacen(
+        "{\"model.norm",
+        "{\"__metadata__\":{\"format\":\"mlx\"},\"model.norm",
+        1,
+    );
+    let json = text[8..].split_inclusive("}}").next().unwrap();
+    let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[1; 48]].concat();
+    let unsaid = Made::new(&[("config.json", br#"{"model_type":"x"}"#), ("model.safetensors", &bytes)]);
+    assert!(unsaid.codes().contains("metadata-missing"), "{:?}", unsaid.codes());
 }
+
+mod beside;

@@ -1,12 +1,12 @@
 //! The texts beside the weights: chat templates, generation settings, the size of the
-//! tokenizer, documents, and whether packed weights have their scales.
+//! tokenizer, and documents.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Config, Shard, text};
+use super::{Config, text};
 use crate::domain::inspection::Finding;
 use crate::domain::{Sha256, budget};
 use crate::model::finding::{Code, Findings};
@@ -14,8 +14,14 @@ use crate::model::scan::tokens::{self, Idle};
 use crate::model::source::SourceFile;
 use crate::model::{document, likeness, template};
 
-/// Files that hold chat templates as JSON.
-const TEMPLATES: [&str; 2] = [TOKENIZER_CONFIG, "chat_template.json"];
+/// Files that hold chat templates, or names of code to run, as JSON.
+const TEMPLATES: [&str; 5] = [
+    TOKENIZER_CONFIG,
+    "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+];
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 
@@ -32,6 +38,7 @@ pub(super) fn check(
         for (which, source) in template::of_config(&value) {
             within(name, findings, |findings| template::check(&which, &source, findings));
         }
+        within(name, findings, |findings| remote_code(&value, findings));
         if name == TOKENIZER_CONFIG {
             settings = Some(value);
         }
@@ -58,6 +65,13 @@ pub(super) fn check(
     })
 }
 
+/// Does the file ask for Python code of the model?
+fn remote_code(value: &Value, findings: &mut Findings) {
+    if value.get("auto_map").is_some_and(|map| !map.is_null()) {
+        findings.push(Code::RemoteCode.finding("auto_map asks the loader to run Python code of the model"));
+    }
+}
+
 /// A tokenizer, unless it is none; ids must be in the vocabulary.
 fn tokenizer(source: &str, size: Option<u64>, findings: &mut Findings) -> Option<likeness::Tokenizer> {
     let tokenizer = match likeness::Tokenizer::parse(source) {
@@ -68,11 +82,15 @@ fn tokenizer(source: &str, size: Option<u64>, findings: &mut Findings) -> Option
             return None;
         }
     };
-    if let (Some(size), Some((id, token))) = (size, tokenizer.last())
-        && id >= size
+    for (last, code) in
+        [(tokenizer.last_trained(), Code::VocabMismatch), (tokenizer.last_added(), Code::SpecialTokenRange)]
     {
-        let message = format!("the token {token:?} has the id {id} of {size} embedded ones");
-        findings.push(Code::SpecialTokenRange.finding(message));
+        if let (Some(size), Some((id, token))) = (size, last)
+            && id >= size
+        {
+            let message = format!("the token {token:?} has the id {id} of {size} embedded ones");
+            findings.push(code.finding(message));
+        }
     }
     Some(tokenizer)
 }
@@ -156,28 +174,6 @@ fn special(value: &Value, size: Option<u64>, findings: &mut Findings) {
                 let of = size.map(|size| format!(" of {size} tokens")).unwrap_or_default();
                 findings.push(Code::SpecialTokenRange.finding(format!("{key} is {id}{of}")));
             }
-        }
-    }
-}
-
-/// MLX packs several weights into a number and keeps scales beside them: without these the
-/// weights mean nothing.
-pub(super) fn packed(shards: &[Shard], findings: &mut Findings) {
-    let all = || {
-        let headers = shards.iter().filter_map(|shard| Some((shard, shard.header.as_ref()?)));
-        headers.flat_map(|(shard, header)| header.tensors.iter().map(move |tensor| (shard, tensor)))
-    };
-    let names: BTreeSet<&str> = all().map(|(_, tensor)| tensor.name.as_str()).collect();
-    for (shard, tensor) in all().filter(|(_, tensor)| tensor.dtype.name == "U32") {
-        let Some(stem) = tensor.name.strip_suffix(".weight") else { continue };
-        let scales = format!("{stem}.scales");
-        if !names.contains(scales.as_str()) {
-            let message = format!("{} is packed and has no {scales}", tensor.name);
-            findings.push(Finding {
-                part: Some(shard.name.clone()),
-                tensor: Some(scales),
-                ..Code::MissingTensor.finding(message)
-            });
         }
     }
 }

@@ -9,7 +9,7 @@ use super::fault::{Fault, ReadError};
 use super::types::GgmlType;
 use super::value::{Array, Value, ValueKind};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, MAGIC, Metadata, Tensor};
-use crate::domain::budget;
+use crate::domain::{budget, text};
 use crate::model::finding::Code;
 use crate::model::source::{Cursor, ReadAt};
 
@@ -154,8 +154,8 @@ impl Reader<'_> {
     fn name(&mut self, bytes: Vec<u8>, at: u64, what: &str) -> String {
         let (name, code, why) = match String::from_utf8(bytes) {
             Ok(name) if name.is_empty() => (name, Code::BadName, "is empty"),
-            Ok(name) if name.chars().any(char::is_control) => {
-                (name, Code::BadName, "holds a control character")
+            Ok(name) if !text::is_plain(&name) => {
+                (name, Code::BadName, "holds a control character or one that nobody sees")
             }
             Ok(name) => return name,
             Err(error) => (

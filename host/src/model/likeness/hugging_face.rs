@@ -2,6 +2,7 @@
 //! `generation_config.json` of a folder. The vocabulary is read straight into lists: as general JSON it would take ten times its
 //! size.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -175,15 +176,23 @@ impl Tokenizer {
         serde_json::from_str(text)
     }
 
-    /// The largest id with the token that has it.
-    pub fn last(&self) -> Option<(u64, &str)> {
-        let added = self.added_tokens.iter().map(|token| (token.id, token.content.as_str()));
-        let own = match &self.model.vocab {
+    /// The largest id of a token that training made, with the token.
+    pub fn last_trained(&self) -> Option<(u64, &str)> {
+        match &self.model.vocab {
             Vocabulary::None => None,
-            Vocabulary::Ids(list) => list.iter().map(|(token, id)| (*id, token.as_str())).max(),
+            Vocabulary::Ids(list) => {
+                // Some tokenizers list what was added later here, too.
+                let added: BTreeSet<u64> = self.added_tokens.iter().map(|token| token.id).collect();
+                let trained = list.iter().filter(|(_, id)| !added.contains(id));
+                trained.map(|(token, id)| (*id, token.as_str())).max()
+            }
             Vocabulary::Scores(list) => list.last().map(|(token, _)| (list.len() as u64 - 1, token.as_str())),
-        };
-        added.chain(own).max()
+        }
+    }
+
+    /// The largest id of a token that was added later.
+    pub fn last_added(&self) -> Option<(u64, &str)> {
+        self.added_tokens.iter().map(|token| (token.id, token.content.as_str())).max()
     }
 
     fn into_facts(self, out: &mut Facts) {

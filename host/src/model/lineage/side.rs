@@ -17,7 +17,7 @@ use crate::model::finding::Findings;
 use crate::model::gguf::{self, GgmlType};
 use crate::model::inspect::the_artifact;
 use crate::model::source::{ReadAt as _, SourceFile};
-use crate::model::{safetensors, split};
+use crate::model::{folder, safetensors, split};
 
 /// A tensor of one side.
 #[derive(Debug, Clone)]
@@ -381,7 +381,7 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
         .filter(|path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")))
         .collect();
     files.sort();
-    Ok(files)
+    Ok(folder::loaded_of(&files).into_iter().map(Path::to_owned).collect())
 }
 
 fn config(folder: Option<&Path>) -> Option<serde_json::Value> {

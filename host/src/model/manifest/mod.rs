@@ -29,7 +29,7 @@ use crate::domain::inspection::Inspection;
 use crate::domain::{Problem, budget};
 use compare::Thing;
 pub use formats::Formats;
-pub use names::check_names;
+pub use names::{check_names, hold_to_names};
 pub use own::write as write_list;
 pub use registry::Registry;
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::{Report, What, base_of};
 use crate::digest::GitBlob;
 use crate::domain::Problem;
-use crate::domain::inspection::Inspection;
+use crate::domain::inspection::{Finding, Inspection};
+use crate::model::finding::Code;
 use crate::model::source::{ReadAt as _, SourceFile};
 
 /// Compares files with what their own names say. Large files of the Hugging Face cache are
@@ -18,25 +19,54 @@ pub fn check_names(inspection: &Inspection) -> Result<Report, Problem> {
     let mut report = Report::default();
     for file in &inspection.files {
         let Ok(path) = file.path.canonicalize() else { continue };
-        if path.parent().is_none_or(|folder| !folder.ends_with("blobs")) {
-            continue;
-        }
-        let name = base_of(&path);
-        let digest = name.strip_prefix("sha256-").unwrap_or(&name);
-        let is_hex = digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let (algorithm, found) = match digest.len() {
-            64 if is_hex => ("sha256", file.sha256.map(|digest| digest.to_string())),
-            40 if is_hex => ("git-blob", Some(git_blob(&path)?)),
-            _ => continue,
+        let Some((digest, kind)) = of_blob(&path) else { continue };
+        let (algorithm, found) = match kind {
+            Kind::Sha256 => ("sha256", file.sha256.map(|digest| digest.to_string())),
+            Kind::GitBlob => ("git-blob", Some(git_blob(&path)?)),
         };
         // People know it by the name that leads to the blob.
         let known = inspection.name_of(file);
-        report.digest((What::File, &known), algorithm, Some(digest.to_owned()), found);
-        if let Some(checked) = report.checked.last_mut().filter(|_| known != name) {
-            checked.detail = Some(format!("its blob is called {name}"));
+        report.digest((What::File, &known), algorithm, Some(digest), found);
+        if let Some(checked) = report.checked.last_mut().filter(|_| known != base_of(&path)) {
+            checked.detail = Some(format!("its blob is called {}", base_of(&path)));
         }
     }
     Ok(report)
+}
+
+/// Adds what a full pass shows of blobs that are called after another SHA-256 than theirs.
+pub fn hold_to_names(inspection: &mut Inspection) {
+    for file in &inspection.files {
+        let Some(found) = file.sha256.map(|digest| digest.to_string()) else { continue };
+        let Some((name, Kind::Sha256)) = file.path.canonicalize().ok().and_then(|path| of_blob(&path)) else {
+            continue;
+        };
+        if found != name {
+            let message = format!("the blob is called after the SHA-256 {name} and has {found}");
+            let finding = Finding { part: Some(base_of(&file.path)), ..Code::NameDigest.finding(message) };
+            inspection.findings.insert(0, finding);
+        }
+    }
+    inspection.status = Inspection::status_of(&inspection.findings);
+}
+
+enum Kind {
+    Sha256,
+    GitBlob,
+}
+
+/// The digest in the name of a file, if it is a blob. `path` is canonical.
+fn of_blob(path: &Path) -> Option<(String, Kind)> {
+    path.parent().filter(|folder| folder.ends_with("blobs"))?;
+    let name = base_of(path);
+    let digest = name.strip_prefix("sha256-").unwrap_or(&name);
+    let is_hex = digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let kind = match digest.len() {
+        64 if is_hex => Kind::Sha256,
+        40 if is_hex => Kind::GitBlob,
+        _ => return None,
+    };
+    Some((digest.to_owned(), kind))
 }
 
 fn git_blob(path: &Path) -> Result<String, Problem> {

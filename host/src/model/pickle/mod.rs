@@ -15,6 +15,7 @@ use std::io;
 use std::path::Path;
 
 use super::finding::{Code, Findings};
+use super::foreign;
 use super::inspect::Inspector;
 use super::scan::Member;
 use super::sniff::Content;
@@ -43,8 +44,7 @@ pub(super) fn file(
     let io = |error: &io::Error| Problem::io("read", path, error);
     let mut findings = Findings::default();
     if let Some(claim) = claim {
-        let message = format!("the name says {claim} and the content is {}", content.name());
-        findings.push(Code::DisguisedFormat.finding(message));
+        findings.push(foreign::disguised(claim, content));
     }
     let Some(members) = check(source, content, &mut findings).map_err(|error| io(&error))? else {
         return Ok(None);

@@ -6,8 +6,8 @@ use std::io;
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
+use crate::domain::{budget, text};
 use crate::model::finding::{Code, Findings};
 use crate::model::gguf::GgmlType;
 use crate::model::scan::{Float8, Kind};
@@ -297,12 +297,12 @@ fn lay_out(
     };
     let mut tensors = Vec::new();
     for (name, RawTensor { dtype, shape, data_offsets: (begin, end) }) in raw.tensors {
-        if name.is_empty() || name.chars().any(char::is_control) {
+        if name.is_empty() || !text::is_plain(&name) {
             push(
                 Code::BadName,
                 &name,
                 begin,
-                format!("the tensor name {name:?} is empty or holds control characters"),
+                format!("the tensor name {name:?} is empty or holds characters that nobody sees"),
             );
         }
         let Some(dtype) = Dtype::from_name(&dtype) else {
