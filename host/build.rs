@@ -19,8 +19,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let host = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let root = host.parent().ok_or("the host crate lies in a workspace")?.to_owned();
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    // Relative: where checkouts share a target folder, it is this one's plugins that count.
     for watched in ["plugins", "plugin-sdk", "wit", "Cargo.lock"] {
-        println!("cargo:rerun-if-changed={}", root.join(watched).display());
+        println!("cargo:rerun-if-changed=../{watched}");
     }
     if env::var("CARGO_CFG_TARGET_OS")? == "linux" {
         // An installed binary has the inference libraries beside it or in lib/; one that was
