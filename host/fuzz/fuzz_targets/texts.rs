@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         config.check("config.json", &mut findings);
         let _ = (config.packed(), config.hash());
     }
-    if let Ok(tokenizer) = likeness::Tokenizer::parse(text) {
+    if let Ok(tokenizer) = likeness::Tokenizer::parse(text.as_bytes()) {
         let _ = (tokenizer.last_trained(), tokenizer.last_added());
         let settings = serde_json::from_str(text).ok();
         let _ = likeness::tokenizer_hash(tokenizer, settings.as_ref(), settings.as_ref());

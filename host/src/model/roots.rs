@@ -15,9 +15,9 @@
 use std::collections::BTreeMap;
 
 use super::gguf::Header;
-use super::gguf::write::put_value;
+use super::gguf::write::put_begin;
 use super::scan::{Scanned, Weights};
-use crate::digest::merkle::{Tree, leaf_hash};
+use crate::digest::merkle::{Tree, leaf_hash, leaf_stream};
 use crate::digest::merkle_root;
 use crate::domain::Sha256;
 use crate::domain::inspection::{
@@ -115,10 +115,11 @@ impl Roots {
     /// The metadata of part `part`.
     pub fn gguf_metadata(&mut self, part: u64, header: &Header) {
         for (key, value) in header.metadata.iter().chain(header.metadata.repeated()) {
-            let mut encoded = Vec::new();
-            put_value(&mut encoded, value);
-            let leaf = Leaf::new(b'M').number(part).text(key.as_bytes());
-            self.entry(part, key, &leaf.number(value.kind() as u64).text(&encoded));
+            let mut begin = Vec::new();
+            let rest = put_begin(&mut begin, value);
+            let leaf = Leaf::new(b'M').number(part).text(key.as_bytes()).number(value.kind() as u64);
+            let leaf = leaf.number((begin.len() + rest.len()) as u64);
+            self.entry(part, key, &[&leaf.0, &begin, rest]);
         }
     }
 
@@ -126,13 +127,16 @@ impl Roots {
     pub fn text_metadata(&mut self, entries: &BTreeMap<String, String>) {
         let part = self.files.len() as u64;
         for (key, value) in entries {
-            let leaf = Leaf::new(b'M').number(part).text(key.as_bytes());
-            self.entry(part, key, &leaf.text(value.as_bytes()));
+            let leaf = Leaf::new(b'M').number(part).text(key.as_bytes()).number(value.len() as u64);
+            self.entry(part, key, &[&leaf.0, value.as_bytes()]);
         }
     }
 
-    fn entry(&mut self, part: u64, key: &str, leaf: &Leaf) {
-        self.metadata.push(EntryDigest { part, key: key.to_owned(), sha256: leaf_hash(&leaf.0) });
+    /// The leaf is hashed piece by piece: a vocabulary takes megabytes, and is in memory once.
+    fn entry(&mut self, part: u64, key: &str, leaf: &[&[u8]]) {
+        let mut stream = leaf_stream();
+        leaf.iter().for_each(|piece| stream.update(piece));
+        self.metadata.push(EntryDigest { part, key: key.to_owned(), sha256: stream.finish() });
     }
 
     /// A configuration or tokenizer beside the weights.
@@ -200,8 +204,10 @@ fn tensor_leaf(tensor: &TensorDigest) -> Sha256 {
 mod tests {
     use super::*;
     use crate::digest::sha256;
-    use crate::model::gguf::GgmlType;
+    use crate::model::gguf::write::write_file;
+    use crate::model::gguf::{self, Array, GgmlType, Value};
     use crate::model::scan::{Kind, TensorHash};
+    use crate::model::source::SourceFile;
 
     fn weights(name: &str, offset: u64, bytes: u64) -> Weights {
         let shape = vec![bytes / 4];
@@ -235,6 +241,29 @@ mod tests {
         edit(&mut scanned, &mut list, &mut roots);
         roots.file(("m.gguf", 128), scanned, &list, Some(2), true);
         roots.finish()
+    }
+
+    /// An entry's leaf, put together by hand: letter, part, key, kind and value, each with its length.
+    #[test]
+    fn leaves_of_metadata() {
+        let texts = Array::of_strings(["a", "bc"]);
+        let value = b"\x08\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x02\0\0\0\0\0\0\0bc";
+        for (value, kind, encoded) in [
+            (texts.into(), 9u64, &value[..]),
+            ("text".into(), 8, b"\x04\0\0\0\0\0\0\0text"),
+            (Value::from(7u32), 4, b"\x07\0\0\0"),
+        ] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            write_file(file.path(), &[("key", value)], &[]).unwrap();
+            let header = gguf::read_strict(&SourceFile::open(file.path()).unwrap()).unwrap();
+            let mut roots = Roots::default();
+            roots.gguf_metadata(2, &header);
+            let number = |number: u64| number.to_be_bytes();
+            let begin = [number(2), number(3)].concat();
+            let middle = [number(kind), number(encoded.len() as u64)].concat();
+            let leaf = [b"M", &begin[..], b"key", &middle, encoded].concat();
+            assert_eq!(roots.metadata[0].sha256, leaf_hash(&leaf), "{kind}");
+        }
     }
 
     /// Every edit, and which of (file, content, weights) it changes.
@@ -317,8 +346,8 @@ mod tests {
         assert_eq!((skipped.content_root, skipped.weights_root), (None, None), "a tensor was not hashed");
         let tensors_twice = digests(|_, list, _| list[1].name = "a".into());
         let entries_twice = digests(|_, _, roots| {
-            roots.entry(0, "k", &Leaf::new(b'M'));
-            roots.entry(0, "k", &Leaf::new(b'M').number(1));
+            roots.entry(0, "k", &[&b"M"[..]]);
+            roots.entry(0, "k", &[&b"M1"[..]]);
         });
         for twice in [tensors_twice, entries_twice] {
             assert!(twice.file_root.is_some());

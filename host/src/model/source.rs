@@ -92,6 +92,57 @@ impl ReadAt for &[u8] {
 
 const WINDOW_BYTES: usize = 64 << 10;
 
+/// A source from its beginning to its end, for what reads in pieces.
+#[derive(Clone, Copy)]
+pub struct Stream<'a> {
+    source: &'a dyn ReadAt,
+    position: u64,
+}
+
+impl std::fmt::Debug for Stream<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(source: &'a dyn ReadAt) -> Self {
+        Self { source, position: 0 }
+    }
+}
+
+impl io::Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let rest = usize::try_from(self.source.size() - self.position).unwrap_or(usize::MAX);
+        let length = rest.min(buffer.len());
+        if let Some(buffer) = buffer.get_mut(..length) {
+            self.source.read_at(buffer, self.position)?;
+        }
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+/// Is all of it UTF-8? Read in pieces, so that it never takes more memory than one.
+pub fn is_utf8(source: &dyn ReadAt) -> io::Result<bool> {
+    let mut cursor = Cursor::new(source, 0, source.size());
+    let mut piece = vec![0; WINDOW_BYTES];
+    // The beginning of a letter that the end of a piece cut.
+    let mut kept = 0usize;
+    while cursor.remaining() > 0 {
+        let rest = usize::try_from(cursor.remaining()).unwrap_or(usize::MAX);
+        piece.resize(WINDOW_BYTES.min(kept.saturating_add(rest)), 0);
+        cursor.fill(piece.get_mut(kept..).unwrap_or_default())?;
+        kept = match std::str::from_utf8(&piece) {
+            Ok(_) => 0,
+            Err(error) if error.error_len().is_none() => piece.len() - error.valid_up_to(),
+            Err(_) => return Ok(false),
+        };
+        piece.drain(..piece.len() - kept);
+    }
+    Ok(kept == 0)
+}
+
 /// Sequential reading of a source up to `end`, through a window of 64 KiB.
 /// No method allocates more than it has checked to be there.
 pub struct Cursor<'a> {
@@ -180,6 +231,14 @@ impl<'a> Cursor<'a> {
         let mut out = vec![0; length];
         self.fill(&mut out)?;
         Ok(Some(out))
+    }
+
+    /// The bytes from `start` to here once more, in as much memory as they take.
+    pub fn since(&self, start: u64) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(self.position.saturating_sub(start));
+        let mut out = vec![0; length.map_err(|_| io::ErrorKind::OutOfMemory)?];
+        self.source.read_at(&mut out, start)?;
+        Ok(out)
     }
 
     pub fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {

@@ -12,7 +12,7 @@ mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::discover::{is_pickle_extension, leads_out};
@@ -22,7 +22,7 @@ use super::inspect::{Inspector, Layout, blank, conclude};
 use super::safetensors::{self, Header};
 use super::scan::{Tensors, Weights, tokens};
 use super::sniff::sniff;
-use super::source::{ReadAt as _, SourceFile};
+use super::source::{self, ReadAt as _, SourceFile};
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
 use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
@@ -173,26 +173,38 @@ fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
 
 /// A text file of the folder, if it is there and not larger than `limit`.
 fn text(path: &Path, name: &str, limit: u64, findings: &mut Findings) -> Option<String> {
+    read(path, name, limit, findings, |file| {
+        let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
+        file.read_at(&mut bytes, 0)?;
+        Ok(String::from_utf8(bytes).ok())
+    })
+}
+
+/// A text file like that, to be read in pieces: as a whole it would take too much memory.
+fn long_text(path: &Path, name: &str, limit: u64, findings: &mut Findings) -> Option<SourceFile> {
+    read(path, name, limit, findings, |file| Ok(source::is_utf8(&file)?.then_some(file)))
+}
+
+/// What `take` makes of a file of at most `limit` bytes; it gives nothing if that is not UTF-8.
+fn read<T>(
+    path: &Path,
+    name: &str,
+    limit: u64,
+    findings: &mut Findings,
+    take: impl FnOnce(SourceFile) -> io::Result<Option<T>>,
+) -> Option<T> {
     let mut fail = |code: Code, message: String| {
         findings.push(Finding { part: Some(name.to_owned()), ..code.finding(message) });
     };
-    let result = fs::File::open(path.join(name)).and_then(|file| {
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(limit + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
+    let result = SourceFile::open(&path.join(name)).and_then(|file| {
+        let fits = file.size() <= limit;
+        Ok(if fits { Some(take(file)?) } else { None })
     });
     match result {
         Err(error) => fail(Code::Unreadable, format!("{name} cannot be read: {error}")),
-        Ok(bytes) if bytes.len() as u64 > limit => {
-            fail(Code::HeaderTooLarge, format!("{name} is larger than {limit} bytes"));
-        }
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => return Some(text),
-            Err(_) => fail(Code::InvalidUtf8, format!("{name} is not valid UTF-8")),
-        },
+        Ok(None) => fail(Code::HeaderTooLarge, format!("{name} is larger than {limit} bytes")),
+        Ok(Some(None)) => fail(Code::InvalidUtf8, format!("{name} is not valid UTF-8")),
+        Ok(Some(text)) => return text,
     }
     None
 }

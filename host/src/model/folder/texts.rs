@@ -2,16 +2,17 @@
 //! tokenizer, and documents.
 
 use std::collections::BTreeSet;
+use std::io::BufReader;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Config, text};
+use super::{Config, long_text, text};
 use crate::domain::inspection::Finding;
 use crate::domain::{Sha256, budget};
 use crate::model::finding::{Code, Findings};
 use crate::model::scan::tokens::{self, Idle};
-use crate::model::source::SourceFile;
+use crate::model::source::{SourceFile, Stream};
 use crate::model::{document, likeness, template};
 
 /// Files that hold chat templates, or names of code to run, as JSON.
@@ -58,7 +59,7 @@ pub(super) fn check(
         return None;
     }
     let map = if names.contains(SPECIAL) { json(path, SPECIAL, findings) } else { None };
-    let source = text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings)?;
+    let source = long_text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings)?;
     within("tokenizer.json", findings, |findings| {
         let tokenizer = tokenizer(&source, size, findings)?;
         likeness::tokenizer_hash(tokenizer, settings.as_ref(), map.as_ref())
@@ -73,9 +74,13 @@ fn remote_code(value: &Value, findings: &mut Findings) {
 }
 
 /// A tokenizer, unless it is none; ids must be in the vocabulary.
-fn tokenizer(source: &str, size: Option<u64>, findings: &mut Findings) -> Option<likeness::Tokenizer> {
-    let tokenizer = match likeness::Tokenizer::parse(source) {
+fn tokenizer(source: &SourceFile, size: Option<u64>, findings: &mut Findings) -> Option<likeness::Tokenizer> {
+    let tokenizer = match likeness::Tokenizer::parse(Stream::new(source)) {
         Ok(tokenizer) => tokenizer,
+        Err(error) if error.is_io() => {
+            findings.push(Code::Unreadable.finding(format!("tokenizer.json cannot be read: {error}")));
+            return None;
+        }
         Err(error) => {
             let what = if error.is_data() { "is no tokenizer" } else { "is not valid JSON" };
             findings.push(Code::BadJson.finding(format!("tokenizer.json {what}: {error}")));
@@ -110,8 +115,10 @@ pub(super) fn added_tokens(path: &Path, names: &BTreeSet<String>) -> Idle {
         return Idle::new();
     }
     // What is wrong with it was said before.
-    let text = text(path, "tokenizer.json", budget::JSON_FILE_BYTES, &mut Findings::default());
-    let tokenizer = text.and_then(|text| serde_json::from_str::<Tokenizer>(&text).ok());
+    let source = long_text(path, "tokenizer.json", budget::JSON_FILE_BYTES, &mut Findings::default());
+    let tokenizer = source.and_then(|source| {
+        serde_json::from_reader::<_, Tokenizer>(BufReader::new(Stream::new(&source))).ok()
+    });
     let mut ids: Vec<u64> =
         tokenizer.into_iter().flat_map(|tokenizer| tokenizer.added_tokens).map(|token| token.id).collect();
     ids.sort_unstable();

@@ -85,7 +85,8 @@ impl Reader<'_> {
         self.cursor.array()?.map(u64::from_le_bytes).ok_or_else(|| self.cut(doing))
     }
 
-    fn string(&mut self, limit: u64, doing: &str) -> Result<Vec<u8>, ReadError> {
+    /// The length of a string.
+    fn length(&mut self, limit: u64, doing: &str) -> Result<u64, ReadError> {
         let at = self.cursor.position();
         let length = self.u64(doing)?;
         if length > limit {
@@ -96,6 +97,11 @@ impl Reader<'_> {
             )
             .into());
         }
+        Ok(length)
+    }
+
+    fn string(&mut self, limit: u64, doing: &str) -> Result<Vec<u8>, ReadError> {
+        let length = self.length(limit, doing)?;
         self.cursor.bytes(length)?.ok_or_else(|| self.cut(doing))
     }
 
@@ -268,13 +274,16 @@ impl Reader<'_> {
             }
             return Ok(Array::from_raw(kind, count, raw));
         }
-        let mut raw = Vec::new();
+        // How long it is shows at its end: a list that grew as it was read would take three times
+        // its size, with what it grew out of.
+        let start = self.cursor.position();
         for _ in 0..count {
-            let item = self.string(budget::GGUF_STRING_BYTES, &doing)?;
-            raw.extend_from_slice(&(item.len() as u64).to_le_bytes());
-            raw.extend_from_slice(&item);
+            let length = self.length(budget::GGUF_STRING_BYTES, &doing)?;
+            if !self.cursor.skip(length) {
+                return Err(self.cut(&doing));
+            }
         }
-        Ok(Array::from_raw(kind, count, raw))
+        Ok(Array::from_raw(kind, count, self.cursor.since(start)?))
     }
 
     fn alignment(&mut self, metadata: &Metadata) -> Result<u64, ReadError> {

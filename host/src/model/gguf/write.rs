@@ -179,7 +179,14 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// The value as a file holds it.
-pub(in crate::model) fn put_value(out: &mut Vec<u8>, value: &Value) {
+fn put_value(out: &mut Vec<u8>, value: &Value) {
+    let rest = put_begin(out, value);
+    out.extend_from_slice(rest);
+}
+
+/// The value as a file holds it, up to what lies in memory as it does in the file: that is returned,
+/// since it can be long.
+pub(in crate::model) fn put_begin<'a>(out: &mut Vec<u8>, value: &'a Value) -> &'a [u8] {
     match value {
         Value::U8(v) => out.push(*v),
         Value::I8(v) => out.extend_from_slice(&v.to_le_bytes()),
@@ -189,14 +196,18 @@ pub(in crate::model) fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::I32(v) => out.extend_from_slice(&v.to_le_bytes()),
         Value::F32(v) => out.extend_from_slice(&v.to_le_bytes()),
         Value::Bool(v) => out.push(u8::from(*v)),
-        Value::String(v) => put_string(out, v.as_bytes()),
+        Value::String(v) => {
+            out.extend_from_slice(&(v.len() as u64).to_le_bytes());
+            return v.as_bytes();
+        }
         Value::Array(v) => {
             out.extend_from_slice(&(v.kind() as u32).to_le_bytes());
             out.extend_from_slice(&v.len().to_le_bytes());
-            out.extend_from_slice(v.raw());
+            return v.raw();
         }
         Value::U64(v) => out.extend_from_slice(&v.to_le_bytes()),
         Value::I64(v) => out.extend_from_slice(&v.to_le_bytes()),
         Value::F64(v) => out.extend_from_slice(&v.to_le_bytes()),
     }
+    &[]
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use compact_str::CompactString;
 use serde_json::{Value, json};
 
 use super::facts::Facts;
@@ -98,7 +99,7 @@ fn kinds(folder: &mut Facts, file: &mut Facts, bytes: bool, unknown: &mut Vec<St
     let Some(tokens) = &folder.tokens else { return };
     // To runtimes all tokens are normal where nothing is said.
     let theirs = file.kinds.take().unwrap_or_else(|| vec![NORMAL; tokens.len()]);
-    let kind = |(id, token): (u64, &Option<String>)| {
+    let kind = |(id, token): (u64, &Option<CompactString>)| {
         let text = token.as_deref().unwrap_or_default();
         let fits = match folder.added.get(&id) {
             Some(added) if added.special => &[CONTROL, UNKNOWN][..],

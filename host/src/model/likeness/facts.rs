@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
+use compact_str::CompactString;
 use serde_json::Value;
 
 use super::hugging_face::{self, Added};
@@ -19,11 +20,11 @@ use crate::model::{canonical, facts, split, template};
 pub(super) struct Facts {
     pub gguf: bool,
     /// By id; an id without a token is none.
-    pub tokens: Option<Vec<Option<String>>>,
+    pub tokens: Option<Vec<Option<CompactString>>>,
     pub scores: Option<Vec<f64>>,
     pub kinds: Option<Vec<i128>>,
     /// `left right`, in order.
-    pub merges: Option<Vec<String>>,
+    pub merges: Option<Vec<CompactString>>,
     /// By id; GGUF has kinds instead.
     pub added: BTreeMap<u64, Added>,
     /// Ids under the names that GGUF has for them.
@@ -70,9 +71,7 @@ impl Facts {
     }
 
     pub fn of_metadata(metadata: &Metadata) -> Self {
-        let texts = |array: &Array| {
-            array.strings().map(|text| String::from_utf8_lossy(text).into_owned()).collect::<Vec<_>>()
-        };
+        let texts = |array: &Array| array.strings().map(CompactString::from_utf8_lossy).collect::<Vec<_>>();
         let of = |key: &str| metadata.array(&format!("tokenizer.ggml.{key}"));
         let settings = facts::tokenizer_settings(metadata);
         let (special, rules) = settings.into_iter().partition(|(key, _)| key.ends_with("_token_id"));

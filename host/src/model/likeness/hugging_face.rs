@@ -5,8 +5,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::io::{self, BufReader};
 use std::path::Path;
 
+use compact_str::CompactString;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -15,7 +17,7 @@ use super::config;
 use super::facts::Facts;
 use crate::domain::{Problem, Sha256, budget};
 use crate::model::folder::named_templates;
-use crate::model::source::{ReadAt as _, SourceFile};
+use crate::model::source::{ReadAt as _, SourceFile, Stream, is_utf8};
 use crate::model::template;
 
 /// The parts of `tokenizer.json` that decide which tokens a text becomes.
@@ -38,7 +40,7 @@ pub struct Tokenizer {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Added {
     id: u64,
-    content: String,
+    content: CompactString,
     #[serde(default)]
     pub special: bool,
     #[serde(default)]
@@ -97,13 +99,14 @@ struct Model {
     ignore_merges: Value,
 }
 
-/// Pairs of token and id, or of token and score in the order of ids.
+/// Pairs of token and id, or of token and score in the order of ids. There are hundreds of thousands
+/// of short ones: each is kept in place, not in an allocation of its own.
 #[derive(Debug, Default)]
 enum Vocabulary {
     #[default]
     None,
-    Ids(Vec<(String, u64)>),
-    Scores(Vec<(String, f64)>),
+    Ids(Vec<(CompactString, u64)>),
+    Scores(Vec<(CompactString, f64)>),
 }
 
 impl<'de> Deserialize<'de> for Vocabulary {
@@ -139,7 +142,7 @@ impl<'de> Deserialize<'de> for Vocabulary {
 /// `"left right"` or `["left", "right"]`; spaces of tokens are written as converters to GGUF do, so
 /// that it stays clear where one ends.
 #[derive(Debug)]
-struct Merge(String);
+struct Merge(CompactString);
 
 impl<'de> Deserialize<'de> for Merge {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -152,17 +155,22 @@ impl<'de> Deserialize<'de> for Merge {
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Merge, E> {
-                Ok(Merge(text.to_owned()))
+                Ok(Merge(text.into()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Merge, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = list.next_element::<String>()? {
-                    if parts.len() < 3 {
-                        parts.push(part.replace(' ', "\u{120}"));
+                let mut merge = CompactString::default();
+                let mut parts = 0;
+                while let Some(part) = list.next_element::<CompactString>()? {
+                    if parts < 3 {
+                        merge.push_str(if parts > 0 { " " } else { "" });
+                        merge.extend(
+                            part.chars().map(|letter| if letter == ' ' { '\u{120}' } else { letter }),
+                        );
+                        parts += 1;
                     }
                 }
-                Ok(Merge(parts.join(" ")))
+                Ok(Merge(merge))
             }
         }
         deserializer.deserialize_any(Pair)
@@ -171,9 +179,9 @@ impl<'de> Deserialize<'de> for Merge {
 
 impl Tokenizer {
     /// # Errors
-    /// The text is no tokenizer.
-    pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+    /// What is read is no tokenizer, or cannot be read.
+    pub fn parse(source: impl io::Read) -> Result<Self, serde_json::Error> {
+        serde_json::from_reader(BufReader::new(source))
     }
 
     /// The largest id of a token that training made, with the token.
@@ -203,8 +211,8 @@ impl Tokenizer {
         };
         // A list by id must not be longer than what fills it, but for some gaps.
         let room = (entries + self.added_tokens.len()) as u64 + budget::TOKEN_GAPS;
-        let mut tokens: Vec<Option<String>> = Vec::new();
-        let mut put = |id: u64, token: String| {
+        let mut tokens: Vec<Option<CompactString>> = Vec::new();
+        let mut put = |id: u64, token: CompactString| {
             let place = usize::try_from(id).ok().filter(|_| id < room);
             if let Some(place) = place
                 && tokens.len() <= place
@@ -309,9 +317,15 @@ fn tokenizer_config(config: Option<&Value>, map: Option<&Value>, out: &mut Facts
 /// What the texts of a folder say.
 pub(super) fn folder(path: &Path) -> Result<Facts, Problem> {
     let mut out = Facts::default();
-    if let Some(text) = text(&path.join("tokenizer.json"), budget::JSON_FILE_BYTES)? {
-        Tokenizer::parse(&text)
-            .map_err(|error| damaged(&path.join("tokenizer.json"), &error))?
+    let file = path.join("tokenizer.json");
+    if let Some(source) = source(&file, budget::JSON_FILE_BYTES)? {
+        let failed = |error: io::Error| Problem::io("read", &file, &error);
+        if !is_utf8(&source).map_err(failed)? {
+            return Err(not_utf8(&file));
+        }
+        let tokenizer = Tokenizer::parse(Stream::new(&source));
+        tokenizer
+            .map_err(|error| if error.is_io() { failed(error.into()) } else { damaged(&file, &error) })?
             .into_facts(&mut out);
     }
     let json = |name: &str| -> Result<Option<Map<String, Value>>, Problem> {
@@ -343,19 +357,26 @@ fn damaged(path: &Path, error: &serde_json::Error) -> Problem {
     Problem::input(format!("{} is not what it must be: {error}", path.display()))
 }
 
-/// A text of at most `limit` bytes; `None` if there is no such file.
-fn text(path: &Path, limit: u64) -> Result<Option<String>, Problem> {
+fn not_utf8(path: &Path) -> Problem {
+    Problem::input(format!("{} is not valid UTF-8", path.display()))
+}
+
+/// A file of at most `limit` bytes; `None` if there is no such file.
+fn source(path: &Path, limit: u64) -> Result<Option<SourceFile>, Problem> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(None);
     }
-    let failed = |error: std::io::Error| Problem::io("read", path, &error);
-    let file = SourceFile::open(path).map_err(failed)?;
+    let file = SourceFile::open(path).map_err(|error| Problem::io("read", path, &error))?;
     if file.size() > limit {
         return Err(Problem::input(format!("{} is larger than {limit} bytes", path.display())));
     }
+    Ok(Some(file))
+}
+
+/// A text of at most `limit` bytes; `None` if there is no such file.
+fn text(path: &Path, limit: u64) -> Result<Option<String>, Problem> {
+    let Some(file) = source(path, limit)? else { return Ok(None) };
     let mut bytes = vec![0; usize::try_from(file.size()).unwrap_or(0)];
-    file.read_at(&mut bytes, 0).map_err(failed)?;
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|_| Problem::input(format!("{} is not valid UTF-8", path.display())))
+    file.read_at(&mut bytes, 0).map_err(|error| Problem::io("read", path, &error))?;
+    String::from_utf8(bytes).map(Some).map_err(|_| not_utf8(path))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use compact_str::CompactString;
+
 use super::facts::Facts;
 use super::{Difference, difference, quoted};
 
@@ -10,13 +12,13 @@ const LISTED: usize = 8;
 
 /// Compares the lists of two sides that speak of them in the same words.
 pub(super) fn compare(candidate: &Facts, reference: &Facts, out: &mut Vec<Difference>) {
-    let token = |token: &Option<String>| token.as_deref().map(quoted);
+    let token = |token: &Option<CompactString>| token.as_deref().map(quoted);
     lists("tokens", [&candidate.tokens, &reference.tokens], PartialEq::eq, token, out);
     let bits = |a: &f64, b: &f64| a.to_bits() == b.to_bits();
     lists("scores", [&candidate.scores, &reference.scores], bits, |score| Some(score.to_string()), out);
     let kind = |kind: &i128| Some(kind.to_string());
     lists("token_type", [&candidate.kinds, &reference.kinds], PartialEq::eq, kind, out);
-    let merge = |merge: &String| Some(quoted(merge));
+    let merge = |merge: &CompactString| Some(quoted(merge));
     lists("merges", [&candidate.merges, &reference.merges], PartialEq::eq, merge, out);
     let ids: BTreeSet<u64> = candidate.added.keys().chain(reference.added.keys()).copied().collect();
     let flags = |facts: &Facts, id| facts.added.get(&id).map(ToString::to_string);

@@ -42,7 +42,7 @@ impl Texts {
     }
 
     fn hashes(&self) -> (Option<crate::domain::Sha256>, Option<crate::domain::Sha256>) {
-        let tokenizer = Tokenizer::parse(&self.tokenizer.to_string()).unwrap();
+        let tokenizer = Tokenizer::parse(self.tokenizer.to_string().as_bytes()).unwrap();
         let config = self.config.as_object().unwrap();
         (tokenizer_hash(tokenizer, Some(&self.settings), None), config_hash(config))
     }
