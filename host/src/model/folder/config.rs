@@ -33,6 +33,28 @@ pub const COSMETIC: [&str; 22] = [
     "output_router_logits",
 ];
 
+/// Python's JSON has numbers that JSON does not have, and loaders read them. No entry that counts here
+/// can have one; so they are taken for null.
+fn of_python(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    // Between quotes, and is this an escape there?
+    let (mut quoted, mut escaped) = (false, false);
+    let mut rest = text;
+    while let Some(next) = rest.chars().next() {
+        let words = ["-Infinity", "Infinity", "NaN"];
+        if let Some(after) = words.into_iter().filter(|_| !quoted).find_map(|word| rest.strip_prefix(word)) {
+            out.push_str("null");
+            rest = after;
+            continue;
+        }
+        quoted ^= next == '"' && !escaped;
+        escaped = quoted && next == '\\' && !escaped;
+        out.push(next);
+        rest = rest.get(next.len_utf8()..).unwrap_or_default();
+    }
+    out
+}
+
 /// A parsed configuration.
 #[derive(Debug)]
 pub struct Config(serde_json::Map<String, Value>);
@@ -41,7 +63,8 @@ impl Config {
     /// # Errors
     /// The text is not a JSON object.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text).map(Self)
+        let parsed = serde_json::from_str(text);
+        parsed.or_else(|error| serde_json::from_str(&of_python(text)).map_err(|_| error)).map(Self)
     }
 
     /// SHA-256 over what shapes the computation, however it is spelt.
@@ -115,5 +138,22 @@ impl Config {
         if self.get("auto_map").is_some() {
             push(Code::RemoteCode, "auto_map asks the loader to run Python code of the model".to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_python() {
+        let text = r#"{"a": [0.0, Infinity, -Infinity], "NaN\"": NaN, "b\\": "NaN \" -Infinity", "c": 7}"#;
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.get("a"), Some(&serde_json::json!([0.0, null, null])));
+        assert_eq!(config.get("NaN\""), None);
+        assert_eq!(config.text("b\\").as_deref(), Some("NaN \" -Infinity"));
+        assert_eq!(config.number("c"), Some(7));
+        assert!(Config::parse("NaN").is_err());
+        assert!(Config::parse(r#"{"a": Inf}"#).is_err());
     }
 }

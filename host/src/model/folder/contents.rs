@@ -60,6 +60,9 @@ fn layer_of(name: &str) -> Option<u64> {
     None
 }
 
+/// Where the tensors of a model with a head are.
+const PREFIX: &str = "model.";
+
 /// Model types whose layers consist of exactly these tensors (and biases).
 const LLAMA_LIKE: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 const LAYER_PARTS: [&str; 9] = [
@@ -83,7 +86,8 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
     let tensors: BTreeMap<&str, (&Shard, &Tensor)> =
         all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
     let present: BTreeSet<u64> = tensors.keys().filter_map(|name| layer_of(name)).collect();
-    if config.get("model_type").is_none() {
+    // Parts of pipelines (diffusers) are called by their class instead.
+    if config.get("model_type").or_else(|| config.get("_class_name")).is_none() {
         let finding =
             Code::MetadataMissing.finding("model_type is missing; loaders do not know what this is");
         findings.push(Finding { severity: Severity::Warning, ..finding });
@@ -100,7 +104,8 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
         let message = format!("num_hidden_layers is {layers}, and there are tensors of layer {layer}");
         findings.push(Code::UnexpectedTensor.finding(message));
     }
-    if !present.is_empty() {
+    // Which half the number is of, is for each model to say.
+    if !present.is_empty() && config.flag("is_encoder_decoder") != Some(true) {
         let absent: Vec<u64> = (0..layers).filter(|layer| !present.contains(layer)).collect();
         if let Some(first) = absent.first() {
             let message = format!(
@@ -131,8 +136,11 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
         }
     }
     if llama {
-        inventory(config, layers, &present, &tensors, findings);
-        shapes(config, &tensors, findings);
+        // What has no head of its own, as for embeddings, is stored without the prefix.
+        let bare = !tensors.keys().any(|name| name.starts_with(PREFIX));
+        let prefix = if bare { "" } else { PREFIX };
+        inventory(config, (layers, &present), prefix, &tensors, findings);
+        shapes(config, prefix, &tensors, findings);
     }
 }
 
@@ -142,7 +150,12 @@ fn one_weight_a_number(tensor: &Tensor) -> bool {
 }
 
 /// Shapes of the tensors of layers, as far as the configuration says.
-fn shapes(config: &Config, tensors: &BTreeMap<&str, (&Shard, &Tensor)>, findings: &mut Findings) {
+fn shapes(
+    config: &Config,
+    prefix: &str,
+    tensors: &BTreeMap<&str, (&Shard, &Tensor)>,
+    findings: &mut Findings,
+) {
     let times = |a: Option<u64>, b: Option<u64>| a?.checked_mul(b?);
     let (width, forward) = (config.number("hidden_size"), config.number("intermediate_size"));
     let heads = config.number("num_attention_heads");
@@ -150,9 +163,8 @@ fn shapes(config: &Config, tensors: &BTreeMap<&str, (&Shard, &Tensor)>, findings
     let queries = times(heads, head);
     let keys = times(config.number("num_key_value_heads").or(heads), head);
     for (name, (shard, tensor)) in tensors {
-        let Some((_, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
-            continue;
-        };
+        let layers = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix("layers."));
+        let Some((_, part)) = layers.and_then(|rest| rest.split_once('.')) else { continue };
         if !one_weight_a_number(tensor) {
             continue;
         }
@@ -192,8 +204,8 @@ fn shapes(config: &Config, tensors: &BTreeMap<&str, (&Shard, &Tensor)>, findings
 
 fn inventory(
     config: &Config,
-    layers: u64,
-    present: &BTreeSet<u64>,
+    (layers, present): (u64, &BTreeSet<u64>),
+    prefix: &str,
     tensors: &BTreeMap<&str, (&Shard, &Tensor)>,
     findings: &mut Findings,
 ) {
@@ -203,14 +215,17 @@ fn inventory(
             findings.push(Finding { tensor: Some(name), ..finding });
         }
     };
-    need("model.embed_tokens.weight".to_owned());
-    need("model.norm.weight".to_owned());
-    if config.flag("tie_word_embeddings") == Some(false) {
+    need(format!("{prefix}embed_tokens.weight"));
+    need(format!("{prefix}norm.weight"));
+    // Models that classify have other heads.
+    let class = config.get("architectures").and_then(|list| list.get(0)?.as_str());
+    let writes = prefix == PREFIX && class.is_none_or(|class| class.ends_with("ForCausalLM"));
+    if writes && config.flag("tie_word_embeddings") == Some(false) {
         need("lm_head.weight".to_owned());
     }
     for layer in (0..layers).filter(|layer| present.contains(layer)) {
         for part in LAYER_PARTS {
-            need(format!("model.layers.{layer}.{part}.weight"));
+            need(format!("{prefix}layers.{layer}.{part}.weight"));
         }
     }
 }

@@ -81,10 +81,10 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
     inspection.tokenizer_hash = texts::check(path, &names, config.as_ref(), &mut findings);
     texts::documents(path, &names, &mut findings);
-    let index = index::read(path, &names, &mut findings);
+    let index = weights::index(path, &names, &mut findings);
     let mut shards = Vec::new();
     let present = weights::present(&names);
-    let loaded = weights::loaded(&present, index.as_ref());
+    let loaded = weights::loaded(&names, index.as_ref());
     weights::check(&present, &loaded, index.as_ref(), &mut findings);
     for name in &present {
         let shard = open(&path.join(name), name, &mut findings)?;

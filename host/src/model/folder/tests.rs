@@ -637,3 +637,4 @@ fn packed_weights_need_their_scales() {
 }
 
 mod beside;
+mod honest;

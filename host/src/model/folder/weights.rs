@@ -9,17 +9,33 @@ use crate::model::finding::{Code, Findings};
 use crate::model::split::PartName;
 
 /// Names that loaders ask for first.
-const WHOLE: [&str; 2] = ["model.safetensors", "adapter_model.safetensors"];
+const WHOLE: [&str; 2] = ["model.safetensors", ADAPTER];
+const ADAPTER: &str = "adapter_model.safetensors";
+
+/// Is it an adapter that the folder is about, whether its base is there or not?
+fn is_adapter(names: &BTreeSet<String>) -> bool {
+    names.contains("adapter_config.json") && names.contains(ADAPTER)
+}
+
+/// The index of the model's weights, if there is one that can be read. That of a base beside its
+/// adapter is of other weights.
+pub(super) fn index(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) -> Option<Index> {
+    if is_adapter(names) { None } else { index::read(path, names, findings) }
+}
 
 /// All files of weights among `names`.
 pub(super) fn present(names: &BTreeSet<String>) -> BTreeSet<String> {
     names.iter().filter(|name| name.to_ascii_lowercase().ends_with(".safetensors")).cloned().collect()
 }
 
-/// Those that loaders take: what the index lists with all the parts of such a set, or the file that
-/// has the usual name. Without either, everything that is no second copy: a variant (`x.fp16.safetensors`
-/// beside `x.safetensors`), or Mistral's `consolidated`.
-pub(super) fn loaded(present: &BTreeSet<String>, index: Option<&Index>) -> BTreeSet<String> {
+/// Those that loaders take: the adapter, or what the index lists with all the parts of such a set, or
+/// the file that has the usual name. Without any, everything that is no second copy: a variant
+/// (`x.fp16.safetensors` beside `x.safetensors`), or Mistral's `consolidated`.
+pub(super) fn loaded(names: &BTreeSet<String>, index: Option<&Index>) -> BTreeSet<String> {
+    if is_adapter(names) {
+        return BTreeSet::from([ADAPTER.to_owned()]);
+    }
+    let present = present(names);
     let listed: BTreeSet<&str> = index.into_iter().flat_map(BTreeMap::values).map(String::as_str).collect();
     if present.iter().any(|name| listed.contains(name.as_str())) {
         let set = |name: &str| PartName::parse(name).map(|part| (part.stem, part.count));
@@ -41,17 +57,18 @@ pub(super) fn loaded(present: &BTreeSet<String>, index: Option<&Index>) -> BTree
         .filter(|name| !is_variant(name) && !name.starts_with("consolidated"))
         .cloned()
         .collect();
-    if plain.is_empty() { present.clone() } else { plain }
+    if plain.is_empty() { present } else { plain }
 }
 
 /// The files of weights that loaders take of a folder, whose files are `paths`.
 pub fn loaded_of(paths: &[PathBuf]) -> Vec<&Path> {
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let names: BTreeSet<String> = paths.iter().map(name).collect();
-    let folder = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("."));
+    // Templates may lie in a folder below.
+    let folder = paths.iter().find(|path| path.ends_with(INDEX)).and_then(|path| path.parent());
     // What is wrong with the index is for an inspection to say.
-    let index = index::read(folder, &names, &mut Findings::default());
-    let loaded = loaded(&present(&names), index.as_ref());
+    let index = folder.and_then(|folder| index(folder, &names, &mut Findings::default()));
+    let loaded = loaded(&names, index.as_ref());
     paths.iter().filter(|path| loaded.contains(&name(path))).map(PathBuf::as_path).collect()
 }
 
@@ -84,15 +101,14 @@ pub(super) fn check(
         findings.push(Code::ShardMissing.finding("there is no file of weights"));
     }
     for name in present.difference(loaded) {
-        let rival = WHOLE.contains(&name.as_str());
-        let message = match loaded.first() {
-            Some(_) if rival => {
-                format!("{name} is there beside the files of {INDEX}, and some runtimes load it instead")
-            }
-            first => format!(
-                "{name} is beside the weights that runtimes load ({}); only its header was looked at",
-                first.map_or("none", String::as_str)
-            ),
+        let rival = index.is_some() && WHOLE.contains(&name.as_str());
+        let message = if rival {
+            format!("{name} is there beside the files of {INDEX}, and some runtimes load it instead")
+        } else {
+            let first = loaded.first().map(String::as_str).unwrap_or_default();
+            format!(
+                "{name} is beside the weights that runtimes load ({first}); only its header was looked at"
+            )
         };
         let finding = Code::OtherWeights.finding(message);
         let severity = if rival { Severity::Warning } else { finding.severity };
@@ -119,11 +135,29 @@ mod tests {
             (&parts, &parts[..1], &parts),
             (&["adapter_model", "x"], &[], &["adapter_model"]),
             (&["model"], &parts, &["model"]),
+            (&["model", "adapter_model"], &[], &["model"]),
             (&[], &[], &[]),
         ] {
             let index = (0..).zip(files(listed)).map(|(at, file): (i32, _)| (at.to_string(), file)).collect();
             let index = Some(index).filter(|_: &Index| !listed.is_empty());
             assert_eq!(loaded(&files(present), index.as_ref()), files(expected), "{present:?}");
         }
+        let mut names = files(&["model", "adapter_model", "x"]);
+        names.insert("adapter_config.json".to_owned());
+        assert_eq!(loaded(&names, None), files(&["adapter_model"]));
+    }
+
+    /// The index counts, whatever file comes first.
+    #[test]
+    fn what_engines_are_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let map = serde_json::json!({"weight_map": {"a": "m-00001-of-00001.safetensors"}});
+        std::fs::write(folder.path().join(INDEX), map.to_string()).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let templates = path("additional_chat_templates/rag.jinja");
+        let paths = [templates, path("m-00001-of-00001.safetensors"), path("model.safetensors"), path(INDEX)];
+        assert_eq!(loaded_of(&paths), [path("m-00001-of-00001.safetensors")]);
+        assert_eq!(loaded_of(&paths[..3]), [path("model.safetensors")]);
+        assert_eq!(loaded_of(&[]), Vec::<&Path>::new());
     }
 }

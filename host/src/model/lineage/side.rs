@@ -375,11 +375,9 @@ fn no_weights(path: &Path, what: &str) -> Problem {
 /// The safetensors files of a folder.
 fn shards(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
     let entries = std::fs::read_dir(folder).map_err(|error| Problem::io("open", folder, &error))?;
-    let mut files: Vec<PathBuf> = entries
-        .take(budget::DISCOVER_ENTRIES)
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")))
-        .collect();
+    // All of them: the index has a say in which are the model's weights.
+    let mut files: Vec<PathBuf> =
+        entries.take(budget::DISCOVER_ENTRIES).filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.sort();
     Ok(folder::loaded_of(&files).into_iter().map(Path::to_owned).collect())
 }
@@ -390,4 +388,24 @@ fn config(folder: Option<&Path>) -> Option<serde_json::Value> {
     let mut bytes = vec![0; usize::try_from(file.size()).ok()?];
     file.read_at(&mut bytes, 0).ok()?;
     serde_json::from_slice(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A comparison takes the weights that an inspection does.
+    #[test]
+    fn the_index_says_which_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let part = "m-00001-of-00001.safetensors";
+        for name in [part, "model.safetensors", "notes.txt"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        assert_eq!(shards(folder.path()).unwrap(), [path("model.safetensors")]);
+        let index = serde_json::json!({"weight_map": {"a": part}}).to_string();
+        std::fs::write(path("model.safetensors.index.json"), index).unwrap();
+        assert_eq!(shards(folder.path()).unwrap(), [path(part)]);
+    }
 }

@@ -176,8 +176,15 @@ const DANGEROUS: [&str; 60] = [
 ];
 const DANGEROUS_TORCH: [&str; 4] = ["torch.hub", "torch.jit", "torch.package", "torch.utils"];
 
+/// Modules that others import, so that they can be reached as `some.module.os.system`.
+const WITHIN: [&str; 8] = ["os", "posix", "nt", "subprocess", "sys", "builtins", "importlib", "shutil"];
+
 /// Judges `module.name`.
 pub fn judge(import: &str) -> Verdict {
+    // Nobody but who has something to hide writes a name in escapes, or puts it together.
+    if !import.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.')) {
+        return Verdict::Dangerous;
+    }
     let Some((module, name)) = import.rsplit_once('.') else { return Verdict::Unknown };
     let listed = HARMLESS.iter().any(|(allowed, names)| *allowed == module && names.contains(&name));
     if listed || module == "torch" && TORCH.contains(&name) {
@@ -195,6 +202,7 @@ pub fn judge(import: &str) -> Verdict {
     let dangerous = DANGEROUS.contains(&root)
         || root == "builtins"
         || load
+        || module.split('.').any(|part| WITHIN.contains(&part))
         || DANGEROUS_TORCH.iter().any(|prefix| below(prefix));
     if dangerous { Verdict::Dangerous } else { Verdict::Unknown }
 }

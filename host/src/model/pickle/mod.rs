@@ -78,13 +78,20 @@ fn bare(source: &dyn ReadAt, certain: bool, findings: &mut Findings) -> io::Resu
     let old = head.is_some_and(|head| head.windows(OLD.len()).any(|window| window == OLD));
     let mut at = 0;
     let mut numbers = Some(0u64);
+    // Has it imported anything, or did it begin as a pickle?
+    let mut known = certain;
     for number in 1..=if old { OLD_PICKLES } else { PICKLES } {
         let end = at + budget::PICKLE_BYTES.min(source.size() - at);
         let seen = walk::walk(&mut Cursor::new(source, at, end))?;
         let proper = seen.broken.is_none();
-        if number == 1 && !certain && !(proper && seen.opcodes > 1 || !seen.imports.is_empty()) {
-            return Ok(false);
+        let mut magic = [0; 2];
+        let begins = Cursor::new(source, at, u64::MAX).fill(&mut magic)? && matches!(magic, [0x80, 2..=5]);
+        // Old pickles begin with anything, and some raw numbers can be followed.
+        let simple = proper && seen.opcodes > 1 && numbers == Some(0);
+        if !(number == 1 && certain || begins || simple || seen.has_names()) {
+            break;
         }
+        known |= begins || seen.has_names();
         report(&seen, None, findings);
         if !proper {
             return archive::appended(source, findings).map(|()| true);
@@ -93,11 +100,13 @@ fn bare(source: &dyn ReadAt, certain: bool, findings: &mut Findings) -> io::Resu
         let add = |sum: u64, bytes: &Option<u64>| sum.checked_add((*bytes)?)?.checked_add(8);
         numbers = numbers.and_then(|sum| seen.storages.values().try_fold(sum, add));
         at = seen.end;
-        let mut next = [0; 2];
-        let another = Cursor::new(source, at, u64::MAX).fill(&mut next)? && matches!(next, [0x80, 2..=5]);
-        if !another {
+        if at >= source.size() {
+            known = true;
             break;
         }
+    }
+    if !known {
+        return Ok(false);
     }
     behind(source, at, numbers, findings)?;
     Ok(true)

@@ -22,6 +22,17 @@ pub struct Seen {
     pub end: u64,
 }
 
+/// What is imported where no name says it.
+const COMPUTED: &str = "a computed name";
+const EXTENSION: &str = "a registered extension";
+
+impl Seen {
+    /// Does it import anything by a name? Random bytes that can be followed for a while do not.
+    pub fn has_names(&self) -> bool {
+        self.imports.keys().any(|name| name.bytes().all(|byte| byte.is_ascii_graphic()))
+    }
+}
+
 /// All that is known about an object.
 #[derive(Debug, Clone)]
 pub(super) enum Item {
@@ -329,13 +340,13 @@ impl Machine<'_, '_> {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let import = match (module, name) {
                     (Item::Text(module), Item::Text(name)) => format!("{module}.{name}"),
-                    _ => "a computed name".to_owned(),
+                    _ => COMPUTED.to_owned(),
                 };
                 self.import(import, at)?;
             }
             0x82..=0x84 => {
                 self.skip(1 << (opcode - 0x82))?;
-                self.import("a registered extension".to_owned(), at)?;
+                self.import(EXTENSION.to_owned(), at)?;
             }
             b'R' | 0x81 => self.replace(2)?,
             0x92 => self.replace(3)?,
