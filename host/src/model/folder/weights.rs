@@ -147,6 +147,17 @@ mod tests {
         assert_eq!(loaded(&names, None), files(&["adapter_model"]));
     }
 
+    #[test]
+    fn names_in_the_index_that_lead_elsewhere() {
+        for (name, code) in [("..", "path-traversal"), ("a/b", "path-traversal"), ("b", "shard-missing")] {
+            let index = Index::from([("a".to_owned(), name.to_owned())]);
+            let mut findings = Findings::default();
+            check(&BTreeSet::new(), &BTreeSet::new(), Some(&index), &mut findings);
+            let codes: Vec<String> = findings.finish().into_iter().map(|finding| finding.code).collect();
+            assert_eq!(codes, [code], "{name}");
+        }
+    }
+
     /// The index counts, whatever file comes first.
     #[test]
     fn what_engines_are_given() {

@@ -84,3 +84,36 @@ fn git_blob(path: &Path) -> Result<String, Problem> {
     }
     Ok(stream.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::inspection::{FileRecord, Status};
+    use crate::model::inspect::unexamined;
+
+    #[test]
+    fn blobs_are_held_to_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = folder.path().join("blobs");
+        std::fs::create_dir(&blobs).unwrap();
+        let own = crate::digest::sha256(b"x");
+        let other = "0".repeat(64);
+        for (name, right) in [
+            (own.to_string(), true),
+            (format!("sha256-{own}"), true),
+            (other.clone(), false),
+            (format!("sha256-{other}"), false),
+            // What is no digest says nothing.
+            ("0".repeat(63), true),
+            (format!("sha512-{other}"), true),
+        ] {
+            let path = blobs.join(&name);
+            std::fs::write(&path, b"x").unwrap();
+            let mut inspection = unexamined(&path);
+            inspection.files.push(FileRecord { path, bytes: 1, sha256: Some(own) });
+            hold_to_names(&mut inspection);
+            assert_eq!(inspection.status == Status::Accept, right, "{name}");
+            assert_eq!(inspection.findings.is_empty(), right, "{name}");
+        }
+    }
+}

@@ -44,6 +44,18 @@ fn pickles_are_followed() {
     }
 }
 
+/// A link to somewhere else is told of as one; what is there is nobody's business.
+#[test]
+fn pickles_elsewhere_are_left_alone() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("x.pt"), EVIL).unwrap();
+    let weights = weights("{}", &tensors());
+    let made = Made::new(&[("config.json", CONFIG.as_bytes()), ("model.safetensors", &weights)]);
+    std::os::unix::fs::symlink(outside.path().join("x.pt"), made.0.path().join("x.pt")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), made.0.path().join("folder")).unwrap();
+    assert_eq!(told(&made.look()), ["symlink-escape folder Warning", "symlink-escape x.pt Warning"]);
+}
+
 #[test]
 fn pickles_belong_to_the_files_of_the_model() {
     let look = |bytes: &[u8]| with(&[("optimizer.pt", bytes)]);

@@ -56,6 +56,17 @@ fn configurations_of_others() {
     assert_eq!(look(r#"{"model_type":"mamba2","time_step_limit":[0.0,Infinity]}"#, &any, &[]), [""; 0]);
 }
 
+/// Layers that guess further tokens are not among those that are counted.
+#[test]
+fn layers_behind_the_others() {
+    let more = tensors().into_iter().map(|(name, shape)| (name.replace("layers.0", "layers.1"), shape));
+    let both: Vec<_> =
+        tensors().into_iter().chain(more.filter(|(name, _)| name.contains("layers"))).collect();
+    let config = CONFIG.replace('{', "{\"num_nextn_predict_layers\":1,");
+    assert_eq!(look(&config, &both, &[]), [""; 0]);
+    assert!(look(CONFIG, &both, &[])[0].starts_with("unexpected-tensor"));
+}
+
 /// The adapter is the model here, and its base another one.
 #[test]
 fn an_adapter_with_its_base() {
