@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use assayd::model::gguf::write::{TensorData, write_file};
-use assayd::model::gguf::{GgmlType, Value};
+use assayd::model::gguf::{Array, GgmlType, Value};
 
 fn assayd(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_assayd"))
@@ -277,6 +277,51 @@ fn nothing_from_a_file_steers_a_terminal_or_hides_on_it() {
 }
 
 /// A metadata text of megabytes: nobody is shown all of it, and no program gets it again and again.
+/// The largest vocabularies in use, as JSON and as GGUF, under a limit that the operating system keeps.
+#[test]
+fn a_large_vocabulary_takes_less_than_64_megabytes() {
+    const TOKENS: usize = 262_144;
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = || (0..TOKENS).map(|id| format!("\u{2581}token{id}"));
+    let merges = || (0..2 * TOKENS).map(|place| (format!("\u{2581}le{place}"), format!("ft{place}")));
+    let hf = folder.path().join("hf");
+    fs::create_dir(&hf).unwrap();
+    let vocab: Vec<String> = tokens().enumerate().map(|(id, token)| format!("\"{token}\": {id}")).collect();
+    let pairs: Vec<String> = merges()
+        .map(|(left, right)| format!("[\n        \"{left}\",\n        \"{right}\"\n      ]"))
+        .collect();
+    let text = format!(
+        "{{\"model\":{{\"type\":\"BPE\",\"vocab\":{{{}}},\"merges\":[{}]}}}}",
+        vocab.join(",\n      "),
+        pairs.join(",\n      ")
+    );
+    fs::write(hf.join("tokenizer.json"), text).unwrap();
+    fs::write(hf.join("config.json"), "{\"model_type\": \"novel\"}").unwrap();
+    fs::write(hf.join("model.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
+    let entries: [(&str, Value); 4] = [
+        ("general.architecture", "llama".into()),
+        ("tokenizer.ggml.model", "gpt2".into()),
+        ("tokenizer.ggml.tokens", Array::of_strings(tokens()).into()),
+        (
+            "tokenizer.ggml.merges",
+            Array::of_strings(merges().map(|(left, right)| format!("{left} {right}"))).into(),
+        ),
+    ];
+    write_file(&folder.path().join("m.gguf"), &entries, &[]).unwrap();
+    for path in ["hf", "m.gguf"] {
+        let output = Command::new("sh")
+            .current_dir(folder.path())
+            .args(["-c", "ulimit -d 65536 && exec \"$0\" inspect --full --json \"$1\""])
+            .args([env!("CARGO_BIN_EXE_assayd"), path])
+            .env("ASSAYD_CACHE", folder.path().join("cache"))
+            .output()
+            .unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{path}: {}", String::from_utf8_lossy(&output.stderr)));
+        assert!(document[0]["tokenizer_hash"].is_string(), "{document}");
+    }
+}
+
 /// File names are bytes, and JSON is Unicode: one such name spoils no document.
 #[test]
 fn names_that_are_no_unicode() {

@@ -263,7 +263,7 @@ fn texts(bytes: &[u8]) -> bool {
         config.packed();
         assert!(config.hash().is_some());
     }
-    if let Ok(tokenizer) = likeness::Tokenizer::parse(&text) {
+    if let Ok(tokenizer) = likeness::Tokenizer::parse(text.as_bytes()) {
         tokenizer.last_trained();
         tokenizer.last_added();
         let settings = serde_json::from_str(&text).ok();

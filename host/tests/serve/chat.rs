@@ -19,11 +19,11 @@ const PATH: &str = "/v1/chat/completions";
 /// `text` is what follows the token that begins a sequence.
 const PLAIN: &str = "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{% endfor %}\
                      {% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
-/// No static look sees that this has billions of rounds.
-const ENDLESS: &str = "{% set n = messages | length * 40000 %}\
-                       {% for a in range(n) %}{% for b in range(n) %}{% endfor %}{% endfor %}";
+/// No look at the template sees how many messages there will be.
+const ENDLESS: &str = "{% for a in messages %}{% for b in messages %}{% for c in messages %}\
+                       {% for d in messages %}{% for e in messages %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}";
 /// Few steps, and each of them is long.
-const SLOW: &str = "{% set n = messages | length * 40000 %}{% set s = 'ab' * (n * 20) %}\
+const SLOW: &str = "{% set n = messages | length * 10000 %}{% set s = 'ab' * (n * 100) %}\
                     {% for a in range(n) %}{% set t = s | replace('a', 'b') %}{% endfor %}";
 
 /// The reference with a chat template.
@@ -214,7 +214,8 @@ fn what_a_chat_cannot_be_is_named() {
     let alone = json!({"messages": [{"role": "user", "content": "The old king"}]});
     chat(address, &ask("gemma", alone));
     let started = Instant::now();
-    let (status, param, message) = refused(&ask("endless", json!({"stream": true})));
+    let long = vec![json!({"role": "user", "content": "x"}); 26];
+    let (status, param, message) = refused(&ask("endless", json!({"stream": true, "messages": long})));
     assert_eq!((status, param.as_str()), (400, "messages"));
     assert!(message.contains("steps"), "{message}");
     let (status, _, message) = refused(&ask("slow", json!({})));

@@ -1,11 +1,7 @@
 //! Folders made by hand, each with one thing wrong.
 
-use std::fmt::Write as _;
-use std::process::Command;
-
 use super::*;
 use crate::domain::inspection::Status;
-use crate::model::gguf::{self, Array, Value};
 use crate::model::{Hashing, InspectOptions, inspect};
 
 const CONFIG: &str = r#"{"model_type":"llama","num_hidden_layers":1,"hidden_size":4,"vocab_size":3,
@@ -496,68 +492,6 @@ fn long_texts_that_cannot_be_read() {
     assert_eq!(sized(budget::JSON_FILE_BYTES + 1), ["header-too-large"]);
     assert_eq!(sized(budget::JSON_FILE_BYTES), ["bad-json"]);
     assert_eq!(codes(&|path| fs::create_dir(path).unwrap()), ["unreadable"]);
-}
-
-/// Memory for a vocabulary half as large as the largest that are in use: that promises less than
-/// 64 MB for those, with all the rest of a process. Measured in processes of their own, since tests share one.
-#[test]
-fn a_large_vocabulary_takes_little_memory() {
-    const GIVEN: &str = "ASSAYD_TEST_VOCABULARY";
-    const TOKENS: usize = 131_072;
-    let peak = || -> u64 {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    };
-    if let Some(path) = std::env::var_os(GIVEN) {
-        let before = peak();
-        let found = inspect(Path::new(&path), &InspectOptions { full: false }, &mut |_, _| {}).unwrap();
-        assert!(found.tokenizer_hash.is_some());
-        println!("it took {} kB", peak() - before);
-        return;
-    }
-    let tokens = || (0..TOKENS).map(|id| format!("\u{2581}token{id}"));
-    let merges = || (0..2 * TOKENS).map(|place| (format!("\u{2581}le{place}"), format!("ft{place}")));
-    let mut text = r#"{"model":{"type":"BPE","vocab":{"#.to_owned();
-    for (id, token) in tokens().enumerate() {
-        let comma = if id > 0 { "," } else { "" };
-        write!(text, "{comma}\n      \"{token}\": {id}").unwrap();
-    }
-    text.push_str(r#"},"merges":["#);
-    for (place, (left, right)) in merges().enumerate() {
-        let comma = if place > 0 { "," } else { "" };
-        write!(text, "{comma}\n      [\n        \"{left}\",\n        \"{right}\"\n      ]").unwrap();
-    }
-    text.push_str("]}}");
-    let made = Made::new(&[
-        ("config.json", CONFIG.as_bytes()),
-        ("model.safetensors", &weights("{}", &tensors())),
-        ("tokenizer.json", text.as_bytes()),
-    ]);
-    let file = made.0.path().join("other/m.gguf");
-    fs::create_dir(made.0.path().join("other")).unwrap();
-    let entries: [(&str, Value); 4] = [
-        ("general.architecture", "llama".into()),
-        ("tokenizer.ggml.model", "gpt2".into()),
-        ("tokenizer.ggml.tokens", Array::of_strings(tokens()).into()),
-        (
-            "tokenizer.ggml.merges",
-            Array::of_strings(merges().map(|(left, right)| format!("{left} {right}"))).into(),
-        ),
-    ];
-    gguf::write::write_file(&file, &entries, &[]).unwrap();
-    let module = module_path!().split_once("::").unwrap().1;
-    for (path, most) in [(made.0.path(), 18 << 10), (&file, 13 << 10)] {
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([&format!("{module}::a_large_vocabulary_takes_little_memory"), "--exact", "--nocapture"])
-            .env(GIVEN, path)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let took = said.split_once("it took ").and_then(|(_, rest)| rest.split_once(" kB")).unwrap().0;
-        let took: u64 = took.parse().unwrap();
-        assert!(took < most, "{} took {took} kB", path.display());
-    }
 }
 
 /// Whatever of the folder a runtime reads is in the list of its files and in the content root.
