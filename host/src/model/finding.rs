@@ -348,6 +348,14 @@ impl Code {
     }
 }
 
+/// What to say of a tensor that has another shape than `expected`, in which none is any size. `who` calls
+/// for it.
+pub fn shape_mismatch(name: &str, shape: &[u64], expected: &[Option<u64>], who: &str) -> Finding {
+    let any = |size: &Option<u64>| size.map_or_else(|| "any".to_owned(), |size| size.to_string());
+    let expected = expected.iter().map(any).collect::<Vec<_>>().join(", ");
+    Code::ShapeMismatch.finding(format!("{name} has the shape {shape:?}; {who} [{expected}]"))
+}
+
 /// A list that keeps at most [`budget::FINDINGS`] findings and counts the rest.
 /// Errors are never dropped in favour of less: the worst severity seen stays visible.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

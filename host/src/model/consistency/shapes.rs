@@ -1,7 +1,7 @@
 //! Shapes against the widths and counts that the metadata declare.
 
 use super::{Model, about};
-use crate::model::finding::{Code, Findings};
+use crate::model::finding::{Code, Findings, shape_mismatch};
 use crate::model::gguf::Value;
 
 /// Architectures of which all shapes are known: attention with separate or fused queries, keys and
@@ -100,17 +100,8 @@ pub(super) fn check(model: &Model<'_>, known: bool, findings: &mut Findings) {
         let fits = (0..tensor.shape.len().max(expected.len()))
             .all(|index| wanted(index).is_none_or(|want| want == tensor.dimension(index)));
         if !fits {
-            let wanted: Vec<String> = expected
-                .iter()
-                .map(|want| want.map_or_else(|| "any".to_owned(), |want| want.to_string()))
-                .collect();
-            let message = format!(
-                "{} has the shape {:?}; the metadata calls for [{}]",
-                tensor.name,
-                tensor.shape,
-                wanted.join(", ")
-            );
-            findings.push(about(&tensor.name, part_name, Code::ShapeMismatch.finding(message)));
+            let finding = shape_mismatch(&tensor.name, &tensor.shape, expected, "the metadata calls for");
+            findings.push(about(&tensor.name, part_name, finding));
         }
     }
     let heads = head_count.get(0).filter(|&heads| heads > 0);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Config, Index, Shard};
 use crate::domain::inspection::{Finding, Severity};
-use crate::model::finding::{Code, Findings};
+use crate::model::finding::{Code, Findings, shape_mismatch};
 use crate::model::safetensors::Tensor;
 
 pub(super) fn all(shards: &[Shard]) -> impl Iterator<Item = (&Shard, &Tensor)> {
@@ -188,16 +188,8 @@ fn shapes(
         let fits = tensor.shape.len() == expected.len()
             && tensor.shape.iter().zip(expected).all(|(got, want)| want.is_none_or(|want| want == *got));
         if !fits {
-            let wanted: Vec<String> = expected
-                .iter()
-                .map(|want| want.map_or_else(|| "any".to_owned(), |want| want.to_string()))
-                .collect();
-            let message = format!(
-                "{name} has the shape {:?}; config.json calls for [{}]",
-                tensor.shape,
-                wanted.join(", ")
-            );
-            findings.push(about(&shard.name, name, Code::ShapeMismatch.finding(message)));
+            let finding = shape_mismatch(name, &tensor.shape, expected, "config.json calls for");
+            findings.push(about(&shard.name, name, finding));
         }
     }
 }
