@@ -11,7 +11,7 @@
 //! weights come from, and no judgement rests on it.
 //!
 //! The bytes of a file are sampled as the hash check `tlsh-similarity` asks for them: all of a
-//! small file, else [`STRETCHES`] stretches of [`STRETCH_BYTES`] at even distances, the first at
+//! small file, else `STRETCHES` stretches of `STRETCH_BYTES` at even distances, the first at
 //! its beginning and the last at its end. That says what was done to a file, and nothing across
 //! storage types; digests of the two kinds have nothing to do with each other.
 

@@ -23,7 +23,7 @@ pub fn settings(config: &Map<String, Value>) -> Settings {
     out
 }
 
-/// SHA-256 over [`settings`].
+/// SHA-256 over its settings.
 pub fn hash(config: &Map<String, Value>) -> Option<Sha256> {
     canonical::digest(&serde_json::to_string(&settings(config)).ok()?, &[]).ok()
 }
