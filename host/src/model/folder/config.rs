@@ -33,8 +33,8 @@ pub const COSMETIC: [&str; 22] = [
     "output_router_logits",
 ];
 
-/// Python's JSON has numbers that JSON does not have, and loaders read them. No entry that counts here
-/// can have one; so they are taken for null.
+/// Python's JSON has numbers that JSON does not have, and loaders read them. They are taken for texts,
+/// which no entry that must be a number may have.
 fn of_python(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     // Between quotes, and is this an escape there?
@@ -42,8 +42,9 @@ fn of_python(text: &str) -> String {
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
         let words = ["-Infinity", "Infinity", "NaN"];
-        if let Some(after) = words.into_iter().filter(|_| !quoted).find_map(|word| rest.strip_prefix(word)) {
-            out.push_str("null");
+        let found = words.into_iter().find_map(|word| Some((word, rest.strip_prefix(word)?)));
+        if let Some((word, after)) = found.filter(|_| !quoted) {
+            out.extend(["\"", word, "\""]);
             rest = after;
             continue;
         }
@@ -129,10 +130,15 @@ impl Config {
                 _ => {}
             }
         }
-        for key in ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta"] {
-            if let Some(value) = self.get(key).filter(|value| value.as_f64().is_some_and(|value| value < 0.0))
-            {
-                push(Code::MetadataAbsurd, format!("{key} is {value}"));
+        for key in ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "lora_alpha"] {
+            match self.get(key) {
+                Some(value) if value.is_string() => {
+                    push(Code::MetadataWrongType, format!("{key} is {value}; it must be a number"));
+                }
+                Some(value) if value.as_f64().is_some_and(|value| value < 0.0) => {
+                    push(Code::MetadataAbsurd, format!("{key} is {value}"));
+                }
+                _ => {}
             }
         }
         if self.get("auto_map").is_some() {
@@ -149,11 +155,16 @@ mod tests {
     fn numbers_of_python() {
         let text = r#"{"a": [0.0, Infinity, -Infinity], "NaN\"": NaN, "b\\": "NaN \" -Infinity", "c": 7}"#;
         let config = Config::parse(text).unwrap();
-        assert_eq!(config.get("a"), Some(&serde_json::json!([0.0, null, null])));
-        assert_eq!(config.get("NaN\""), None);
+        assert_eq!(config.get("a"), Some(&serde_json::json!([0.0, "Infinity", "-Infinity"])));
+        assert_eq!(config.text("NaN\"").as_deref(), Some("NaN"));
         assert_eq!(config.text("b\\").as_deref(), Some("NaN \" -Infinity"));
         assert_eq!(config.number("c"), Some(7));
         assert!(Config::parse("NaN").is_err());
         assert!(Config::parse(r#"{"a": Inf}"#).is_err());
+        for key in ["rms_norm_eps", "rope_theta", "lora_alpha", "hidden_size", "max_position_embeddings"] {
+            let mut findings = Findings::default();
+            Config::parse(&format!("{{\"{key}\": NaN}}")).unwrap().check("config.json", &mut findings);
+            assert_eq!(findings.finish()[0].code, "metadata-wrong-type", "{key}");
+        }
     }
 }
