@@ -1,10 +1,8 @@
 //! Adapters as PEFT writes them: do the tensors fit what the configuration declares?
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
-use super::contents::{about, all};
+use super::contents::{about, by_name};
 use super::{Config, Shard};
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
@@ -14,8 +12,7 @@ const PREFIX: &str = "base_model.model.";
 
 /// Every A has its B, both have the rank that is declared, and only declared modules have any.
 pub(super) fn check(config: &Config, shards: &[Shard], findings: &mut Findings) {
-    let tensors: BTreeMap<&str, _> =
-        all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
+    let tensors = by_name(shards);
     let paired = |name: &&str| name.contains(".lora_A.") || name.contains(".lora_B.");
     // Other tools call their configuration the same, and write neither kind nor tensors as PEFT does.
     let low_rank = match config.text("peft_type") {

@@ -7,11 +7,16 @@ use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings, shape_mismatch};
 use crate::model::safetensors::Tensor;
 
-pub(super) fn all(shards: &[Shard]) -> impl Iterator<Item = (&Shard, &Tensor)> {
+fn all(shards: &[Shard]) -> impl Iterator<Item = (&Shard, &Tensor)> {
     shards
         .iter()
         .filter_map(|shard| Some((shard, shard.header.as_ref()?)))
         .flat_map(|(shard, header)| header.tensors.iter().map(move |tensor| (shard, tensor)))
+}
+
+/// The same by the tensors' names.
+pub(super) fn by_name(shards: &[Shard]) -> BTreeMap<&str, (&Shard, &Tensor)> {
+    all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect()
 }
 
 pub(super) fn about(shard: &str, tensor: &str, finding: Finding) -> Finding {
@@ -83,8 +88,7 @@ const SIZES: [&str; 5] =
 
 /// Layers, inventory and shapes by `config.json`.
 pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut Findings) {
-    let tensors: BTreeMap<&str, (&Shard, &Tensor)> =
-        all(shards).map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor))).collect();
+    let tensors = by_name(shards);
     let present: BTreeSet<u64> = tensors.keys().filter_map(|name| layer_of(name)).collect();
     // Parts of pipelines (diffusers) are called by their class instead.
     if config.get("model_type").or_else(|| config.get("_class_name")).is_none() {

@@ -1,14 +1,11 @@
 //! MLX packs several weights into a number and keeps scales beside them: without these, or with other
 //! numbers of bits, the weights mean nothing.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
 
+use super::contents::{about, by_name};
 use super::{Config, Shard};
-use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
-use crate::model::safetensors::Tensor;
 
 /// Bits of a weight, and weights that share a scale.
 fn packing(config: &Config, module: &str) -> Option<(u64, u64)> {
@@ -22,17 +19,10 @@ fn packing(config: &Config, module: &str) -> Option<(u64, u64)> {
 
 /// Every packed tensor has its scales, in shapes that the configuration calls for.
 pub(super) fn check(config: Option<&Config>, shards: &[Shard], findings: &mut Findings) {
-    let headers = shards.iter().filter_map(|shard| Some((shard, shard.header.as_ref()?)));
-    let all: BTreeMap<&str, (&Shard, &Tensor)> = headers
-        .flat_map(|(shard, header)| header.tensors.iter().map(move |tensor| (shard, tensor)))
-        .map(|(shard, tensor)| (tensor.name.as_str(), (shard, tensor)))
-        .collect();
+    let all = by_name(shards);
     for (name, (shard, tensor)) in all.iter().filter(|(_, (_, tensor))| tensor.dtype.name == "U32") {
         let Some(stem) = name.strip_suffix(".weight") else { continue };
-        let mut push = |tensor: &str, finding: Finding| {
-            let (part, tensor) = (Some(shard.name.clone()), Some(tensor.to_owned()));
-            findings.push(Finding { part, tensor, ..finding });
-        };
+        let mut push = |tensor: &str, finding| findings.push(about(&shard.name, tensor, finding));
         let scales = format!("{stem}.scales");
         let Some((_, scale)) = all.get(scales.as_str()) else {
             let message = format!("{name} is packed and has no {scales}");
