@@ -20,7 +20,7 @@ use super::finding::{Code, Findings};
 use super::foreign;
 use super::inspect::{Inspector, Layout, blank, conclude};
 use super::safetensors::{self, Header};
-use super::scan::{Tensors, Weights, tokens};
+use super::scan::{Tensors, Weights};
 use super::sniff::sniff;
 use super::source::{self, ReadAt as _, SourceFile};
 use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
@@ -79,7 +79,8 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     beside::pickles(path, &mut findings);
     let config_name = if adapter { "adapter_config.json" } else { "config.json" };
     let config = read_config(path, config_name, &names, &mut inspection, &mut findings);
-    inspection.tokenizer_hash = texts::check(path, &names, config.as_ref(), &mut findings);
+    let tokenizer = texts::check(path, &names, config.as_ref(), &mut findings);
+    inspection.tokenizer_hash = tokenizer.hash;
     texts::documents(path, &names, &mut findings);
     let index = weights::index(path, &names, &mut findings);
     let mut shards = Vec::new();
@@ -96,10 +97,9 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let side = side_files(path, &names, &present, &loaded);
     inspector.total += side.iter().map(|(_, bytes)| bytes).sum::<u64>();
     contents::placed(&shards, index.as_ref(), &mut findings);
-    let idle = if inspector.full() { texts::added_tokens(path, &names) } else { tokens::Idle::new() };
     for shard in &shards {
         findings.part = Some(shard.name.clone());
-        let record = pass(inspector, shard, &idle, &mut findings)
+        let record = pass(inspector, shard, &tokenizer.added, &mut findings)
             .map_err(|error| Problem::io("read", &shard.path, &error))?;
         findings.part = None;
         inspection.files.push(record);

@@ -2,7 +2,6 @@
 //! tokenizer, and documents.
 
 use std::collections::BTreeSet;
-use std::io::BufReader;
 use std::path::Path;
 
 use serde_json::Value;
@@ -26,13 +25,21 @@ const TEMPLATES: [&str; 5] = [
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 
-/// Looks at every text that is there; the hash is the tokenizer's.
+/// What a tokenizer that can be read says of itself.
+#[derive(Default)]
+pub(super) struct Said {
+    pub hash: Option<Sha256>,
+    /// Tokens added to what training found in texts, most of them for control or kept free for later.
+    pub added: Idle,
+}
+
+/// Looks at every text that is there.
 pub(super) fn check(
     path: &Path,
     names: &BTreeSet<String>,
     config: Option<&Config>,
     findings: &mut Findings,
-) -> Option<Sha256> {
+) -> Said {
     let mut settings = None;
     for name in TEMPLATES.into_iter().filter(|name| names.contains(*name)) {
         let Some(value) = json(path, name, findings) else { continue };
@@ -56,13 +63,16 @@ pub(super) fn check(
         within("generation_config.json", findings, |findings| special(&value, size, findings));
     }
     if !names.contains("tokenizer.json") {
-        return None;
+        return Said::default();
     }
     let map = if names.contains(SPECIAL) { json(path, SPECIAL, findings) } else { None };
-    let source = long_text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings)?;
-    within("tokenizer.json", findings, |findings| {
-        let tokenizer = tokenizer(&source, size, findings)?;
-        likeness::tokenizer_hash(tokenizer, settings.as_ref(), map.as_ref())
+    let Some(source) = long_text(path, "tokenizer.json", budget::JSON_FILE_BYTES, findings) else {
+        return Said::default();
+    };
+    let tokenizer = within("tokenizer.json", findings, |findings| tokenizer(&source, size, findings));
+    tokenizer.map_or_else(Said::default, |tokenizer| {
+        let added = tokens::stretches(tokenizer.added_ids());
+        Said { added, hash: likeness::tokenizer_hash(tokenizer, settings.as_ref(), map.as_ref()) }
     })
 }
 
@@ -98,32 +108,6 @@ fn tokenizer(source: &SourceFile, size: Option<u64>, findings: &mut Findings) ->
         }
     }
     Some(tokenizer)
-}
-
-/// Tokens that `tokenizer.json` adds to what training found in texts, most of them for control or
-/// kept free for later.
-pub(super) fn added_tokens(path: &Path, names: &BTreeSet<String>) -> Idle {
-    #[derive(serde::Deserialize)]
-    struct Tokenizer {
-        added_tokens: Vec<Added>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Added {
-        id: u64,
-    }
-    if !names.contains("tokenizer.json") {
-        return Idle::new();
-    }
-    // What is wrong with it was said before.
-    let source = long_text(path, "tokenizer.json", budget::JSON_FILE_BYTES, &mut Findings::default());
-    let tokenizer = source.and_then(|source| {
-        serde_json::from_reader::<_, Tokenizer>(BufReader::new(Stream::new(&source))).ok()
-    });
-    let mut ids: Vec<u64> =
-        tokenizer.into_iter().flat_map(|tokenizer| tokenizer.added_tokens).map(|token| token.id).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    tokens::stretches(ids)
 }
 
 /// Looks at the documents of the folder. Whatever is wrong with one is no fault of the weights.

@@ -190,12 +190,17 @@ impl Tokenizer {
             Vocabulary::None => None,
             Vocabulary::Ids(list) => {
                 // Some tokenizers list what was added later here, too.
-                let added: BTreeSet<u64> = self.added_tokens.iter().map(|token| token.id).collect();
+                let added = self.added_ids();
                 let trained = list.iter().filter(|(_, id)| !added.contains(id));
                 trained.map(|(token, id)| (*id, token.as_str())).max()
             }
             Vocabulary::Scores(list) => list.last().map(|(token, _)| (list.len() as u64 - 1, token.as_str())),
         }
+    }
+
+    /// The ids of all tokens that were added later, in order.
+    pub fn added_ids(&self) -> BTreeSet<u64> {
+        self.added_tokens.iter().map(|token| token.id).collect()
     }
 
     /// The largest id of a token that was added later.
