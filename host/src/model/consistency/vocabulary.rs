@@ -4,15 +4,8 @@ use std::borrow::Cow;
 
 use super::{Model, about};
 use crate::model::finding::{Code, Findings};
+use crate::model::gguf::token::{BYTE, is_byte};
 use crate::model::gguf::{Array, Metadata, Value};
-
-/// The token type of a byte.
-const BYTE: i128 = 6;
-
-/// Is it written `<0x00>` to `<0xFF>`?
-fn is_byte(token: &[u8]) -> bool {
-    matches!(token, [b'<', b'0', b'x', a, b, b'>'] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
-}
 
 /// Tokenizers that llama.cpp knows, and what each needs besides.
 const TOKENIZERS: [(&str, &[&str]); 12] = [

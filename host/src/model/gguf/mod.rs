@@ -8,6 +8,7 @@
 
 mod fault;
 mod read;
+pub mod token;
 mod types;
 mod value;
 pub mod write;

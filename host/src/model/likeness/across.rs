@@ -9,14 +9,7 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::{pipeline, quoted, shortened};
-
-/// Kinds of tokens in GGUF.
-const NORMAL: i128 = 1;
-const UNKNOWN: i128 = 2;
-const CONTROL: i128 = 3;
-const USER: i128 = 4;
-const UNUSED: i128 = 5;
-const BYTE: i128 = 6;
+use crate::model::gguf::token::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER, is_byte};
 
 /// Ids that decide which tokens a text becomes.
 const DECIDES: [&str; 3] = ["bos_token_id", "eos_token_id", "unknown_token_id"];
@@ -36,7 +29,7 @@ pub(super) fn translate(folder: &mut Facts, file: &mut Facts) -> Vec<String> {
             file.rules.insert("model.byte_fallback".to_owned(), true.into());
             // Nothing is unknown where every byte has a token.
             let tokens = folder.tokens.iter().flatten().flatten();
-            if tokens.filter(|token| is_byte(token)).count() == 256 {
+            if tokens.filter(|token| is_byte(token.as_bytes())).count() == 256 {
                 folder.rules.remove("model.fuse_unk");
             }
             // Runtimes do not cut a text up before they look for tokens.
@@ -106,7 +99,7 @@ fn kinds(folder: &mut Facts, file: &mut Facts, bytes: bool, unknown: &mut Vec<St
             // Converters go by the look of a token that is not marked as special.
             Some(_) if looks_special(text) => &[USER, CONTROL],
             Some(_) => &[USER],
-            None if bytes && is_byte(text) => &[BYTE],
+            None if bytes && is_byte(text.as_bytes()) => &[BYTE],
             None => &[NORMAL, UNUSED],
         };
         let own = usize::try_from(id).ok().and_then(|id| theirs.get(id));
@@ -126,10 +119,6 @@ fn kinds(folder: &mut Facts, file: &mut Facts, bytes: bool, unknown: &mut Vec<St
 
 fn looks_special(token: &str) -> bool {
     [("<|", "|>"), ("<｜", "｜>")].iter().any(|(begin, end)| token.starts_with(begin) && token.ends_with(end))
-}
-
-fn is_byte(token: &str) -> bool {
-    matches!(token.as_bytes(), [b'<', b'0', b'x', a, b, b'>'] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
 }
 
 /// Ids of special tokens; those that do not decide what a text becomes may be one side's.

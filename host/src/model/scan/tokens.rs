@@ -2,6 +2,7 @@
 //! tokens that no text becomes were never trained: such rows may be zero and nothing be damaged.
 
 use crate::domain::budget;
+use crate::model::gguf::token::{CONTROL, UNUSED};
 use crate::model::gguf::{Array, Metadata};
 
 /// Rows of tokens that no text becomes, as (first, behind the last), in order.
@@ -30,10 +31,10 @@ pub fn is_table(name: &str) -> bool {
     name.rsplit('.').nth(1).is_some_and(|word| TABLES.contains(&word))
 }
 
-/// The tokens that a GGUF vocabulary marks as control (3) or unused (5) ones.
+/// The tokens that a GGUF vocabulary marks as control or unused ones.
 pub fn idle(metadata: &Metadata) -> Idle {
     let kinds = metadata.array("tokenizer.ggml.token_type").into_iter().flat_map(Array::integers);
-    stretches((0..).zip(kinds).filter(|(_, kind)| matches!(kind, 3 | 5)).map(|(token, _)| token))
+    stretches((0..).zip(kinds).filter(|(_, kind)| matches!(*kind, CONTROL | UNUSED)).map(|(token, _)| token))
 }
 
 /// Numbers in order, as stretches of those that follow one another.
