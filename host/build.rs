@@ -79,7 +79,11 @@ fn sdk(root: &Path) -> Result<String, Box<dyn Error>> {
     files.sort();
     let mut table = String::from("pub(crate) const SDK: &[(&str, &str)] = &[\n");
     for file in files {
-        writeln!(table, "    ({:?}, include_str!({file:?})),", file.strip_prefix(root)?)?;
+        let file = file.strip_prefix(root)?;
+        // Another checkout may compile this table from the same target folder when the first is gone.
+        let from_host = Path::new("/..").join(file);
+        let path = format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), {from_host:?})");
+        writeln!(table, "    ({file:?}, include_str!({path})),")?;
     }
     table.push_str("];\n");
     Ok(table)

@@ -22,6 +22,8 @@ pub const TENSOR_NAME_BYTES: u64 = 64;
 pub const IDLE_STRETCHES: usize = 1_024;
 /// Files of one split set.
 pub const SPLIT_PARTS: u64 = 1_024;
+/// Names of missing parts that are listed; of each set of a search at least one.
+pub const PARTS_WANTED: usize = 100_000;
 /// Bytes of one file of weights: the largest file that ext4 can hold, several times a model of a
 /// trillion parameters in F32. A header that declares more is wrong, not that of a file cut short.
 pub const WEIGHTS_FILE_BYTES: u64 = 16 << 40;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::finding::Findings;
-use super::folder::TEMPLATES;
+use super::folder::{TEMPLATES, parts_wanted};
 use super::sniff::{Content, sniff};
 use super::source::SourceFile;
 use super::split::PartName;
@@ -125,6 +125,7 @@ pub fn discover(root: &Path) -> Result<Discovery, Problem> {
     let mut search = Search {
         canonical,
         entries_left: budget::DISCOVER_ENTRIES,
+        names_left: budget::PARTS_WANTED,
         escaped: BTreeSet::new(),
         out: Discovery::default(),
     };
@@ -165,6 +166,8 @@ fn blobs_of(folder: &Path) -> Option<PathBuf> {
 struct Search {
     canonical: PathBuf,
     entries_left: usize,
+    /// How many names of missing parts may still be listed.
+    names_left: usize,
     /// Links that lead out of the folder.
     escaped: BTreeSet<PathBuf>,
     out: Discovery,
@@ -180,6 +183,13 @@ struct Entry {
 impl Search {
     fn ignore(&mut self, path: PathBuf, reason: IgnoreReason) {
         self.out.ignored.push(Ignored { path, reason });
+    }
+
+    /// What of these names is listed: all, or one of each set where there are too many sets.
+    fn missing(&mut self, names: impl Iterator<Item = String>) -> Vec<String> {
+        let names: Vec<String> = names.take(self.names_left.max(1)).collect();
+        self.names_left -= names.len().min(self.names_left);
+        names
     }
 
     fn folder(&mut self, folder: &Path, depth: usize) {
@@ -326,9 +336,8 @@ impl Search {
     fn set(&mut self, parts: Vec<Entry>) {
         let Some(first) = parts.first() else { return };
         let Some(name) = PartName::parse(&first.name) else { return };
-        let present: BTreeSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
-        let missing =
-            (1..=name.count).map(|n| name.part(n)).filter(|part| !present.contains(part.as_str())).collect();
+        let present = parts.iter().map(|part| part.name.clone()).collect();
+        let missing = self.missing(name.missing(&present));
         self.out.artifacts.push(Artifact {
             path: first.path.clone(),
             kind: ArtifactKind::GgufSplit,
@@ -368,19 +377,14 @@ impl Search {
             }
             return;
         }
-        let present: BTreeSet<&str> = weights.iter().map(|file| file.name.as_str()).collect();
-        let mut missing = BTreeSet::new();
-        for part in weights.iter().filter_map(|file| PartName::parse(&file.name)) {
-            missing.extend(
-                (1..=part.count).map(|n| part.part(n)).filter(|name| !present.contains(name.as_str())),
-            );
-        }
         let mut files: Vec<Entry> = weights.into_iter().chain(side).chain(pickles).collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
+        let usable = files.iter().map(|file| file.name.clone()).collect();
+        let missing = self.missing(parts_wanted(folder, &usable).into_iter());
         self.out.artifacts.push(Artifact {
             path: folder.to_owned(),
             kind,
-            missing: missing.into_iter().collect(),
+            missing,
             bytes: files.iter().map(|file| file.bytes).sum(),
             files: files.into_iter().map(|file| file.path).collect(),
         });

@@ -1,5 +1,6 @@
 //! Split sets: `NAME-00001-of-0000N.gguf` and its siblings are one artifact.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::domain::budget;
@@ -42,6 +43,11 @@ impl PartName {
     /// The file name of another part of the set.
     pub fn part(&self, number: u64) -> String {
         format!("{}-{number:05}-of-{:05}{}", self.stem, self.count, self.extension)
+    }
+
+    /// The names of the parts of the set that are not `present`, in order.
+    pub fn missing(&self, present: &BTreeSet<String>) -> impl Iterator<Item = String> {
+        (1..=self.count).map(|number| self.part(number)).filter(|name| !present.contains(name))
     }
 
     /// The paths of all parts beside `path`, in order.

@@ -89,6 +89,14 @@ mod tests {
         }
     }
 
+    /// Checkouts may share a target folder, and the one that filled it may be gone.
+    #[test]
+    fn the_table_of_sources_names_no_checkout() {
+        let table = include_str!(concat!(env!("OUT_DIR"), "/sdk.rs"));
+        let checkout = env!("CARGO_MANIFEST_DIR").trim_end_matches("host");
+        assert!(table.contains("lib.rs") && !table.contains(checkout), "{checkout}");
+    }
+
     #[test]
     fn names_that_no_plugin_can_have_are_refused() {
         for name in ["", "My", "a b", "../a", "a/b", "1a", "-a", "a-", "std", "assayd-x", "ä"] {

@@ -258,14 +258,19 @@ impl PluginSet {
 
     /// Exactly these components (id, the file they come from, bytes) as a new set on the same
     /// threads, without a built-in one beside them: what brings its own plugins is judged with
-    /// those or not at all. No lock is asked; the caller says what it thinks of them.
+    /// those or not at all. No lock is asked; the caller says what it thinks of them. What is in this
+    /// set byte for byte, and says its id itself, is compiled once for both.
     ///
     /// # Errors
     /// Why one cannot be a plugin.
     pub fn only(&self, plugins: Vec<(String, PathBuf, Vec<u8>)>) -> Result<Self, LoadError> {
         let mut set = Self { runtime: Arc::clone(&self.runtime), slots: Vec::new(), skipped: Vec::new() };
         for (id, path, bytes) in plugins {
-            set.insert(Slot::new(Cow::Owned(bytes), Origin::File(path), &id)?);
+            let digest = sha256(&bytes);
+            match self.slots.iter().find(|slot| slot.info.is_some() && slot.sha256 == digest) {
+                Some(slot) => set.share(Arc::clone(slot)),
+                None => set.insert(Slot::new(Cow::Owned(bytes), Origin::File(path), &id)?),
+            }
         }
         Ok(set)
     }
@@ -279,7 +284,10 @@ impl PluginSet {
     }
 
     fn insert(&mut self, slot: Slot) {
-        let slot = Arc::new(slot);
+        self.share(Arc::new(slot));
+    }
+
+    fn share(&mut self, slot: Arc<Slot>) {
         match self.slots.binary_search_by(|other| (other.kind, &other.id).cmp(&(slot.kind, &slot.id))) {
             Ok(at) => {
                 if let Some(place) = self.slots.get_mut(at) {

@@ -206,3 +206,48 @@ fn depth_is_bounded_and_bad_roots_are_errors() {
     assert!(discover(&folder.path().join("x.gguf")).is_err());
     assert!(discover(&folder.path().join("nothing")).is_err());
 }
+
+/// What is wanted is what an inspection would miss: a stray part beside a whole model is not waited for.
+#[test]
+fn parts_are_missing_where_loaders_want_them() {
+    let stray = "m-00001-of-00002.safetensors";
+    let folder = tree(&[
+        &format!("whole/{stray}"),
+        "whole/model.safetensors",
+        "whole/config.json",
+        &format!("listed/{stray}"),
+        "listed/n-00001-of-00002.safetensors",
+        "listed/config.json",
+        "listed/model.safetensors.index.json",
+        "unlisted/n-00001-of-00002.safetensors",
+        &format!("unlisted/{stray}"),
+        "unlisted/config.json",
+        &format!("downloading/{stray}"),
+        "downloading/m-00002-of-00002.safetensors",
+        "downloading/m-00002-of-00002.safetensors.aria2",
+        "downloading/config.json",
+    ]);
+    let index = r#"{"weight_map": {"a": "n-00001-of-00002.safetensors"}}"#;
+    fs::write(folder.path().join("listed/model.safetensors.index.json"), index).unwrap();
+    assert_eq!(
+        found(&folder).0,
+        [
+            "downloading Safetensors 2 m-00002-of-00002.safetensors",
+            "listed Safetensors 4 n-00002-of-00002.safetensors",
+            "unlisted Safetensors 3 m-00002-of-00002.safetensors,n-00002-of-00002.safetensors",
+            "whole Safetensors 3 ",
+        ]
+    );
+}
+
+/// A hundred thousand empty files cannot ask for a hundred million names.
+#[test]
+fn missing_parts_are_listed_within_a_budget() {
+    let names: Vec<String> = (0..200).map(|n| format!("m{n}-00001-of-01024.gguf")).collect();
+    let folder = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let missing: Vec<usize> =
+        discover(folder.path()).unwrap().artifacts.iter().map(|artifact| artifact.missing.len()).collect();
+    assert_eq!(missing.iter().filter(|&&count| count == 1_023).count(), budget::PARTS_WANTED / 1_023);
+    assert!(missing.iter().all(|&count| count > 0));
+    assert!(missing.iter().sum::<usize>() <= budget::PARTS_WANTED + 200);
+}

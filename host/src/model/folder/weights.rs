@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::index::{self, INDEX, Index};
+use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings};
 use crate::model::split::PartName;
@@ -72,6 +73,25 @@ pub fn loaded_of(paths: &[PathBuf]) -> Vec<&Path> {
     paths.iter().filter(|path| loaded.contains(&name(path))).map(PathBuf::as_path).collect()
 }
 
+/// Parts of numbered sets among `loaded` that are not there, the first [`budget::PARTS_WANTED`] of them.
+fn missing_parts(loaded: &BTreeSet<String>) -> BTreeSet<String> {
+    // One part stands for its set, in which the same are missing from all.
+    let sets: BTreeMap<String, PartName> =
+        loaded.iter().filter_map(|name| PartName::parse(name)).map(|part| (part.part(1), part)).collect();
+    sets.values().flat_map(|part| part.missing(loaded)).take(budget::PARTS_WANTED).collect()
+}
+
+/// The parts that a folder with the files `names` still wants. Reads the index only where a set has
+/// gaps: it tells whether the set counts.
+pub fn parts_wanted(folder: &Path, names: &BTreeSet<String>) -> BTreeSet<String> {
+    if missing_parts(&present(names)).is_empty() {
+        return BTreeSet::new();
+    }
+    // What is wrong with the index is for an inspection to say.
+    let index = index(folder, names, &mut Findings::default());
+    missing_parts(&loaded(names, index.as_ref()))
+}
+
 /// What is wrong with the names: files that lead elsewhere or are not there, and others that a loader
 /// might take instead.
 pub(super) fn check(
@@ -80,7 +100,7 @@ pub(super) fn check(
     index: Option<&Index>,
     findings: &mut Findings,
 ) {
-    let mut missing = BTreeSet::new();
+    let mut missing = missing_parts(loaded);
     let listed: BTreeSet<&String> = index.into_iter().flat_map(BTreeMap::values).collect();
     for name in &listed {
         if name.contains(['/', '\\', '\0']) || *name == ".." || name.is_empty() {
@@ -88,10 +108,6 @@ pub(super) fn check(
         } else if !present.contains(*name) {
             missing.insert((*name).clone());
         }
-    }
-    for part in loaded.iter().filter_map(|name| PartName::parse(name)) {
-        missing
-            .extend((1..=part.count).map(|number| part.part(number)).filter(|name| !present.contains(name)));
     }
     for name in &missing {
         let finding = Code::ShardMissing.finding(format!("{name} is missing"));
