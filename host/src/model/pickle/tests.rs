@@ -330,6 +330,52 @@ fn what_torch_allows_itself_is_harmless() {
     assert_eq!(imports::judge("torch.serialization.load"), imports::Verdict::Unknown);
 }
 
+/// Python 3.11 began by writing members of enumerations so; training_args.bin is full of them.
+#[test]
+fn members_of_enumerations_are_asked_for_by_name() {
+    let imports = |body: &[u8]| {
+        let seen = walk::walk(&mut Cursor::new(&body, 0, u64::MAX)).unwrap();
+        seen.imports.into_keys().collect::<Vec<_>>()
+    };
+    let thing: &[u8] = b"cmy.module\nThing\n";
+    for body in [
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x04NAME\x86R."].concat(),
+        [
+            b"c__builtin__\ngetattr\nq\0",
+            thing,
+            b"X\x06\0\0\0NO_2_X\x86q\x01Rq\x020h\0",
+            thing,
+            b"\x8c\x01B\x86R.",
+        ]
+        .concat(),
+        [b"\x8c\x08builtins\x8c\x07getattr\x93", thing, b"\x8c\x04NAME\x86R."].concat(),
+        [b"cbuiltins\ngetattr\n(", thing, b"S'NAME'\ntR."].concat(),
+    ] {
+        assert_eq!(imports(&body), ["my.module.Thing"], "{}", body.escape_ascii());
+    }
+    for body in [
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x04name\x86R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x04NAmE\x86R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x09__class__\x86R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x03A.B\x86R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\0\x86R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x85R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x01AN\x87R."].concat(),
+        [b"cbuiltins\ngetattr\n", thing, b"\x8c\x01A\x86\x81."].concat(),
+        [b"(cbuiltins\ngetattr\n", thing, b"\x8c\x01Ao."].concat(),
+        [b"(", thing, b"\x8c\x01Aibuiltins\ngetattr\n."].concat(),
+        [thing, b"cbuiltins\ngetattr\n."].concat(),
+        [thing, b"cbuiltins\ngetattr\n"].concat(),
+        [thing, b"cbuiltins\ngetattr\n\x85."].concat(),
+        [thing, b"(cbuiltins\ngetattr\nl."].concat(),
+        [b"}(", thing, b"cbuiltins\ngetattr\nu."].concat(),
+        [thing, b"cbuiltins\ngetattr\nb."].concat(),
+        [thing, b"cbuiltins\ngetattr\nq\x000Nh\0\x85R."].concat(),
+    ] {
+        assert_eq!(imports(&body), ["builtins.getattr", "my.module.Thing"], "{}", body.escape_ascii());
+    }
+}
+
 #[test]
 fn no_mutation_makes_it_panic_or_take_much() {
     let seeds = [clean(), old(b"junk"), stacked(), remembered(), calling("os", "system")];

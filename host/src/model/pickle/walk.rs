@@ -25,6 +25,7 @@ pub struct Seen {
 /// What is imported where no name says it.
 const COMPUTED: &str = "a computed name";
 const EXTENSION: &str = "a registered extension";
+const GETATTR: [&str; 2] = ["builtins.getattr", "__builtin__.getattr"];
 
 impl Seen {
     /// Does it import anything by a name? Random bytes that can be followed for a while do not.
@@ -45,6 +46,9 @@ pub(super) enum Item {
     Storage(Rc<str>),
     /// A few of the above, which may say where the numbers of a tensor are.
     Tuple(Rc<[Item]>),
+    /// `getattr` by its name, imported at this place. Python 3.11 began by asking it for members of
+    /// enumerations, which are constants; every other use of it counts as an import.
+    Getattr(&'static str, u64),
     Other,
 }
 
@@ -85,6 +89,9 @@ pub fn walk(cursor: &mut Cursor<'_>) -> io::Result<Seen> {
             Err(Stop::Io(error)) => return Err(error),
         }
     };
+    // What is left on the stack is handed over, or would have been.
+    let left = std::mem::take(&mut machine.stack);
+    machine.used(&left);
     machine.seen.opcodes += 1;
     machine.seen.broken = broken;
     machine.seen.end = machine.cursor.position();
@@ -151,13 +158,25 @@ impl Machine<'_, '_> {
     }
 
     fn pop(&mut self) -> Result<Item, Stop> {
-        self.stack.pop().ok_or(EMPTY)
+        let item = self.stack.pop().ok_or(EMPTY)?;
+        self.used(std::slice::from_ref(&item));
+        Ok(item)
+    }
+
+    /// What becomes of these cannot be followed any more.
+    fn used(&mut self, items: &[Item]) {
+        for item in items {
+            if let Item::Getattr(name, at) = item {
+                self.note((*name).to_owned(), *at);
+            }
+        }
     }
 
     /// Pops everything above the last mark, and the mark; the part above it.
     fn pop_mark(&mut self) -> Result<Vec<Item>, Stop> {
         let mark = self.stack.iter().rposition(|item| matches!(item, Item::Mark)).ok_or(EMPTY)?;
         let above = self.stack.split_off(mark + 1);
+        self.used(&above);
         self.stack.pop();
         Ok(above)
     }
@@ -179,6 +198,7 @@ impl Machine<'_, '_> {
     fn short_tuple(&mut self, length: usize) -> Result<(), Stop> {
         let at = self.stack.len().checked_sub(length).ok_or(EMPTY)?;
         let members = self.stack.split_off(at);
+        self.used(&members);
         self.tuple(members)
     }
 
@@ -221,14 +241,34 @@ impl Machine<'_, '_> {
         self.push(item)
     }
 
-    /// Notes an import and puts what is imported onto the stack.
-    fn import(&mut self, import: String, at: u64) -> Result<(), Stop> {
-        let item =
-            if import.ends_with("Storage") { Item::Storage(import.as_str().into()) } else { Item::Other };
+    fn note(&mut self, import: String, at: u64) {
         if self.seen.imports.len() < IMPORTS {
             self.seen.imports.entry(import).or_insert(at);
         }
+    }
+
+    /// Notes an import and puts what is imported onto the stack.
+    fn import(&mut self, import: String, at: u64) -> Result<(), Stop> {
+        if let Some(name) = GETATTR.into_iter().find(|name| *name == import) {
+            return self.push(Item::Getattr(name, at));
+        }
+        let item =
+            if import.ends_with("Storage") { Item::Storage(import.as_str().into()) } else { Item::Other };
+        self.note(import, at);
         self.push(item)
+    }
+
+    /// Calls what is on the stack with the arguments above it.
+    fn call(&mut self) -> Result<(), Stop> {
+        if let [.., Item::Getattr(..), Item::Tuple(arguments)] = self.stack.as_slice()
+            && let [_, Item::Text(name)] = &**arguments
+            && name.starts_with(|first: char| first.is_ascii_uppercase())
+            && name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+        {
+            self.stack.truncate(self.stack.len() - 2);
+            return self.push(Item::Other);
+        }
+        self.replace(2)
     }
 
     fn index(line: &str) -> Result<u64, Stop> {
@@ -331,10 +371,14 @@ impl Machine<'_, '_> {
             // Imports and calls.
             b'c' | b'i' => {
                 let (module, name) = (self.line()?, self.line()?);
+                let import = format!("{module}.{name}");
                 if opcode == b'i' {
                     self.pop_mark()?;
+                    self.note(import, at);
+                    self.push(Item::Other)?;
+                } else {
+                    self.import(import, at)?;
                 }
-                self.import(format!("{module}.{name}"), at)?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
@@ -348,7 +392,8 @@ impl Machine<'_, '_> {
                 self.skip(1 << (opcode - 0x82))?;
                 self.import(EXTENSION.to_owned(), at)?;
             }
-            b'R' | 0x81 => self.replace(2)?,
+            b'R' => self.call()?,
+            0x81 => self.replace(2)?,
             0x92 => self.replace(3)?,
             b'o' => {
                 self.pop_mark()?;
