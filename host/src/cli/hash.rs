@@ -121,8 +121,9 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         )));
     }
     let (inspection, examined) = match pass(args, list.as_ref()) {
-        // A signature is over the files of a folder, whatever models they are, all of them or none.
-        Err(_) if matches!(list, Some(List::Signature(_))) && args.path.is_dir() => {
+        // Signatures and lists are of the files of a folder, whatever models they are, all of them or
+        // none.
+        Err(_) if is_of_files(list.as_ref()) && args.path.is_dir() => {
             (model::inspect::unexamined(&args.path), false)
         }
         passed => (passed?, true),
@@ -168,6 +169,10 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
     }
     let named = if names.differs() { 1 } else { 0 };
     Ok(check.map_or(named, |check| if named == 1 { 1 } else { check.exit_code() }))
+}
+
+fn is_of_files(list: Option<&List>) -> bool {
+    matches!(list, Some(List::Signature(_) | List::Digests(_) | List::Formats(_)))
 }
 
 /// Every byte, or what is known of it.

@@ -118,8 +118,12 @@ fn human(lineage: &Lineage) -> String {
     );
     if let (Some(excess), Some(worst)) = (lineage.max_excess_error, &lineage.worst_tensor) {
         let worst = screen::shown(worst);
-        let _ =
-            writeln!(out, "  largest error beyond rounding {excess:.3e}, relatively worst tensor {worst}");
+        let _ = match excess.is_finite() {
+            true => {
+                writeln!(out, "  largest error beyond rounding {excess:.3e}, relatively worst tensor {worst}")
+            }
+            false => writeln!(out, "  {worst} has NaN or infinity where the other has a number"),
+        };
     }
     let blamed: Vec<&TensorLineage> = lineage
         .tensors
@@ -206,6 +210,9 @@ fn line(tensor: &TensorLineage) -> String {
         of(&tensor.reference_type),
         of(&tensor.candidate_type)
     );
+    if let Some([ours, theirs]) = &tensor.shapes {
+        let _ = write!(out, " ({ours:?} instead of {theirs:?})");
+    }
     if let Some(from) = &tensor.moved_from {
         let _ = write!(out, " from {}", screen::shown(from));
     }

@@ -28,7 +28,7 @@ use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
 pub use config::Config;
 use index::Index;
-pub use weights::{loaded_of, parts_wanted};
+pub use weights::{absent, loaded_of, parts_wanted};
 
 /// One opened file of weights.
 pub(super) struct Shard {
@@ -145,7 +145,11 @@ fn listing(path: &Path) -> Result<BTreeSet<String>, Problem> {
     let mut names = BTreeSet::new();
     for entry in entries.take(budget::DISCOVER_ENTRIES) {
         let entry = entry.map_err(|error| Problem::io("read", path, &error))?;
-        if let Ok(name) = entry.file_name().into_string() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        // Weights that a link stands for and that are not there are missing.
+        let dangles = || entry.path().metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        if !(name.ends_with(".safetensors") && linked && dangles()) {
             names.insert(name);
         }
     }

@@ -92,6 +92,26 @@ pub fn parts_wanted(folder: &Path, names: &BTreeSet<String>) -> BTreeSet<String>
     missing_parts(&loaded(names, index.as_ref()))
 }
 
+/// The files of weights that the index lists, or that belong to a numbered set, and that are not there.
+pub fn absent(folder: &Path, names: &BTreeSet<String>) -> BTreeSet<String> {
+    let index = index(folder, names, &mut Findings::default());
+    not_there(&present(names), &loaded(names, index.as_ref()), index.as_ref())
+}
+
+fn not_there(
+    present: &BTreeSet<String>,
+    loaded: &BTreeSet<String>,
+    index: Option<&Index>,
+) -> BTreeSet<String> {
+    let listed = index.into_iter().flat_map(BTreeMap::values);
+    let here = listed.filter(|name| !leads_elsewhere(name) && !present.contains(*name));
+    missing_parts(loaded).into_iter().chain(here.cloned()).collect()
+}
+
+fn leads_elsewhere(name: &str) -> bool {
+    name.contains(['/', '\\', '\0']) || name == ".." || name.is_empty()
+}
+
 /// What is wrong with the names: files that lead elsewhere or are not there, and others that a loader
 /// might take instead.
 pub(super) fn check(
@@ -100,15 +120,11 @@ pub(super) fn check(
     index: Option<&Index>,
     findings: &mut Findings,
 ) {
-    let mut missing = missing_parts(loaded);
     let listed: BTreeSet<&String> = index.into_iter().flat_map(BTreeMap::values).collect();
-    for name in &listed {
-        if name.contains(['/', '\\', '\0']) || *name == ".." || name.is_empty() {
-            findings.push(Code::PathTraversal.finding(format!("the index names the file {name:?}")));
-        } else if !present.contains(*name) {
-            missing.insert((*name).clone());
-        }
+    for name in listed.iter().filter(|name| leads_elsewhere(name)) {
+        findings.push(Code::PathTraversal.finding(format!("the index names the file {name:?}")));
     }
+    let missing = not_there(present, loaded, index);
     for name in &missing {
         let finding = Code::ShardMissing.finding(format!("{name} is missing"));
         findings.push(Finding { part: Some(name.clone()), ..finding });

@@ -24,11 +24,11 @@ fn is_computed(name: &str) -> bool {
 pub(super) fn judge(
     candidate: &Side,
     reference: &Side,
-    pairs: &[Pair],
+    (pairs, resized): (&[Pair], &[Pair]),
     moves: &Moves,
 ) -> Result<Lineage, Problem> {
     let mut tensors: Vec<TensorLineage> = pairs.iter().map(describe).collect();
-    tensors.extend(unpaired(candidate, reference));
+    tensors.extend(unpaired(candidate, reference, resized));
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     for tensor in &mut tensors {
         if let Some(found) = moves.get(&tensor.name) {
@@ -41,8 +41,12 @@ pub(super) fn judge(
             };
         }
     }
-    if renamed_only(&tensors) {
-        tensors.retain(|tensor| tensor.relation != TensorRelation::Missing);
+    // What is there under another name is not missing.
+    let found: BTreeSet<&str> = moves.values().map(|found| found.from.as_str()).collect();
+    tensors
+        .retain(|tensor| tensor.relation != TensorRelation::Missing || !found.contains(tensor.name.as_str()));
+    if !is_adapted(pairs) {
+        tensors.iter_mut().for_each(|tensor| tensor.rank = None);
     }
     let (relation, reasons) = decide((candidate, reference), pairs, &tensors, moves)?;
     let equal =
@@ -50,9 +54,10 @@ pub(super) fn judge(
     let own = |pair: &&Pair| pair.relation != TensorRelation::Permuted && !moves.contains_key(&pair.name);
     let worst = pairs
         .iter()
+        .chain(resized)
         .filter(|pair| pair.seen.tally.excess > 0.0 && own(pair))
         .max_by(|a, b| relative(a).total_cmp(&relative(b)));
-    let measured = pairs.iter().filter(own);
+    let measured = pairs.iter().chain(resized).filter(own);
     Ok(Lineage {
         relation,
         reasons,
@@ -62,24 +67,6 @@ pub(super) fn judge(
         worst_tensor: worst.map(|pair| pair.name.clone()),
         tensors,
     })
-}
-
-/// Is every tensor of the candidate that the reference does not name one that the candidate
-/// does not name, once each? Then only names were changed.
-fn renamed_only(tensors: &[TensorLineage]) -> bool {
-    use TensorRelation::{Extra, Missing, Moved};
-    let mut missing: BTreeSet<&str> = tensors
-        .iter()
-        .filter(|tensor| tensor.relation == Missing)
-        .map(|tensor| tensor.name.as_str())
-        .collect();
-    let found = !missing.is_empty();
-    let mut moved = tensors
-        .iter()
-        .filter(|tensor| tensor.relation == Moved)
-        .filter_map(|tensor| tensor.moved_from.as_deref());
-    let once = moved.all(|from| missing.remove(from));
-    found && once && missing.is_empty() && tensors.iter().all(|tensor| tensor.relation != Extra)
 }
 
 fn relative(pair: &Pair) -> f64 {
@@ -103,6 +90,8 @@ fn describe(pair: &Pair) -> TensorLineage {
         max_abs_error: error,
         allowed_error: allowed,
         relation: pair.relation,
+        shapes: None,
+        common_rows: None,
         excess_error: (!matches!(pair.relation, Permuted | Unknown)).then_some(tally.excess.into()),
         excess_steps: (tally.excess_steps > 0.0).then_some(tally.excess_steps.into()),
         weights_beyond: if pair.relation == Permuted { 0 } else { tally.beyond },
@@ -110,6 +99,7 @@ fn describe(pair: &Pair) -> TensorLineage {
         exact_blocks: again.map_or_else(|| seen.exact_share(), Reproduction::share),
         requantized_blocks: again.map(|again| again.blocks),
         error_ratio: again.and_then(Reproduction::error_ratio).map(f64::from),
+        by_way_of: pair.by_way_of.map(|kind| kind.name().to_owned()),
         moved_from: None,
         rank: pair.rank,
     }
@@ -124,6 +114,8 @@ fn blank_of(name: &str, types: (Option<String>, Option<String>)) -> TensorLineag
         max_abs_error: None,
         allowed_error: None,
         relation: TensorRelation::Unknown,
+        shapes: None,
+        common_rows: None,
         excess_error: None,
         excess_steps: None,
         weights_beyond: 0,
@@ -131,13 +123,14 @@ fn blank_of(name: &str, types: (Option<String>, Option<String>)) -> TensorLineag
         exact_blocks: None,
         requantized_blocks: None,
         error_ratio: None,
+        by_way_of: None,
         moved_from: None,
         rank: None,
     }
 }
 
 /// Tensors of one side, or of different shapes.
-fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
+fn unpaired(candidate: &Side, reference: &Side, resized: &[Pair]) -> Vec<TensorLineage> {
     let blank = |name: &str, ours: Option<&Entry>, theirs: Option<&Entry>, relation| {
         let types = (theirs.map(|entry| entry.dtype.to_owned()), ours.map(|entry| entry.dtype.to_owned()));
         TensorLineage { relation, ..blank_of(name, types) }
@@ -154,7 +147,16 @@ fn unpaired(candidate: &Side, reference: &Side) -> Vec<TensorLineage> {
                 list.push(blank(name, Some(ours), None, relation));
             }
             Some(theirs) if theirs.shape != ours.shape => {
-                list.push(blank(name, Some(ours), Some(theirs), TensorRelation::ShapeDiffers));
+                let rows = resized.iter().find(|pair| pair.name == *name);
+                list.push(TensorLineage {
+                    relation: TensorRelation::ShapeDiffers,
+                    shapes: Some([ours.shape.clone(), theirs.shape.clone()]),
+                    common_rows: rows.map(|pair| pair.relation),
+                    ..rows.map_or_else(
+                        || blank(name, Some(ours), Some(theirs), TensorRelation::ShapeDiffers),
+                        describe,
+                    )
+                });
             }
             Some(_) => {}
         }
@@ -210,7 +212,13 @@ fn decide(
                 pair.seen.related()
             }
         })
-        .sum();
+        .sum::<u64>()
+        + moves
+            .keys()
+            .filter(|name| pairs.iter().all(|pair| pair.name != **name))
+            .filter_map(|name| candidate.tensors.get(name).filter(|entry| entry.shape.len() > 1))
+            .map(Entry::elements)
+            .sum::<u64>();
     if matrices().next().is_some() && !guessed && (related as f64) < RELATED_SHARE * total as f64 {
         let share = 100.0 * related as f64 / total as f64;
         return Ok((
@@ -228,13 +236,18 @@ fn decide(
             names(&list.iter().map(String::as_str).collect::<Vec<_>>())
         ));
     }
-    for (relation, what) in [
-        (Differs, "weights differ by more than rounding"),
-        (ShapeDiffers, "another shape"),
-        (Missing, "missing from the candidate"),
-        (Extra, "not in the reference"),
+    let partly: BTreeSet<&str> =
+        tensors.iter().filter(|tensor| is_partly(tensor)).map(|tensor| tensor.name.as_str()).collect();
+    let (other_blocks, differing): (Vec<&str>, Vec<&str>) =
+        named(Differs).into_iter().partition(|name| partly.contains(name));
+    let shapes: Vec<String> = tensors.iter().filter_map(resized_in_words).collect();
+    for (list, what) in [
+        (differing, "weights differ by more than rounding"),
+        (other_blocks, "most blocks are what the quantiser gives, and some are not"),
+        (shapes.iter().map(String::as_str).collect(), "another shape"),
+        (named(Missing), "missing from the candidate"),
+        (named(Extra), "not in the reference"),
     ] {
-        let list = named(relation);
         if !list.is_empty() {
             reasons.push(format!("{} of {} tensors: {what}: {}", list.len(), tensors.len(), names(&list)));
         }
@@ -247,7 +260,9 @@ fn decide(
             reasons.push(format!("hidden units are numbered in another order: {}", names(&permuted)));
         } else {
             let list = names(&permuted);
-            reasons.insert(0, format!("rows or columns moved in a way that changes the function: {list}"));
+            let what =
+                "rows or columns stand in another order, which is not known to leave the function as it is";
+            reasons.insert(0, format!("{what}: {list}"));
             return Ok((Relation::Derived, reasons));
         }
     }
@@ -331,8 +346,38 @@ fn decide(
             reasons.push(format!("{count} of {} tensors {what}", tensors.len()));
         }
     }
+    for kind in [GgmlType::F16, GgmlType::BF16] {
+        let count = pairs.iter().filter(|pair| pair.by_way_of == Some(kind)).count();
+        if count > 0 {
+            reasons.push(format!("{count} of them were rounded to {} in between", kind.name()));
+        }
+    }
     reasons.extend(again(pairs));
     Ok((Relation::Quantization, reasons))
+}
+
+/// A tensor of another shape, and what is known of its rows.
+fn resized_in_words(tensor: &TensorLineage) -> Option<String> {
+    use TensorRelation::{Differs, Identical, Permuted, Requantized, Rounded, SameValues, WithinRounding};
+    let [ours, theirs] = tensor.shapes.as_ref().filter(|_| !is_computed(&tensor.name))?;
+    let size = |shape: &[u64]| shape.iter().map(u64::to_string).collect::<Vec<_>>().join("×");
+    let rows = match tensor.common_rows {
+        None => "",
+        Some(Identical | SameValues) => ", the rows of both are equal",
+        Some(Requantized | Rounded | WithinRounding) => ", the rows of both are the reference's rounded",
+        Some(Permuted) => ", the rows of both stand in another order",
+        Some(Differs) => ", the rows of both differ",
+        Some(_) => ", the rows of both cannot be compared",
+    };
+    Some(format!("{} ({} instead of {}{rows})", tensor.name, size(ours), size(theirs)))
+}
+
+/// Does only the share of the quantiser's own blocks speak against it?
+fn is_partly(tensor: &TensorLineage) -> bool {
+    tensor.relation == TensorRelation::Differs
+        && tensor.weights_beyond == 0
+        && tensor.exact_blocks.is_some()
+        && tensor.requantized_blocks.is_none()
 }
 
 /// That it is not known how weights of the Hugging Face side stand in GGUF.
@@ -379,6 +424,14 @@ fn renamed_whole(reference: &Side, pairs: &[Pair], moves: &Moves) -> bool {
     moves.values().all(|found| left.remove(found.from.as_str())) && left.is_empty()
 }
 
+/// Adapters change matrices in one way: where most differ otherwise, those of low rank do by chance.
+fn is_adapted(pairs: &[Pair]) -> bool {
+    let differing = pairs.iter().filter(|pair| pair.relation == TensorRelation::Differs && pair.matrix);
+    let (all, low) =
+        differing.fold((0, 0), |(all, low), pair| (all + 1, low + usize::from(pair.rank.is_some())));
+    low * 4 >= all * 3
+}
+
 /// That an adapter was merged, where differences are of low rank.
 fn adapter(tensors: &[TensorLineage]) -> Option<String> {
     let differing = tensors.iter().filter(|tensor| tensor.relation == TensorRelation::Differs);
@@ -392,7 +445,7 @@ fn adapter(tensors: &[TensorLineage]) -> Option<String> {
         .map(|name| name.rsplit('.').next().unwrap_or(name))
         .collect();
     let list = names(&parts.into_iter().collect::<Vec<_>>());
-    let floats = ["F32", "F16", "BF16", "F64"];
+    let floats = ["F32", "F64"];
     let rounded = low.iter().any(|(_, _, kind)| kind.is_none_or(|kind| !floats.contains(&kind)));
     let seen = if rounded { " as far as rounding lets it be seen" } else { "" };
     Some(format!(

@@ -160,6 +160,12 @@ pub struct TensorLineage {
     /// What rounding allows there.
     pub allowed_error: Option<f64>,
     pub relation: TensorRelation,
+    /// Of a tensor of another shape: those of the candidate and of the reference, rows first, and what
+    /// the first rows are to each other, as many as both have. The errors are theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shapes: Option<[Vec<u64>; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common_rows: Option<TensorRelation>,
     /// Largest error beyond the allowance, 0 if there is none.
     pub excess_error: Option<f64>,
     /// The same in quantisation steps, for block types.
@@ -175,6 +181,9 @@ pub struct TensorLineage {
     pub requantized_blocks: Option<u64>,
     /// Power of the errors of those over that of the quantiser's own; null if neither has any.
     pub error_ratio: Option<f64>,
+    /// The type of 16 bits to which the reference was rounded before it was rounded to the candidate's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_way_of: Option<String>,
     /// The name under which the reference has these weights, if it is another.
     pub moved_from: Option<String>,
     /// Rank of the difference as far as it stands out of the rounding, if it is low: an adapter
@@ -193,7 +202,7 @@ pub struct Lineage {
     /// Those whose weights are all equal, whatever their type.
     pub tensors_identical: u64,
     /// Largest error beyond what rounding allows, in units of the weights; null if nothing
-    /// was compared.
+    /// was compared, or if a weight is NaN or infinite where the other is a number.
     pub max_excess_error: Option<f64>,
     /// The tensor whose excess is largest for the size of its weights.
     pub worst_tensor: Option<String>,
@@ -221,6 +230,7 @@ struct Pair {
     matrix: bool,
     order: Option<Order>,
     rank: Option<u64>,
+    by_way_of: Option<GgmlType>,
     again: Option<Reproduction>,
     types: (&'static str, &'static str),
 }
@@ -254,14 +264,37 @@ pub fn compare(
         .collect();
     let total = common.iter().map(|(_, ours, _)| ours.bytes).sum();
     let mut pairs = all_pairs((candidate, reference), &common, total, progress)?;
+    let resized = resized(candidate, reference);
+    let views: Vec<_> = resized.iter().map(|(name, ours, theirs)| (*name, ours, theirs)).collect();
+    let resized = all_pairs((candidate, reference), &views, 1, &mut |_, _| {})?;
     let failure = match again {
         Some(mut how) => reproduce::all((candidate, reference), &common, &mut pairs, &mut how, progress)?,
         None => None,
     };
-    let moves = moved::find((candidate, reference), &pairs, &mut Buffers::default())?;
-    let mut lineage = judge::judge(candidate, reference, &pairs, &moves)?;
+    let mut moves = moved::find((candidate, reference), &pairs, &mut Buffers::default())?;
+    // The embedding does not stand for an output matrix that is there under another name.
+    if let Some(output) = candidate.tied.filter(|output| moves.values().any(|found| found.from == *output)) {
+        pairs.retain(|pair| pair.name != output);
+        moves.remove(output);
+    }
+    let mut lineage = judge::judge(candidate, reference, (&pairs, &resized), &moves)?;
     lineage.reasons.extend(failure.map(|why| format!("rows could not be quantised again: {why}")));
     Ok(lineage)
+}
+
+/// Matrices that have other numbers of rows, as a vocabulary that was extended or cut: the rows that
+/// both have.
+fn resized<'a>(candidate: &'a Side, reference: &Side) -> Vec<(&'a str, Entry, Entry)> {
+    let list = candidate.tensors.iter().filter_map(|(name, ours)| {
+        let theirs = reference.tensors.get(name)?;
+        let ([rows, columns], [other_rows, others]) = (ours.shape.as_slice(), theirs.shape.as_slice()) else {
+            return None;
+        };
+        let count = (*rows).min(*other_rows);
+        (columns == others && rows != other_rows)
+            .then(|| Some((name.as_str(), ours.first_rows(count)?, theirs.first_rows(count)?)))?
+    });
+    list.collect()
 }
 
 /// Compares all pairs on a few threads; the first failure ends it.
@@ -336,7 +369,14 @@ fn one_pair(
     buffers: &mut Buffers,
     progress: &dyn Fn(u64),
 ) -> Result<Pair, Problem> {
-    let (mut relation, seen) = tensor::compare(sides, (ours, theirs), buffers, progress)?;
+    let (mut relation, mut seen) = tensor::compare(sides, (ours, theirs), buffers, progress)?;
+    let mut by_way_of = None;
+    if matches!(relation, TensorRelation::Differs | TensorRelation::CommonOrigin)
+        && let Some((kind, better)) = rounded_twice(sides, (ours, theirs), buffers)?
+    {
+        by_way_of = Some(kind);
+        (relation, seen) = better;
+    }
     let mut order = None;
     if relation == TensorRelation::Differs && seen.related() < seen.elements {
         order = permute::find(sides, (ours, theirs))?;
@@ -356,9 +396,33 @@ fn one_pair(
         matrix,
         order,
         rank,
+        by_way_of,
         again: None,
         types: (ours.dtype, theirs.dtype),
     })
+}
+
+/// Conversions often go by way of a file of 16 bits. Is the candidate what rounding the reference
+/// to such a type, and then to its own, gives? By way of which, and what was seen.
+fn rounded_twice(
+    sides: (&Side, &Side),
+    (ours, theirs): (&Entry, &Entry),
+    buffers: &mut Buffers,
+) -> Result<Option<(GgmlType, (TensorRelation, Seen))>, Problem> {
+    use TensorRelation::{Identical, Requantized, Rounded, SameValues, WithinRounding};
+    let rounding =
+        |relation| matches!(relation, Identical | SameValues | Rounded | Requantized | WithinRounding);
+    for kind in [GgmlType::F16, GgmlType::BF16] {
+        let Some(between) = theirs.rounded_to(kind) else { continue };
+        let entries = (ours, &between);
+        let (relation, seen) = tensor::compare_while(rounding, sides, entries, buffers, &|_| {})?;
+        if rounding(relation) {
+            // Equal to what is between is still a rounding of the reference.
+            let relation = if matches!(relation, Identical | SameValues) { Rounded } else { relation };
+            return Ok(Some((kind, (relation, seen))));
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

@@ -117,6 +117,9 @@ pub(super) fn in_words(moves: &Moves) -> Vec<String> {
     let tensors = |count: &u64| if *count == 1 { "1 tensor".to_owned() } else { format!("{count} tensors") };
     layers
         .iter()
-        .map(|((ours, theirs), count)| format!("{ours} holds the reference's {theirs} ({})", tensors(count)))
+        .map(|((ours, theirs), count)| match ours == theirs {
+            true => format!("{} of {ours} under each other's names", tensors(count)),
+            false => format!("{ours} holds the reference's {theirs} ({})", tensors(count)),
+        })
         .collect()
 }

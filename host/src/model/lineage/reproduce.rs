@@ -99,7 +99,8 @@ pub(super) fn all(
     let mut list: Vec<(usize, Task)> = Vec::new();
     for (place, ((_, ours, theirs), pair)) in common.iter().zip(pairs.iter()).enumerate() {
         if matches!(pair.relation, TensorRelation::WithinRounding | TensorRelation::Unknown) {
-            list.extend(Task::new(ours, theirs).map(|task| (place, task)));
+            let between = pair.by_way_of.and_then(|kind| theirs.rounded_to(kind));
+            list.extend(Task::new(ours, between.as_ref().unwrap_or(theirs)).map(|task| (place, task)));
         }
     }
     let weights: u64 = list.iter().map(|(_, task)| task.rows * task.columns).sum();
@@ -112,6 +113,8 @@ pub(super) fn all(
         let (Some((name, ours, theirs)), Some(pair)) = (common.get(place), pairs.get_mut(place)) else {
             continue;
         };
+        let between = pair.by_way_of.and_then(|kind| theirs.rounded_to(kind));
+        let theirs = between.as_ref().unwrap_or(theirs);
         let mut importance = match how.importance {
             Some(of) => of.of(name)?,
             None => None,

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::decode::{self, Weights};
+use super::half::{f32_to_bf16, f32_to_f16};
 use super::names::{Place, gguf_name, layout};
 use crate::domain::inspection::ArtifactKind;
 use crate::domain::{Problem, ProblemKind, budget};
@@ -16,6 +17,7 @@ use crate::model::discover::Artifact;
 use crate::model::finding::Findings;
 use crate::model::gguf::{self, GgmlType};
 use crate::model::inspect::the_artifact;
+use crate::model::sniff::{Content, sniff};
 use crate::model::source::{ReadAt as _, SourceFile};
 use crate::model::{folder, safetensors, split};
 
@@ -34,6 +36,8 @@ pub(super) struct Entry {
     pub heads: Option<u64>,
     /// The type of what is stored, if that is the weights less one. The bytes are those of F32 then.
     less_one: Option<GgmlType>,
+    /// What is read first, if this is that rounded to a type of 16 bits.
+    rounded_from: Option<Box<Self>>,
 }
 
 /// The file and the place in it.
@@ -50,6 +54,32 @@ impl Entry {
 
     pub fn columns(&self) -> u64 {
         self.shape.last().copied().unwrap_or(1).max(1)
+    }
+
+    /// The first rows of a matrix, where they lie as they are read.
+    pub fn first_rows(&self, count: u64) -> Option<Self> {
+        let [rows, columns] = *self.shape.as_slice() else { return None };
+        let plain = self.pieces.len() == 1 && self.heads.is_none() && self.less_one.is_none();
+        (plain && count <= rows && rows > 0).then(|| Self {
+            shape: vec![count, columns],
+            bytes: self.bytes / rows * count,
+            ..self.clone()
+        })
+    }
+
+    /// The same weights as they would be after rounding to F16 or BF16; `None` where they are not
+    /// weights of another float type.
+    pub fn rounded_to(&self, kind: GgmlType) -> Option<Self> {
+        let stored = self.kind.filter(|stored| stored.block() == 1 && *stored != kind)?;
+        Some(Self {
+            dtype: kind.name(),
+            kind: Some(kind),
+            bytes: self.bytes / stored.block_bytes() * kind.block_bytes(),
+            heads: None,
+            less_one: None,
+            rounded_from: Some(Box::new(self.clone())),
+            ..self.clone()
+        })
     }
 }
 
@@ -69,6 +99,8 @@ pub(super) struct Side {
     pub guessed: bool,
     pub architecture: Option<String>,
     pub gguf: bool,
+    /// The output matrix that is not there, and for which the embedding stands.
+    pub tied: Option<&'static str>,
     config: Option<serde_json::Value>,
 }
 
@@ -98,6 +130,7 @@ impl Side {
             guessed: false,
             architecture: None,
             gguf: false,
+            tied: None,
             config: None,
         };
         for file in &files {
@@ -146,11 +179,20 @@ impl Side {
                     bytes: tensor.bytes,
                     heads: None,
                     less_one: None,
+                    rounded_from: None,
                 };
                 self.insert(path, &tensor.name, (tensor.offset, source.size()), entry)?;
             }
             self.data_offsets.push(header.data_offset);
         } else {
+            let content = sniff(&source, 0).map_err(|error| io(&error))?;
+            if content != Content::Safetensors {
+                let what =
+                    format!("{} is {}, and neither GGUF nor safetensors", path.display(), content.name());
+                let hint =
+                    "`assayd inspect` says more about it; weights of other formats must be converted first";
+                return Err(Problem::new(ProblemKind::Input, what).hint(hint));
+            }
             let mut findings = Findings::default();
             let header = safetensors::read(&source, &mut findings).map_err(|error| io(&error))?;
             let faults = findings.has_errors();
@@ -173,6 +215,7 @@ impl Side {
                     bytes: tensor.bytes,
                     heads: None,
                     less_one: None,
+                    rounded_from: None,
                 };
                 self.insert(path, &tensor.name, (tensor.offset, source.size()), entry)?;
             }
@@ -254,6 +297,7 @@ impl Side {
                 && let Some(entry) = self.tensors.get(embedding)
             {
                 self.tensors.insert(output.to_owned(), entry.clone());
+                self.tied = Some(output);
             }
         }
     }
@@ -261,6 +305,9 @@ impl Side {
     /// Reads bytes of a tensor, in the order of GGUF. `start` and `buffer` are whole rows
     /// where rows are moved, and whole blocks everywhere.
     pub fn read(&self, entry: &Entry, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        if let (Some(stored), Some(kind)) = (&entry.rounded_from, entry.kind) {
+            return self.read_rounded(stored, kind, start, buffer);
+        }
         if let Some(kind) = entry.less_one {
             return self.read_with_one(entry, kind, start, buffer);
         }
@@ -295,6 +342,26 @@ impl Side {
                 .read_at(part, piece.offset + at % size)
                 .map_err(|error| Problem::io("read", path, &error))?;
             (at, rest) = (at + left as u64, others);
+        }
+        Ok(())
+    }
+
+    /// Numbers of `entry`, which are floats, as they are after rounding to a type of 16 bits.
+    fn read_rounded(
+        &self,
+        entry: &Entry,
+        kind: GgmlType,
+        start: u64,
+        buffer: &mut [u8],
+    ) -> Result<(), Problem> {
+        let stored = entry.kind.ok_or_else(|| Problem::internal("weights of no type are rounded"))?;
+        let round = if kind == GgmlType::F16 { f32_to_f16 } else { f32_to_bf16 };
+        let length = usize::try_from(buffer.len() as u64 / 2 * stored.block_bytes()).unwrap_or(0);
+        let (mut bytes, mut values) = (vec![0; length], Vec::new());
+        self.read(entry, start / 2 * stored.block_bytes(), &mut bytes)?;
+        decode::values(stored, &bytes, &mut values, &mut Weights::default());
+        for (out, value) in buffer.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+            *out = round(value).to_le_bytes();
         }
         Ok(())
     }
@@ -379,6 +446,13 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
     let mut files: Vec<PathBuf> =
         entries.take(budget::DISCOVER_ENTRIES).filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.sort();
+    let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+    // What the index lists is wanted whether it is there or not; a link to nothing is not.
+    let names = files.iter().filter(|path| path.exists()).filter_map(name).collect();
+    if let Some(missing) = folder::absent(folder, &names).first() {
+        let what = format!("{} is not whole: {missing} is missing", folder.display());
+        return Err(Problem::new(ProblemKind::Input, what).hint("Download the missing file"));
+    }
     Ok(folder::loaded_of(&files).into_iter().map(Path::to_owned).collect())
 }
 

@@ -191,6 +191,17 @@ pub(super) fn compare(
     buffers: &mut Buffers,
     progress: &dyn Fn(u64),
 ) -> Result<(TensorRelation, Seen), Problem> {
+    compare_while(|_| true, sides, entries, buffers, progress)
+}
+
+/// The same, ended early where what was seen so far is not `wanted`.
+pub(super) fn compare_while(
+    wanted: impl Fn(TensorRelation) -> bool,
+    sides: (&Side, &Side),
+    entries: (&Entry, &Entry),
+    buffers: &mut Buffers,
+    progress: &dyn Fn(u64),
+) -> Result<(TensorRelation, Seen), Problem> {
     let (candidate, reference) = entries;
     let rounds = !matches!(reference.kind, Some(GgmlType::F32 | GgmlType::F64));
     let same_type = candidate.dtype == reference.dtype;
@@ -230,6 +241,9 @@ pub(super) fn compare(
             return Ok((TensorRelation::Unknown, seen));
         }
         progress(kind.bytes(whole).unwrap_or(0));
+        if !wanted(seen.relation(kind)) {
+            break;
+        }
     }
     Ok((seen.relation(kind), seen))
 }
@@ -311,6 +325,8 @@ fn tile(
             decode::values(kind, candidate, other, scratch);
             seen.values_differ |= values != other;
         }
+    } else if kind.block() == 1 && same_values(kind, candidate, values, other, scratch) {
+        // Zeros of different signs.
     } else {
         seen.values_differ = true;
         // Where a weight was beyond, others will be.
@@ -326,6 +342,17 @@ fn tile(
             seen.finer += u64::from(is_rounding(from, other, reference, encoded));
         }
     }
+}
+
+fn same_values(
+    kind: GgmlType,
+    bytes: &[u8],
+    values: &[f32],
+    decoded: &mut Vec<f32>,
+    scratch: &mut Weights,
+) -> bool {
+    decode::values(kind, bytes, decoded, scratch);
+    decoded == values
 }
 
 /// Does `a` hold fewer bits per weight than the float type `b`?

@@ -1,5 +1,7 @@
 //! Whole comparisons of small files made here: honest roundings, and changes before them.
 
+mod detours;
+
 use std::path::PathBuf;
 
 use super::quantize::{Arithmetic, BLOCK, block};
