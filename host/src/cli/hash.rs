@@ -121,8 +121,7 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
         )));
     }
     let (inspection, examined) = match pass(args, list.as_ref()) {
-        // Signatures and lists are of the files of a folder, whatever models they are, all of them or
-        // none.
+        // These are of the files of a folder, whatever models they are, all of them or none.
         Err(_) if is_of_files(list.as_ref()) && args.path.is_dir() => {
             (model::inspect::unexamined(&args.path), false)
         }
@@ -172,7 +171,11 @@ pub fn run(args: &Args) -> Result<u8, Problem> {
 }
 
 fn is_of_files(list: Option<&List>) -> bool {
-    matches!(list, Some(List::Signature(_) | List::Digests(_) | List::Formats(_)))
+    match list {
+        Some(List::Signature(_)) => true,
+        Some(List::Digests(manifest)) => manifest.is_of_files(),
+        Some(List::Registry(_) | List::Formats(_)) | None => false,
+    }
 }
 
 /// Every byte, or what is known of it.

@@ -23,7 +23,7 @@ use crate::domain::inspection::Finding;
 use crate::domain::{Sha256, budget};
 
 /// Entries of another version mean nothing.
-const VERSION: &str = concat!("assayd-pass-2-", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("assayd-pass-3-", env!("CARGO_PKG_VERSION"));
 /// Time between the last change of a file and its entry.
 const SETTLED_SECONDS: i64 = 2;
 

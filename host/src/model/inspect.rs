@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use super::cache::Kept;
 use super::consistency::{self, Model, Part};
-use super::discover::{self, Artifact, discover};
+use super::discover::{self, Artifact, IgnoreReason, Ignored, discover};
 use super::finding::{Code, Findings};
 use super::fuzzy::{self, Sampler};
 use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
 use super::scan::{self, Member, Scanned, Shelf, Tensors, Wanted, tokens};
 use super::sniff::{Content, sniff};
-use super::source::{ReadAt, SourceFile};
+use super::source::{self, ReadAt, SourceFile};
 use super::split::{self, PartName};
 use super::{document, facts, folder, foreign, manifest, parts, pickle};
 use crate::digest::{HashKind, sha256_file};
@@ -71,7 +71,11 @@ pub fn inspect_with(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Inspection, Problem> {
     let metadata = std::fs::metadata(path).map_err(|error| missing_part_or(path, &error))?;
-    let target = if metadata.is_dir() { the_artifact(path)?.path } else { path.to_owned() };
+    let target = match metadata.is_dir().then(|| the_artifact(path)) {
+        None => path.to_owned(),
+        Some(Ok(artifact)) => artifact.path,
+        Some(Err(problem)) => return linked_away(path)?.ok_or(problem),
+    };
     let mut inspector = Inspector::new(*options, hashing, progress);
     let mut inspection = match split::of_path(&target) {
         _ if target.is_dir() => folder::folder(&mut inspector, &target)?,
@@ -81,6 +85,24 @@ pub fn inspect_with(
     manifest::hold_to_names(&mut inspection);
     path.clone_into(&mut inspection.path);
     Ok(inspection)
+}
+
+/// What there is to say of a folder whose only files are links out of it.
+fn linked_away(path: &Path) -> Result<Option<Inspection>, Problem> {
+    let found = discover(path)?;
+    let links = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
+    let name = |link: &Ignored| link.path.strip_prefix(path).ok()?.to_str().map(str::to_owned);
+    let names = links.take_while(|_| found.artifacts.is_empty()).filter_map(name).collect();
+    let mut inspection = blank(path, ArtifactKind::Unknown);
+    let mut findings = Findings::default();
+    folder::links(path, &names, &mut findings);
+    inspection.findings = findings.finish();
+    if inspection.findings.is_empty() {
+        return Ok(None);
+    }
+    inspection.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
+    inspection.status = Status::Reject;
+    Ok(Some(inspection))
 }
 
 /// A missing part may still name a set whose other parts are there.
@@ -540,6 +562,15 @@ fn read_part(source: SourceFile, name: String, findings: &mut Findings) -> io::R
 fn trailing(source: &SourceFile, header: &Header, findings: &mut Findings) -> io::Result<()> {
     let size = source.size();
     let padded = header.data_end.checked_next_multiple_of(header.alignment).unwrap_or(u64::MAX);
+    for (from, to, place) in [
+        (header.table_end, header.data_offset, "before the first tensor"),
+        (header.data_end, padded, "behind the last tensor"),
+    ] {
+        if let Some(at) = source::first_nonzero(source, from, to.min(size))? {
+            let finding = Code::NonzeroPadding.finding(format!("bytes {place} are not zero"));
+            findings.push(Finding { offset: Some(at), ..finding });
+        }
+    }
     if size > padded {
         let content = sniff(source, padded)?;
         let message =

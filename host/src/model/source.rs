@@ -143,6 +143,22 @@ pub fn is_utf8(source: &dyn ReadAt) -> io::Result<bool> {
     Ok(kept == 0)
 }
 
+/// The place of the first byte from `from` to `to` that is not zero.
+pub fn first_nonzero(source: &dyn ReadAt, from: u64, to: u64) -> io::Result<Option<u64>> {
+    let mut piece = vec![0; WINDOW_BYTES];
+    let mut at = from;
+    while at < to {
+        let length = usize::try_from(to - at).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+        let bytes = piece.get_mut(..length).unwrap_or_default();
+        source.read_at(bytes, at)?;
+        if let Some(place) = bytes.iter().position(|&byte| byte != 0) {
+            return Ok(Some(at + place as u64));
+        }
+        at += length as u64;
+    }
+    Ok(None)
+}
+
 /// Sequential reading of a source up to `end`, through a window of 64 KiB.
 /// No method allocates more than it has checked to be there.
 pub struct Cursor<'a> {

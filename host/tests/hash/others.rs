@@ -244,10 +244,41 @@ fn a_signed_folder_need_not_be_one_model() {
     }
     let extra = |name: &str| ("extra".to_owned(), name.to_owned());
     assert_eq!(check(), (Some(1), vec![extra("a.gguf"), extra("b.gguf")], true));
-    // Any other list needs a model.
+    // A list of tensors needs a model.
     let list = hash(folder.path(), &["model/a.gguf"]).stdout;
     fs::write(folder.path().join("list"), list).unwrap();
     assert_eq!(hash(folder.path(), &["model", "--check", "list"]).status.code(), Some(2));
+}
+
+/// One list for several quantisations in one folder, as repositories have it.
+#[test]
+fn a_list_of_files_is_checked_for_a_folder_of_several_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    for name in ["a.gguf", "b.gguf"] {
+        write(&model.join(name), name, &[("first", &FIRST)]);
+    }
+    fs::write(model.join("README.md"), "read me").unwrap();
+    fs::write(folder.path().join("outside"), "x").unwrap();
+    let sum = |name: &str| sha256(&fs::read(model.join(name)).unwrap());
+    let list = format!("{}  a.gguf\n{} *./b.gguf\n", sum("a.gguf"), sum("b.gguf"));
+    fs::write(model.join("SHA256SUMS"), &list).unwrap();
+    let check = |list: &str| hash(folder.path(), &["model", "--check", list]);
+    let output = check("model/SHA256SUMS");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("2 of 2 as expected"), "{}", text(&output));
+    // From above, the same files have longer names; what lies elsewhere is not read.
+    let above = format!("{}  model/a.gguf\n{}  outside\n", sum("a.gguf"), sum("a.gguf"));
+    fs::write(folder.path().join("above"), above).unwrap();
+    let output = check("above");
+    assert!(text(&output).contains("1 of 1 as expected"), "{}", text(&output));
+    fs::write(model.join("b.gguf"), "other").unwrap();
+    fs::remove_file(model.join("a.gguf")).unwrap();
+    let output = check("model/SHA256SUMS");
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(said.contains("MISSING  file a.gguf") && said.contains("CHANGED  file b.gguf"), "{said}");
 }
 
 /// Who names a key wants a signature: a list of digests is none, whatever it says.

@@ -87,6 +87,10 @@ pub(super) fn folder(inspector: &mut Inspector<'_>, path: &Path) -> Result<Inspe
     let present = weights::present(&names);
     let loaded = weights::loaded(&names, index.as_ref());
     weights::check(&present, &loaded, index.as_ref(), &mut findings);
+    for name in names.iter().filter(|name| name.to_ascii_lowercase().ends_with(".gguf")) {
+        let message = format!("{name} is a model of its own, and was not looked at: give its path for that");
+        findings.push(Finding { part: Some(name.clone()), ..Code::OtherWeights.finding(message) });
+    }
     for name in &present {
         let shard = open(&path.join(name), name, &mut findings)?;
         if loaded.contains(name) {
@@ -168,7 +172,7 @@ pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
 }
 
 /// Files that are links out of the folder.
-fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
+pub(super) fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
     for name in names.iter().filter(|name| leads_out(&path.join(name))) {
         let message = format!("{name} is a symbolic link that leads out of the folder");
         findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });

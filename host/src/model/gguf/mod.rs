@@ -33,6 +33,8 @@ pub struct Header {
     /// In the order of the table, which is the order of the data.
     pub tensors: Vec<Tensor>,
     pub alignment: u64,
+    /// Where the tensor table ends in the file; padding follows.
+    pub table_end: u64,
     /// Where the tensor data begins in the file.
     pub data_offset: u64,
     /// Where the last tensor's data ends in the file, without padding.

@@ -46,7 +46,7 @@ pub fn read(source: &dyn ReadAt) -> Result<(Header, Vec<Fault>), ReadError> {
         tensors.iter().map(|tensor| tensor.offset.saturating_add(tensor.bytes)).max().unwrap_or(table_end);
     reader.hidden_tensor(&tensors, table_end, data_offset, alignment)?;
     let Reader { faults, .. } = reader;
-    Ok((Header { version, metadata, tensors, alignment, data_offset, data_end }, faults))
+    Ok((Header { version, metadata, tensors, alignment, table_end, data_offset, data_end }, faults))
 }
 
 struct Reader<'a> {

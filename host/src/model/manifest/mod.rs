@@ -229,6 +229,11 @@ impl Manifest {
         self.entries.iter().filter_map(kind).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Has it nothing but the SHA-256 of files, so that no model needs to be understood for it?
+    pub fn is_of_files(&self) -> bool {
+        self.entries.iter().all(|(subject, _)| matches!(subject, Subject::File(_)))
+    }
+
     /// Compares a full inspection, made with [`List::kinds`], with the list, which was read
     /// from `list`. Where that is of one file's tensors, the file may have been renamed since.
     pub fn check(&self, list: &Path, inspection: &Inspection) -> Report {

@@ -67,7 +67,10 @@ impl<'a> Places<'a> {
         let files = present.chain(absent).collect();
         let whole = inspection.path.is_dir().then(|| absolute(&inspection.path));
         let mut places = Self { folder, files, whole, root: None };
-        places.root = places.find_root(entries, &absolute(list.parent().unwrap_or(list)));
+        let beside = absolute(list.parent().unwrap_or(list));
+        // Of a folder without a model that was looked at, names are relative to the list.
+        let relative = || inspection.files.is_empty().then(|| (String::new(), beside.clone()));
+        places.root = places.find_root(entries, &beside).or_else(relative);
         places
     }
 

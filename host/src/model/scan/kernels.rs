@@ -92,8 +92,9 @@ pub fn look(kind: Kind, bytes: &[u8], offset: u64, counts: &mut Counts) {
         F64 => floats(bytes, offset, counts, u64::from_le_bytes, &F64_BITS),
         I8 | I16 | I32 | I64 => {}
         Q8_K => scales(kind, bytes, offset, counts, &[0], u32::from_le_bytes, &F32_BITS),
-        MXFP4 => bytes_scales(kind, bytes, offset, counts, 1, &[0xff]),
-        NVFP4 => bytes_scales(kind, bytes, offset, counts, 4, &[0x7f, 0xff]),
+        // Powers of two, of which that of code 127 is 1: absurd is what it is for the other scales.
+        MXFP4 => bytes_scales(kind, bytes, offset, counts, 1, |scale| [scale == 0xff, scale > 127 + 12]),
+        NVFP4 => bytes_scales(kind, bytes, offset, counts, 4, |scale| [scale & 0x7f == 0x7f, false]),
         IQ1_M => iq1_m(bytes, offset, counts),
         Q4_1 | Q5_1 | Q8_1 | Q4_K | Q5_K => half_scales(kind, bytes, offset, counts, &[0, 2]),
         Q2_K => half_scales(kind, bytes, offset, counts, &[80, 82]),
@@ -217,12 +218,23 @@ fn scales<const N: usize, W: Copy + Ord + BitAnd<Output = W>>(
 }
 
 /// Scales of one byte, of which some patterns are not numbers.
-fn bytes_scales(kind: GgmlType, bytes: &[u8], offset: u64, counts: &mut Counts, scales: usize, nan: &[u8]) {
+/// Scales of one byte at the start of a block; `judge` says whether one is no number, or absurd.
+fn bytes_scales(
+    kind: GgmlType,
+    bytes: &[u8],
+    offset: u64,
+    counts: &mut Counts,
+    scales: usize,
+    judge: impl Fn(u8) -> [bool; 2],
+) {
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
     for (i, block) in bytes.chunks_exact(size).enumerate() {
-        for (place, scale) in block.iter().take(scales).enumerate() {
-            if nan.contains(scale) {
-                counts.nan.add(offset + (i * size + place) as u64);
+        for (place, &scale) in block.iter().take(scales).enumerate() {
+            let at = offset + (i * size + place) as u64;
+            match judge(scale) {
+                [true, _] => counts.nan.add(at),
+                [_, true] => counts.absurd.add(at),
+                _ => {}
             }
         }
     }

@@ -139,6 +139,18 @@ fn damage_is_found_at_its_place() {
             vec![("zero-run", "matrix", 40 * ROW as i64 + 100)],
         ),
         ("a short hole", sample().zero("matrix", 40 * ROW + 100, 15 * ROW), vec![]),
+        ("a shorter one", sample().zero("blocks", 34 * 70, 8600), vec![]),
+        (
+            "a part of a small matrix",
+            sample().zero("blocks", 34 * 70, 8800),
+            vec![("zero-run", "blocks", 34 * 70)],
+        ),
+        ("zeros of a vector", sample().zero("vector", 0, 4000), vec![]),
+        (
+            "a short tail",
+            sample().zero("blocks", 34 * 3800, 34 * 296),
+            vec![("zeroed-tail", "blocks", 34 * 3800)],
+        ),
         (
             "a hole over a border",
             sample().zero("matrix", 200 * ROW + 100, 56 * ROW - 100).zero("vector", 0, 2000),
@@ -171,8 +183,22 @@ fn padding_must_be_zero() {
     let header = read_strict(&bytes.as_slice()).unwrap();
     let at = header.data_offset + 25;
     bytes[usize::try_from(at).unwrap()] = 1;
-    let found = Sample { bytes, header }.found();
+    let found = Sample { bytes: bytes.clone(), header: header.clone() }.found();
     assert_eq!(found, [("nonzero-padding".to_owned(), String::new(), i64::try_from(at).unwrap())]);
+    // Before the first tensor and behind the last it is seen without a full pass.
+    bytes[usize::try_from(at).unwrap()] = 0;
+    assert!(header.table_end < header.data_offset, "{header:?}");
+    let file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+    for at in [header.table_end, header.data_offset - 1, header.data_end, header.data_end + 11] {
+        let mut bytes = bytes.clone();
+        bytes[usize::try_from(at).unwrap()] = 1;
+        std::fs::write(file.path(), &bytes).unwrap();
+        let inspection =
+            crate::model::inspect(file.path(), &crate::model::InspectOptions::default(), &mut |_, _| {})
+                .unwrap();
+        let padding = inspection.findings.iter().find(|finding| finding.code == "nonzero-padding").unwrap();
+        assert_eq!(padding.offset, Some(at));
+    }
 }
 
 #[test]

@@ -11,14 +11,18 @@ use super::{Tensors, Weights, tokens};
 use crate::domain::inspection::Finding;
 use crate::model::finding::{Code, Findings};
 
-/// Shorter runs are not reported.
+/// Runs of so many bytes are reported wherever they are,
 pub const MIN_RUN_BYTES: u64 = 64 << 10;
+/// and of so many (what memory, disks and networks lose at a time) where they are such a part of a
+/// matrix. Vectors may have some zeros in a row.
+const PAGE_BYTES: u64 = 4096;
+const LARGE_PART: u64 = 16;
 /// Runs are found by whole pieces of this size and then measured to the byte.
 const PIECE_BYTES: usize = 4096;
 /// Values beside a run may happen to begin or end with some zero bytes.
 const CHANCE_BYTES: u64 = 16;
 /// Runs kept; more are not needed to call a file damaged.
-const MAX_RUNS: usize = 1000;
+const MAX_RUNS: usize = 10_000;
 
 /// Finds runs in bytes that come in order and without gaps.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -55,7 +59,7 @@ impl ZeroRuns {
 
     fn close(&mut self, end: u64) {
         if let Some(start) = self.start.take()
-            && end - start >= MIN_RUN_BYTES
+            && end - start >= PAGE_BYTES
             && self.runs.len() < MAX_RUNS
         {
             self.runs.push((start, end));
@@ -89,13 +93,23 @@ pub fn judge(
     let spare = |start, end, tensor| spare(start, end, tensor, idle);
     let data_end = weights.iter().map(|tensor| tensor.offset + tensor.bytes).max().unwrap_or(0);
     let mut explained: Vec<(u64, u64)> = Vec::new();
+    let mut in_order: Vec<&Weights> = weights.iter().collect();
+    in_order.sort_by_key(|tensor| tensor.offset);
     for &(start, end) in runs {
-        let touched: Vec<&Weights> = weights
-            .iter()
+        // Tensors that overlap, so that their ends have another order, are an error of their own.
+        let before = in_order.partition_point(|tensor| tensor.offset + tensor.bytes <= start);
+        let near = in_order.iter().skip(before).take_while(|tensor| tensor.offset < end).copied();
+        let touched: Vec<&Weights> = near
             .filter(|tensor| covers(start, end, tensor) || overlap(start, end, tensor) > CHANCE_BYTES)
             .collect();
-        let whole = touched.iter().filter(|tensor| covers(start, end, tensor)).count();
         let length = end - start;
+        let large = |tensor: &&&Weights| {
+            tensor.shape.len() > 1 && overlap(start, end, tensor) * LARGE_PART >= tensor.bytes
+        };
+        if length < MIN_RUN_BYTES && !touched.iter().any(|tensor| large(&tensor)) {
+            continue;
+        }
+        let whole = touched.iter().filter(|tensor| covers(start, end, tensor)).count();
         let first = touched.first().map(|tensor| tensor.name.clone());
         let place = |code: Code, message: String| Finding {
             tensor: first.clone(),

@@ -56,6 +56,28 @@ fn pickles_elsewhere_are_left_alone() {
     assert_eq!(told(&made.look()), ["symlink-escape folder Warning", "symlink-escape x.pt Warning"]);
 }
 
+/// The only file leads away: that is the cause, not that there is no model.
+#[test]
+fn a_folder_of_links_out_of_it_says_so() {
+    let (outside, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["model.gguf", "model.safetensors"] {
+        fs::write(outside.path().join(name), weights("{}", &tensors())).unwrap();
+        let link = folder.path().join(name);
+        std::os::unix::fs::symlink(outside.path().join(name), &link).unwrap();
+        let inspection =
+            crate::model::inspect(folder.path(), &crate::model::InspectOptions::default(), &mut |_, _| {})
+                .unwrap();
+        assert_eq!(inspection.status, Status::Reject);
+        assert_eq!(told(&inspection), [format!("symlink-escape {name} Error")]);
+        fs::remove_file(link).unwrap();
+    }
+}
+
+#[test]
+fn a_gguf_beside_the_weights_is_told_of() {
+    assert_eq!(told(&with(&[("x.GGUF", b"GGUF")])), ["other-weights x.GGUF Info"]);
+}
+
 #[test]
 fn pickles_belong_to_the_files_of_the_model() {
     let look = |bytes: &[u8]| with(&[("optimizer.pt", bytes)]);
