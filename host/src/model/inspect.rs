@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::cache::Kept;
 use super::consistency::{self, Model, Part};
-use super::discover::{self, Artifact, IgnoreReason, Ignored, discover};
+use super::discover::{self, Artifact, discover};
 use super::finding::{Code, Findings};
 use super::fuzzy::{self, Sampler};
 use super::gguf::{self, Header, ReadError, Value};
@@ -74,7 +74,7 @@ pub fn inspect_with(
     let target = match metadata.is_dir().then(|| the_artifact(path)) {
         None => path.to_owned(),
         Some(Ok(artifact)) => artifact.path,
-        Some(Err(problem)) => return linked_away(path)?.ok_or(problem),
+        Some(Err(problem)) => return folder::linked_away(path)?.ok_or(problem),
     };
     let mut inspector = Inspector::new(*options, hashing, progress);
     let mut inspection = match split::of_path(&target) {
@@ -85,24 +85,6 @@ pub fn inspect_with(
     manifest::hold_to_names(&mut inspection);
     path.clone_into(&mut inspection.path);
     Ok(inspection)
-}
-
-/// What there is to say of a folder whose only files are links out of it.
-fn linked_away(path: &Path) -> Result<Option<Inspection>, Problem> {
-    let found = discover(path)?;
-    let links = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
-    let name = |link: &Ignored| link.path.strip_prefix(path).ok()?.to_str().map(str::to_owned);
-    let names = links.take_while(|_| found.artifacts.is_empty()).filter_map(name).collect();
-    let mut inspection = blank(path, ArtifactKind::Unknown);
-    let mut findings = Findings::default();
-    folder::links(path, &names, &mut findings);
-    inspection.findings = findings.finish();
-    if inspection.findings.is_empty() {
-        return Ok(None);
-    }
-    inspection.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
-    inspection.status = Status::Reject;
-    Ok(Some(inspection))
 }
 
 /// A missing part may still name a set whose other parts are there.

@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::discover::{is_pickle_extension, leads_out};
+use super::discover::{IgnoreReason, Ignored, discover, is_pickle_extension, leads_out};
 use super::finding::{Code, Findings};
 use super::foreign;
 use super::inspect::{Inspector, Layout, blank, conclude};
@@ -23,7 +23,7 @@ use super::safetensors::{self, Header};
 use super::scan::{Tensors, Weights};
 use super::sniff::sniff;
 use super::source::{self, ReadAt as _, SourceFile};
-use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection};
+use crate::domain::inspection::{ArtifactKind, FileRecord, Finding, Inspection, Severity, Status};
 use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
 pub use config::Config;
@@ -177,6 +177,24 @@ pub(super) fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findin
         let message = format!("{name} is a symbolic link that leads out of the folder");
         findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });
     }
+}
+
+/// What there is to say of a folder whose only files are links out of it.
+pub(super) fn linked_away(path: &Path) -> Result<Option<Inspection>, Problem> {
+    let found = discover(path)?;
+    let links = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
+    let name = |link: &Ignored| link.path.strip_prefix(path).ok()?.to_str().map(str::to_owned);
+    let names = links.take_while(|_| found.artifacts.is_empty()).filter_map(name).collect();
+    let mut inspection = blank(path, ArtifactKind::Unknown);
+    let mut findings = Findings::default();
+    links(path, &names, &mut findings);
+    inspection.findings = findings.finish();
+    if inspection.findings.is_empty() {
+        return Ok(None);
+    }
+    inspection.findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
+    inspection.status = Status::Reject;
+    Ok(Some(inspection))
 }
 
 /// A text file of the folder, if it is there and not larger than `limit`.
