@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::contents::{about, by_name};
 use super::{Config, Shard};
+use crate::domain::budget;
 use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings};
 use crate::model::safetensors::Tensor;
@@ -102,10 +103,11 @@ fn rank_of(config: &Config, module: &str) -> Option<u64> {
 /// is the part of its name before the last dot, and wrapped once more for every further parameter.
 fn of_experts(config: &Config, module: &str, rank: u64, got: u64) -> bool {
     let parameters = config.get("target_parameters").and_then(Value::as_array);
+    let many = parameters.is_some_and(|list| list.len() > budget::ADAPTER_MODULES);
     let mut names = parameters.into_iter().flatten().filter_map(Value::as_str);
     let module = module.trim_end_matches(".base_layer");
     let own_ranks = config.get("rank_pattern").and_then(Value::as_object).is_some_and(|own| !own.is_empty());
-    names.any(|name| name.rsplit_once('.').is_some_and(|(parent, _)| is_named(module, parent)))
+    (many || names.any(|name| name.rsplit_once('.').is_some_and(|(parent, _)| is_named(module, parent))))
         && (own_ranks || got > 0 && got.is_multiple_of(rank.max(1)))
 }
 
@@ -133,8 +135,10 @@ fn declared(config: &Config, tensors: &Tensors<'_>, findings: &mut Findings) {
     let missing = |message: &str| Code::MissingTensor.finding(message);
     let warning = |finding: Finding| Finding { severity: Severity::Warning, ..finding };
     // Names end with the module and what is saved of it.
-    let is_of = |name: &str, module: &str| name.contains(&format!("{module}."));
+    let is_of = |name: &str, module: &str| name.split(module).skip(1).any(|rest| rest.starts_with('.'));
     let saved = listed("modules_to_save");
+    let many = saved.len() > budget::ADAPTER_MODULES;
+    let is_saved = |name: &str| many || saved.iter().any(|module| is_of(name, module));
     let dora = config.flag("use_dora") == Some(true);
     let biases = config.text("bias").is_some_and(|bias| bias != "none");
     let tokens = config.get("trainable_token_indices").is_some();
@@ -145,7 +149,7 @@ fn declared(config: &Config, tensors: &Tensors<'_>, findings: &mut Findings) {
         findings.push(missing("peft_type is LORA, and there is no tensor of that kind"));
     }
     // Lists often name a module for each of several architectures.
-    if !saved.is_empty() && !tensors.keys().any(|name| saved.iter().any(|module| is_of(name, module))) {
+    if !saved.is_empty() && !tensors.keys().any(|name| is_saved(name)) {
         let message =
             format!("there is no tensor of any module that modules_to_save names ({})", saved.join(", "));
         findings.push(warning(missing(&message)));
@@ -165,7 +169,7 @@ fn declared(config: &Config, tensors: &Tensors<'_>, findings: &mut Findings) {
         }
         let expected = name.to_ascii_lowercase().contains("lora")
             || SAVED_WHOLE.iter().any(|part| name.contains(part))
-            || saved.iter().any(|module| is_of(name, module))
+            || is_saved(name)
             || biases && name.ends_with(".bias")
             || tokens && name.contains("trainable_tokens");
         if !expected {

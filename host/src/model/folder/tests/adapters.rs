@@ -49,9 +49,13 @@ fn what_is_trained_is_declared() {
     ] {
         assert_eq!(look(settings, true, others).join(", "), expected, "{settings} {others:?}");
     }
-    let saved: &[(&str, &[u64])] = &[("model.norm.weight", &[4])];
+    // Of a list that is too long to be gone through for every tensor anything may be.
+    let long = |count: usize| format!(r#","modules_to_save":{:?}"#, vec!["x"; count]);
+    let norm: &[(&str, &[u64])] = &[("model.norm.weight", &[4])];
+    assert_eq!(look(&long(budget::ADAPTER_MODULES), true, norm), [absent, strange]);
+    assert_eq!(look(&long(budget::ADAPTER_MODULES + 1), true, norm), [""; 0]);
     let settings = r#","modules_to_save":["norm"]"#;
-    assert_eq!(look(settings, false, saved), ["missing-tensor Error"], "no factors");
+    assert_eq!(look(settings, false, norm), ["missing-tensor Error"], "no factors");
 }
 
 /// Parameters that are stacks of matrices have factors for each.
