@@ -1,7 +1,7 @@
 //! Does `tokenizer.json` contradict itself? What the `tokenizers` library refuses to load is an error; where
 //! it takes one of two tokens without a word, that is a warning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Tokenizer, Vocabulary};
 use crate::domain::budget;
@@ -11,13 +11,12 @@ use crate::model::finding::{Code, Findings};
 /// All models that the library has.
 const KINDS: [&str; 4] = ["BPE", "WordPiece", "WordLevel", "Unigram"];
 
-/// Tokens in the order of their texts, with their ids.
-struct Sorted<'a>(Vec<(&'a str, u64)>);
+/// The ids of tokens by their texts.
+struct Ids<'a>(HashMap<&'a str, u64>);
 
-impl Sorted<'_> {
+impl Ids<'_> {
     fn id(&self, token: &str) -> Option<u64> {
-        let place = self.0.binary_search_by_key(&token, |(token, _)| token).ok()?;
-        self.0.get(place).map(|(_, id)| *id)
+        self.0.get(token).copied()
     }
 
     /// Is it there? Merges that are lists have their spaces written as other letters here, and where there
@@ -54,33 +53,37 @@ impl Tokenizer {
                 push(Code::BadJson, Severity::Error, format!("the tokenizer has no {what}"));
             }
         }
-        let sorted = match &self.model.vocab {
+        let ids = match &self.model.vocab {
             Vocabulary::Ids(list) => {
                 if let Some((id, token)) = second_of_id(list.iter().map(|(token, id)| (*id, token.as_str())))
                 {
                     let message = format!("the token {token:?} has the id {id}, as another one has");
                     push(Code::VocabMismatch, Severity::Warning, message);
                 }
-                let mut sorted: Vec<_> = list.iter().map(|(token, id)| (token.as_str(), *id)).collect();
-                sorted.sort_unstable();
-                let twin = sorted.iter().zip(sorted.iter().skip(1)).find(|((one, _), (next, _))| one == next);
-                if let Some(((token, _), _)) = twin {
+                let mut ids = HashMap::with_capacity(list.len());
+                let mut twin = None;
+                for (token, id) in list {
+                    if ids.insert(token.as_str(), *id).is_some() {
+                        twin = Some(token);
+                    }
+                }
+                if let Some(token) = twin {
                     let message = format!("the vocabulary has the token {token:?} twice");
                     push(Code::DuplicateToken, Severity::Warning, message);
                 }
-                Some(Sorted(sorted))
+                Some(Ids(ids))
             }
             _ => None,
         };
-        if let Some((code, message)) = self.added_twice(sorted.as_ref()) {
+        if let Some((code, message)) = self.added_twice(ids.as_ref()) {
             push(code, Severity::Warning, message);
         }
-        let Some(sorted) = sorted.filter(|_| merged) else { return };
-        if let Some(message) = self.bad_merge(&sorted) {
+        let Some(ids) = ids.filter(|_| merged) else { return };
+        if let Some(message) = self.bad_merge(&ids) {
             push(Code::VocabMismatch, Severity::Error, message);
         }
         if let Some(unknown) = self.model.unk_token.as_str().filter(|token| !token.is_empty())
-            && sorted.id(unknown).is_none()
+            && ids.id(unknown).is_none()
             && self.added_tokens.iter().all(|added| added.content != unknown)
         {
             let message = format!("unk_token is {unknown:?}, which is no token of the vocabulary");
@@ -89,12 +92,12 @@ impl Tokenizer {
     }
 
     /// A token that was added with an id or a text that another one has.
-    fn added_twice(&self, sorted: Option<&Sorted<'_>>) -> Option<(Code, String)> {
+    fn added_twice(&self, vocabulary: Option<&Ids<'_>>) -> Option<(Code, String)> {
         let mut texts: BTreeMap<&str, u64> = BTreeMap::new();
         let mut ids: BTreeMap<u64, &str> = BTreeMap::new();
         for added in &self.added_tokens {
             let (text, id) = (added.content.as_str(), added.id);
-            let trained = sorted.and_then(|sorted| sorted.id(text)).filter(|trained| *trained != id);
+            let trained = vocabulary.and_then(|ids| ids.id(text)).filter(|trained| *trained != id);
             if let Some(other) = texts.insert(text, id).or(trained) {
                 let message = format!("the added token {text:?} is there twice, as {other} and as {id}");
                 return Some((Code::DuplicateToken, message));
@@ -108,7 +111,7 @@ impl Tokenizer {
     }
 
     /// A merge that is none of two tokens into a third.
-    fn bad_merge(&self, sorted: &Sorted<'_>) -> Option<String> {
+    fn bad_merge(&self, ids: &Ids<'_>) -> Option<String> {
         // The part that goes on within a word has a mark, which the whole does not have.
         let marked = self.model.continuing_subword_prefix.as_str().is_some_and(|prefix| !prefix.is_empty());
         let mut whole = String::new();
@@ -121,7 +124,7 @@ impl Tokenizer {
             whole.clear();
             whole.extend([left, right]);
             let of = [left, right, &whole];
-            let absent = of.into_iter().take(if marked { 2 } else { 3 }).find(|token| !sorted.has(token))?;
+            let absent = of.into_iter().take(if marked { 2 } else { 3 }).find(|token| !ids.has(token))?;
             Some(format!("the vocabulary lacks {absent:?} of the merge {merge:?}"))
         })
     }
