@@ -35,6 +35,9 @@ pub const INDEX_BYTES: u64 = 16 << 20;
 pub const JSON_FILE_BYTES: u64 = 64 << 20;
 /// Ids without a token that a tokenizer.json may have; lists by id are made this much longer at most.
 pub const TOKEN_GAPS: u64 = 65_536;
+/// Names in a list of an adapter's configuration that are looked for in those of its tensors; a longer
+/// list may name any.
+pub const ADAPTER_MODULES: usize = 256;
 /// Factors in a table of rotary frequencies.
 pub const ROPE_FACTORS: u64 = 4_096;
 /// Bytes of one pickle that are followed, and objects it may put on its stack or memo.

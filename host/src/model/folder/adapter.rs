@@ -1,11 +1,17 @@
 //! Adapters as PEFT writes them: do the tensors fit what the configuration declares?
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::contents::{about, by_name};
 use super::{Config, Shard};
-use crate::domain::inspection::Finding;
+use crate::domain::budget;
+use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings};
+use crate::model::safetensors::Tensor;
+
+type Tensors<'a> = BTreeMap<&'a str, (&'a Shard, &'a Tensor)>;
 
 /// What PEFT puts before the names of the model's own modules.
 const PREFIX: &str = "base_model.model.";
@@ -22,9 +28,14 @@ pub(super) fn check(config: &Config, shards: &[Shard], findings: &mut Findings) 
     if low_rank && let Some(finding) = rank_fault(config.get("r")) {
         findings.push(Finding { part: Some("adapter_config.json".to_owned()), ..finding });
     }
+    if config.text("peft_type").as_deref() == Some("LORA") {
+        declared(config, &tensors, findings);
+    }
     for (name, (shard, tensor)) in &tensors {
         let Some((module, rest)) = name.split_once(".lora_") else { continue };
         let (other, side) = match rest.split_once('.') {
+            // A bias of the product (lora_bias) has no counterpart.
+            Some(("B", "bias")) => continue,
             Some(("A", rest)) => (format!("{module}.lora_B.{rest}"), 0),
             Some(("B", rest)) => (format!("{module}.lora_A.{rest}"), 1),
             _ => continue,
@@ -42,6 +53,7 @@ pub(super) fn check(config: &Config, shards: &[Shard], findings: &mut Findings) 
         if let (Some(rank), Some(&got)) = (rank_of(config, module), tensor.shape.get(side))
             && tensor.shape.len() == 2
             && rank != got
+            && !of_experts(config, module, rank, got)
         {
             push(name, Code::ShapeMismatch, format!("r is {rank} and {name} has the rank {got}"));
         }
@@ -85,4 +97,84 @@ fn rank_of(config: &Config, module: &str) -> Option<u64> {
         }
     }
     config.number("r")
+}
+
+/// The factors of a parameter that is stacked (one matrix for each expert) are stacked, too. Its module
+/// is the part of its name before the last dot, and wrapped once more for every further parameter.
+fn of_experts(config: &Config, module: &str, rank: u64, got: u64) -> bool {
+    let parameters = config.get("target_parameters").and_then(Value::as_array);
+    let many = parameters.is_some_and(|list| list.len() > budget::ADAPTER_MODULES);
+    let mut names = parameters.into_iter().flatten().filter_map(Value::as_str);
+    let module = module.trim_end_matches(".base_layer");
+    let own_ranks = config.get("rank_pattern").and_then(Value::as_object).is_some_and(|own| !own.is_empty());
+    (many || names.any(|name| name.rsplit_once('.').is_some_and(|(parent, _)| is_named(module, parent))))
+        && (own_ranks || got > 0 && got.is_multiple_of(rank.max(1)))
+}
+
+/// Modules that PEFT saves whole without being told: embeddings and outputs of a vocabulary that grew,
+/// and the heads of models that classify.
+const SAVED_WHOLE: [&str; 9] = [
+    "embed",
+    "wte",
+    "shared",
+    "output_layer",
+    "output.weight",
+    "head.",
+    "classifier.",
+    "score.",
+    "qa_outputs.",
+];
+const MAGNITUDE: &str = "lora_magnitude_vector";
+
+/// Tensors are factors or something else that the configuration says is trained, since PEFT puts
+/// whatever it finds over the tensors of the base; and what it says is there.
+fn declared(config: &Config, tensors: &Tensors<'_>, findings: &mut Findings) {
+    let listed = |key: &str| -> Vec<&str> {
+        config.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let missing = |message: &str| Code::MissingTensor.finding(message);
+    let warning = |finding: Finding| Finding { severity: Severity::Warning, ..finding };
+    // Names end with the module and what is saved of it.
+    let is_of = |name: &str, module: &str| name.split(module).skip(1).any(|rest| rest.starts_with('.'));
+    let saved = listed("modules_to_save");
+    let many = saved.len() > budget::ADAPTER_MODULES;
+    let is_saved = |name: &str| many || saved.iter().any(|module| is_of(name, module));
+    let dora = config.flag("use_dora") == Some(true);
+    let biases = config.text("bias").is_some_and(|bias| bias != "none");
+    let tokens = config.get("trainable_token_indices").is_some();
+    let targets =
+        !config.get("target_modules").is_some_and(|list| list.as_array().is_some_and(Vec::is_empty))
+            || config.get("target_parameters").is_some();
+    if targets && !tensors.keys().any(|name| name.to_ascii_lowercase().contains("lora")) {
+        findings.push(missing("peft_type is LORA, and there is no tensor of that kind"));
+    }
+    // Lists often name a module for each of several architectures.
+    if !saved.is_empty() && !tensors.keys().any(|name| is_saved(name)) {
+        let message =
+            format!("there is no tensor of any module that modules_to_save names ({})", saved.join(", "));
+        findings.push(warning(missing(&message)));
+    }
+    for (name, (shard, _)) in tensors {
+        let mut push = |tensor: &str, finding| findings.push(about(&shard.name, tensor, finding));
+        if let Some((module, _)) = name.split_once(".lora_A.").filter(|_| dora) {
+            let magnitude = format!("{module}.{MAGNITUDE}");
+            let next = tensors.range(magnitude.as_str()..).next();
+            if !next.is_some_and(|(name, _)| name.starts_with(&magnitude)) {
+                push(&magnitude, missing(&format!("use_dora is true, and {magnitude} is missing")));
+            }
+        }
+        if name.contains(MAGNITUDE) && !dora {
+            let message = format!("{name} is there, and use_dora is not true");
+            push(name, Code::UnexpectedTensor.finding(message));
+        }
+        let expected = name.to_ascii_lowercase().contains("lora")
+            || SAVED_WHOLE.iter().any(|part| name.contains(part))
+            || is_saved(name)
+            || biases && name.ends_with(".bias")
+            || tokens && name.contains("trainable_tokens");
+        if !expected {
+            let message = format!("nothing declares {name}; PEFT puts it over the tensor of the base");
+            push(name, warning(Code::UnexpectedTensor.finding(message)));
+        }
+    }
 }

@@ -135,7 +135,12 @@ impl Config {
                 Some(value) if value.is_string() => {
                     push(Code::MetadataWrongType, format!("{key} is {value}; it must be a number"));
                 }
-                Some(value) if value.as_f64().is_some_and(|value| value < 0.0) => {
+                // Angles cannot be worked out from a base of zero.
+                Some(value)
+                    if value
+                        .as_f64()
+                        .is_some_and(|value| value < 0.0 || key == "rope_theta" && value == 0.0) =>
+                {
                     push(Code::MetadataAbsurd, format!("{key} is {value}"));
                 }
                 _ => {}

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde_json::Value;
+
 use super::{Config, Index, Shard};
 use crate::domain::inspection::{Finding, Severity};
 use crate::model::finding::{Code, Findings, shape_mismatch};
@@ -56,13 +58,96 @@ fn layer_of(name: &str) -> Option<u64> {
     if name.contains("vision") || name.contains("visual") || name.contains("encoder") {
         return None;
     }
-    let mut words = name.split('.');
-    while let Some(word) = words.next() {
+    place_of(name).map(|(_, layer, _)| layer)
+}
+
+/// The stack of layers in `model.layers.N.…`, the number, and the rest of the name.
+fn place_of(name: &str) -> Option<(&str, u64, &str)> {
+    let mut at = 0;
+    for word in name.split('.') {
+        let behind = at + word.len();
         if matches!(word, "layers" | "h" | "blocks") {
-            return words.next()?.parse().ok();
+            let (number, part) = name.get(behind + 1..)?.split_once('.')?;
+            return Some((name.get(..behind)?, number.parse().ok()?, part));
         }
+        at = behind + 1;
     }
     None
+}
+
+/// Layers that must be alike for one to be odd, and how many may be.
+const ALIKE: usize = 6;
+const ODD: usize = 2;
+/// What modules consist of, packed or not.
+const PIECES: [&str; 9] = [
+    "weight",
+    "bias",
+    "qweight",
+    "scales",
+    "qzeros",
+    "g_idx",
+    "weight_scale",
+    "weight_scale_inv",
+    "weight_packed",
+];
+
+/// A layer whose module lacks one of the tensors that it has in nearly all other layers, being equal
+/// otherwise, types and shapes included: a module that was left unpacked on purpose has others. It may be
+/// meant so, but was most likely dropped.
+fn odd_ones_out(shards: &[Shard], findings: &mut Findings) {
+    type Pieces<'a> = BTreeMap<&'a str, (&'a str, &'a [u64])>;
+    let mut modules: BTreeMap<(&str, &str), BTreeMap<u64, Pieces<'_>>> = BTreeMap::new();
+    for (_, tensor) in all(shards) {
+        let Some((stack, layer, part)) = place_of(&tensor.name) else { continue };
+        if let Some((module, piece)) = part.rsplit_once('.')
+            && PIECES.contains(&piece)
+        {
+            let layers = modules.entry((stack, module)).or_default();
+            layers.entry(layer).or_default().insert(piece, (tensor.dtype.name, &tensor.shape));
+        }
+    }
+    for ((stack, module), layers) in modules.iter().filter(|(_, layers)| layers.len() >= ALIKE) {
+        let Some(full) = layers.values().max_by_key(|pieces| pieces.len()) else { continue };
+        let odd: Vec<_> = layers.iter().filter(|(_, pieces)| *pieces != full).collect();
+        if odd.len() > ODD {
+            continue;
+        }
+        for (layer, pieces) in odd {
+            let mut absent = full.keys().filter(|piece| !pieces.contains_key(*piece));
+            let equal = pieces.iter().all(|(piece, look)| full.get(piece) == Some(look));
+            if let (Some(piece), None, true) = (absent.next(), absent.next(), equal) {
+                let name = format!("{stack}.{layer}.{module}.{piece}");
+                let message = format!("the tensor {name} is missing; the other layers have one");
+                let finding = Code::MissingTensor.finding(message);
+                findings.push(Finding { tensor: Some(name), severity: Severity::Warning, ..finding });
+            }
+        }
+    }
+}
+
+/// Tokens that begin and end a text are tokens of the vocabulary, however large it is.
+fn special_tokens(config: &Config, tensors: &BTreeMap<&str, (&Shard, &Tensor)>, findings: &mut Findings) {
+    let rows = tensors.iter().filter(|(name, _)| is_embedding(name));
+    let rows = rows.filter_map(|(_, (_, tensor))| tensor.shape.first().copied());
+    let Some(size) = rows.chain(config.number("vocab_size")).max() else { return };
+    for key in ["bos_token_id", "eos_token_id"] {
+        let value = config.get(key);
+        let ids = value.into_iter().flat_map(|value| match value {
+            Value::Array(list) => list.as_slice(),
+            one => std::slice::from_ref(one),
+        });
+        // Some write -1 for none.
+        let outside =
+            |id: &&Value| id.as_u64().is_some_and(|id| id >= size) || id.as_i64().is_some_and(|id| id < -1);
+        for id in ids.filter(outside) {
+            let finding = Code::SpecialTokenRange.finding(format!("{key} is {id} of {size} tokens"));
+            findings.push(Finding { part: Some("config.json".to_owned()), ..finding });
+        }
+    }
+}
+
+fn is_embedding(name: &str) -> bool {
+    name.ends_with("embed_tokens.weight") || name == "lm_head.weight" || name.ends_with(".wte.weight")
 }
 
 /// Where the tensors of a model with a head are.
@@ -101,6 +186,8 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
         let message = format!("{key} is missing, and loaders take that of another model");
         findings.push(Code::MetadataMissing.finding(message));
     }
+    special_tokens(config, &tensors, findings);
+    odd_ones_out(shards, findings);
     let Some(layers) = config.number("num_hidden_layers").filter(|layers| *layers <= 4096) else { return };
     // Layers that guess further tokens come behind the others.
     let all = layers.saturating_add(config.number("num_nextn_predict_layers").unwrap_or(0));
@@ -123,11 +210,8 @@ pub(super) fn against_config(config: &Config, shards: &[Shard], findings: &mut F
         return;
     }
     for (name, (shard, tensor)) in &tensors {
-        let embedding = name.ends_with("embed_tokens.weight")
-            || *name == "lm_head.weight"
-            || name.ends_with(".wte.weight");
         let [rows, columns] = tensor.shape.as_slice() else { continue };
-        if !embedding || !one_weight_a_number(tensor) {
+        if !is_embedding(name) || !one_weight_a_number(tensor) {
             continue;
         }
         if let Some(size) = config.number("vocab_size").filter(|size| size != rows) {

@@ -570,5 +570,7 @@ fn packed_weights_need_their_scales() {
     assert!(unsaid.codes().contains("metadata-missing"), "{:?}", unsaid.codes());
 }
 
+mod adapters;
 mod beside;
 mod honest;
+mod odd;

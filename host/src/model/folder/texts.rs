@@ -107,6 +107,7 @@ fn tokenizer(source: &SourceFile, size: Option<u64>, findings: &mut Findings) ->
             findings.push(code.finding(message));
         }
     }
+    tokenizer.check(findings);
     Some(tokenizer)
 }
 

@@ -2,6 +2,8 @@
 //! `generation_config.json` of a folder. The vocabulary is read straight into lists: as general JSON it would take ten times its
 //! size.
 
+mod contradictions;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;

@@ -138,7 +138,7 @@ pub fn judge(
             }
         }
     }
-    for tensor in zero_tensors {
+    for tensor in zero_tensors.iter().filter(|tensor| holds_weights(tensor)) {
         if !explained.iter().any(|&(start, end)| covers(start, end, tensor)) {
             findings.push(Finding {
                 tensor: Some(tensor.name.clone()),
@@ -147,6 +147,14 @@ pub fn judge(
             });
         }
     }
+}
+
+/// Integers are often helpers of which all are zero: the order of groups, zero points, counters, masks.
+/// Weights that are packed into integers are called what they are.
+fn holds_weights(tensor: &Weights) -> bool {
+    const INTEGERS: [&str; 9] = ["BOOL", "I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"];
+    !INTEGERS.contains(&tensor.dtype)
+        || ["weight", "packed", "blocks"].iter().any(|end| tensor.name.ends_with(end))
 }
 
 /// Bytes that a run and a tensor have in common.
@@ -233,6 +241,36 @@ mod tests {
             for rows in [(0, 20), (50, 70), (90, 100)] {
                 assert_eq!(code(table(name), rows, 0).0, "zero-run", "{name}: {rows:?}");
             }
+        }
+    }
+
+    #[test]
+    fn zeros_of_helpers_are_no_weights() {
+        for (name, dtype, expected) in [
+            ("x.bias", "F32", 1),
+            ("x.weight", "I8", 1),
+            ("x.qweight", "I32", 1),
+            ("x.weight_packed", "I32", 1),
+            ("x.gate_up_proj_blocks", "U8", 1),
+            ("x.weight_format", "U8", 0),
+            ("x.g_idx", "I32", 0),
+            ("x.weight_zero_point", "I8", 0),
+            ("x.num_batches_tracked", "I64", 0),
+            ("x.mask", "BOOL", 0),
+        ] {
+            let tensor = Weights {
+                name: name.to_owned(),
+                kind: Kind::Ggml(GgmlType::I8),
+                dtype,
+                shape: vec![8],
+                row_bytes: 8,
+                offset: AT,
+                bytes: 8,
+            };
+            let mut findings = Findings::default();
+            judge(&[], Tensors::default(), &[&tensor], &mut findings);
+            let codes: Vec<_> = findings.finish().into_iter().map(|finding| finding.code).collect();
+            assert_eq!(codes, vec!["zero-tensor"; expected], "{name}");
         }
     }
 
