@@ -3,7 +3,8 @@
 //! Values are followed by where they come from: the text of messages, the date, and
 //! decisions that hang on either. Names have no scope here: what any assignment gives a
 //! variable, it has everywhere. Words in brackets, names of parts of a message and the switches
-//! of some models are control words, which honest templates do look for.
+//! of some models are control words, which honest templates do look for: what they add says
+//! whether they are, so a single text of several words or one that does something is enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -167,10 +168,16 @@ impl<'a> Look<'a> {
     }
 
     fn assign(&mut self, name: &str, origin: Origin) {
-        let origin = match self.variables.remove(name) {
+        let mut origin = match self.variables.remove(name) {
             Some(known) => known.join(origin),
             None => origin,
         };
+        // What is kept of a message after a control word was found in it hangs on that for ever.
+        if let Some(trigger) = origin.trigger.as_mut().filter(|trigger| trigger.is_control())
+            && (origin.content || origin.messages)
+        {
+            trigger.weight = Weight::Known;
+        }
         self.variables.insert(name.to_owned(), origin);
     }
 
