@@ -5,13 +5,15 @@ use super::text::{PROSE_WORDS, words_added};
 use crate::domain::text::is_plain;
 
 /// Ends of domain names in common use, those of free and short addresses among them.
-const DOMAINS: &str = "com net org info biz edu gov io ai co dev app sh me ly gl gd xyz top site online shop store club live link \
-     click icu tk ml cf ru su cn de uk eu fr br tv cc onion";
+const DOMAINS: &str = "com net org biz edu gov io ai co dev app sh me ly gl gd xyz top site online shop store club live link \
+     click icu tk ml cf ru su cn de uk eu fr br tv onion";
 /// Beginnings of commands, a comma between two.
 const COMMANDS: &str = "rm -rf,curl ,wget ,sudo ,chmod ,powershell,bash -c,| sh,|sh,| bash,|bash,/bin/sh,/bin/bash,/dev/tcp,pip install,\
      npm install,os.system,subprocess.,eval(,exec(,base64 -d,/etc/passwd";
 /// What a browser runs or loads.
 const SCRIPTS: &str = "<script,<iframe,<svg,<img ,javascript:,onerror=,onload=";
+/// Words between spaces that say something, an article among them.
+const PHRASE_WORDS: usize = 3;
 /// Whose words the model is to take a text for.
 const ROLES: &str = "system user assistant developer";
 /// Roles that messages of users do not have.
@@ -32,7 +34,9 @@ pub(super) fn is_disguised(text: &str) -> bool {
     let speaks = has_role && text.contains(['<', '[']) && words_added(text) > 1;
     let imports = text.lines().any(|line| line.trim_start().starts_with("import "));
     let ended = text.trim_end().ends_with(['.', '!', '?', '。', '！']) && words_added(text) > 1;
-    speaks || imports || ended || marked_words(text) >= PROSE_WORDS || words().any(is_encoded)
+    let letters = |word: &&str| word.chars().all(char::is_alphabetic);
+    let phrase = text.split_whitespace().filter(letters).count() >= PHRASE_WORDS;
+    speaks || imports || ended || phrase || marked_words(text) >= PROSE_WORDS || words().any(is_encoded)
 }
 
 /// Is it the name of a role that the template gives to a message?
