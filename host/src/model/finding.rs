@@ -197,10 +197,10 @@ codes! {
         "A chat template reaches outside of the template language: attributes of the interpreter's own (`__class__`), other files, or functions that no runtime should offer; or it takes a part of a value by a name that it puts together, or calls what has no name, which may lead anywhere. Rendered without a sandbox it runs code."
         "Do not load it in anything that renders templates. Replace the template with the publisher's."
     TemplateTrigger "template-trigger" Warning
-        "A chat template adds text when a message holds certain words or is written in a certain way, when a date has come, or when the conversation has a certain length: the model is told something that nobody wrote."
+        "A chat template adds text when a message holds certain words or is written in a certain way, when a date has come, by chance, or when the conversation has a certain length; or a word decides about a web address, a command, a hidden character, however short: the model is told something that nobody wrote."
         "Read the template; unless its author explains the condition, replace it with the publisher's."
     TemplateControlWord "template-control-word" Info
-        "A chat template adds text when a message holds a control word (markup, the name of a part of a message, or a switch such as `/no_think`), as models with switchable thinking do."
+        "A chat template adds text when a message holds a switch such as `/no_think` or a part of a certain kind, or after a marker was found in one, as models with switchable thinking do."
         "Read the added text if the model is not known for such a switch."
     TemplateEndless "template-endless" Error
         "A chat template has a loop or a macro that does not end, or makes text too long to handle: something doubles from line to line or from round to round, or is as long or goes round as often as a huge number says."

@@ -19,7 +19,7 @@ use crate::model::finding::Code;
 /// sum of sums, does not by then.
 pub(super) const DOUBLING: f64 = 1.5;
 /// Rounds over a conversation that anybody may have.
-const LONG: f64 = 64.0;
+pub(super) const LONG: f64 = 64.0;
 /// Rounds over a conversation where they are multiplied with those of other loops.
 const A_FEW: f64 = 3.0;
 /// Rounds over what comes from the conversation, letter by letter at most.

@@ -3,22 +3,22 @@
 //! Values are followed by where they come from: the text of messages, the date, and
 //! decisions that hang on either. Names have no scope here: what any assignment gives a
 //! variable, it has everywhere. Words in brackets, names of parts of a message and the switches
-//! of some models are control words, which honest templates do look for.
+//! of some models are control words, which honest templates do look for: what they add says
+//! whether they are, so a single text of several words or one that does something is enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Found;
 use super::names::{MUTATING, among};
-use super::origin::{Origin, Trigger, Word, first_of};
-use super::text::{dotted, own_texts, repeats, shown, start_of, words_added, words_of};
+use super::origin::{Origin, Trigger, Weight, Word, first_of};
+use super::payload::{is_disguised, is_payload, is_trusted_role};
+use super::text::{PROSE_WORDS, dotted, own_texts, repeats, shown, start_of, words_added, words_of};
 use super::tree::{Kind, Node};
 use crate::domain::budget;
 use crate::model::finding::Code;
 
 /// Passes over the tree, so that what is set late in a loop counts early in it.
 const PASSES: usize = 3;
-/// Words of prose that a condition on content may not decide about.
-const PROSE_WORDS: usize = 4;
 /// Words that a single text may not have, if a plain word decides about it.
 const TEXT_WORDS: usize = 3;
 /// Bytes of a text that are looked at as fast as a name.
@@ -32,6 +32,13 @@ pub(super) fn look(tree: &Node) -> Found {
     tree.each(&mut |node| {
         if node.kind == Kind::Macro {
             look.macros.insert(node.text.split(',').next().unwrap_or_default(), node);
+        }
+        if matches!(node.kind, Kind::Text | Kind::Str) {
+            if is_payload(&node.text) {
+                look.payloads.insert(&node.text);
+            } else if is_disguised(&node.text) {
+                look.disguised.insert(&node.text);
+            }
         }
     });
     for _ in 0..PASSES {
@@ -59,6 +66,9 @@ pub(super) struct Look<'a> {
     /// Words that a variable may hold.
     pub(super) words: BTreeMap<String, Vec<Word>>,
     macros: BTreeMap<&'a str, &'a Node>,
+    /// Texts of the template that do something, or that are more than they look like.
+    payloads: BTreeSet<&'a str>,
+    disguised: BTreeSet<&'a str>,
     /// What hangs on a trigger in what a macro gives.
     pub(super) given_back: BTreeMap<&'a str, Origin>,
     /// Steps of the search for texts that hang on a trigger.
@@ -88,7 +98,7 @@ impl<'a> Look<'a> {
             }
             Kind::If => {
                 let origin = self.condition(node);
-                self.triggered(origin.decides().as_ref(), node);
+                self.triggered(origin.decides().or_else(|| origin.counts()).as_ref(), node);
                 let trigger = origin.decides().or_else(|| around.trigger.clone());
                 let inside = Around { trigger, ..around.clone() };
                 node.children.iter().for_each(|branch| self.visit(branch, &inside));
@@ -110,7 +120,7 @@ impl<'a> Look<'a> {
                     node.children.iter().fold(Origin::default(), |sum, value| sum.join(self.origin(value)));
                 self.chosen(origin.decides().as_ref(), node);
                 let trigger = origin.decides().or_else(|| around.trigger.clone());
-                let trigger = trigger.filter(|trigger| !trigger.control);
+                let trigger = trigger.filter(|trigger| !trigger.is_control());
                 if let (Some(called), Some(_)) = (around.called, &trigger) {
                     let known = self.given_back.remove(called).unwrap_or_default();
                     self.given_back.insert(called, known.join(Origin { trigger, ..Origin::default() }));
@@ -137,7 +147,7 @@ impl<'a> Look<'a> {
             self.visit(statement, &around);
             if statement.kind == Kind::If && jumps(statement) {
                 let trigger = self.condition(statement).decides();
-                jumped = jumped.or(trigger.filter(|trigger| !trigger.control));
+                jumped = jumped.or(trigger.filter(|trigger| !trigger.is_control()));
                 around.trigger = jumped.clone().or(around.trigger);
             }
         }
@@ -158,20 +168,30 @@ impl<'a> Look<'a> {
     }
 
     fn assign(&mut self, name: &str, origin: Origin) {
-        let known = self.variables.remove(name).unwrap_or_default();
-        self.variables.insert(name.to_owned(), known.join(origin));
+        let mut origin = match self.variables.remove(name) {
+            Some(known) => known.join(origin),
+            None => origin,
+        };
+        // What is kept of a message after a control word was found in it hangs on that for ever.
+        if let Some(trigger) = origin.trigger.as_mut().filter(|trigger| trigger.is_control())
+            && (origin.content || origin.messages)
+        {
+            trigger.weight = Weight::Known;
+        }
+        self.variables.insert(name.to_owned(), origin);
     }
 
     fn repeat(&mut self, node: &'a Node, around: &Around<'a>) {
         let [over, condition, rest @ ..] = node.children.as_slice() else { return };
         let origin = self.origin(over).join(self.origin(condition).only_trigger());
-        self.triggered(origin.decides().as_ref(), node);
+        self.triggered(origin.decides().or_else(|| self.rounds(over)).as_ref(), node);
         let words = self.strings(over);
         // Names of fields are no words of a message.
         let fields = names_fields(over) && node.text.contains(',');
         for (place, name) in node.text.split(',').enumerate() {
             let content = origin.content && !(fields && place == 0);
-            self.assign(name, Origin { trigger: None, content, ..origin.clone() });
+            let part = matches!(over.kind, Kind::Attr | Kind::Item) && content;
+            self.assign(name, Origin { trigger: None, content, part, ..origin.clone() });
             self.learn(name, words.clone());
         }
         self.expressions(over, around);
@@ -181,18 +201,44 @@ impl<'a> Look<'a> {
         rest.iter().for_each(|body| self.visit(body, &inside));
     }
 
+    /// What hangs the number of rounds over a range on more than how long the conversation is.
+    fn rounds(&self, over: &Node) -> Option<Trigger> {
+        let mut found = None;
+        over.each(&mut |node| {
+            if node.kind == Kind::Call && node.child(0).is_some_and(|called| called.is(Kind::Name, "range")) {
+                found = found.take().or_else(|| self.origin(node).chooses());
+            }
+        });
+        found
+    }
+
     /// Expressions within a statement: choices on triggers, calls of macros, tables.
     fn expressions(&mut self, node: &'a Node, around: &Around<'a>) {
         match (node.kind, node.children.as_slice()) {
             (Kind::Choice, [condition, ..]) => {
                 let origin = self.origin(condition);
-                self.triggered(origin.decides().as_ref(), node);
+                self.triggered(origin.decides().or_else(|| origin.counts()).as_ref(), node);
             }
-            (Kind::Binary, _) if matches!(node.text.as_str(), "and" | "or") => {
-                let origin = self.origin(node);
-                self.triggered(origin.decides().as_ref(), node);
+            (Kind::Binary, [left, _]) if matches!(node.text.as_str(), "and" | "or") => {
+                let counts = || self.origin(left).counts();
+                let trigger = self.origin(node).decides().or_else(counts);
+                self.triggered(trigger.as_ref(), node);
             }
-            (Kind::Item, [table, index, ..]) => self.lookup(table, index),
+            (Kind::Binary, [_, by]) if node.text == "*" && by.kind != Kind::Int => {
+                let chooses = self.origin(node).chooses();
+                self.triggered(chooses.as_ref(), node);
+            }
+            (Kind::Item, [table, indices @ ..]) => {
+                indices.iter().for_each(|index| self.lookup(table, index));
+            }
+            (Kind::Filter, [list, ..]) if node.text == "random" => {
+                let chooses = self.origin(node).chooses();
+                self.triggered(chooses.as_ref(), list);
+            }
+            (Kind::Filter, [of, ends @ ..]) if node.text == "truncate" && self.origin(of).content => {
+                let trigger = Trigger::length();
+                ends.iter().for_each(|end| self.triggered(Some(&trigger), end));
+            }
             (Kind::Filter, [of, word, by, ..]) if node.text == "replace" => self.replaced(of, word, by),
             (Kind::Call, [called, arguments @ ..]) => self.call(called, arguments, around),
             _ => {}
@@ -237,10 +283,12 @@ impl<'a> Look<'a> {
         if origin.content && (table.kind == Kind::Dict || !self.origin(table).messages) {
             let key = first_of(self.strings(table).into_iter()).unwrap_or_default();
             let trigger =
-                Some(Trigger::word(&key)).filter(|trigger| !trigger.control || table.kind == Kind::Dict);
+                Some(Trigger::word(&key)).filter(|trigger| !trigger.is_control() || table.kind == Kind::Dict);
             self.triggered(trigger.as_ref(), table);
         }
         self.chosen(origin.trigger.as_ref(), table);
+        let chooses = origin.chooses().filter(|_| !self.origin(table).messages);
+        self.triggered(chooses.as_ref(), table);
     }
 
     /// A word of a message that another text takes the place of.
@@ -252,29 +300,52 @@ impl<'a> Look<'a> {
     /// Text that hangs on a trigger, in an expression. Control words are left to conditions: what
     /// is kept of a message after one was found in it hangs on that for ever.
     fn chosen(&mut self, trigger: Option<&Trigger>, node: &'a Node) {
-        self.triggered(trigger.filter(|trigger| !trigger.control), node);
+        self.triggered(trigger.filter(|trigger| !trigger.is_control()), node);
     }
 
-    /// Text that hangs on a trigger. For a control word, it is one text; otherwise its pieces
-    /// count, wherever the template has them.
+    /// Text that hangs on a trigger.
     fn triggered(&mut self, trigger: Option<&Trigger>, node: &'a Node) {
         let Some(trigger) = trigger.filter(|_| self.looked_at <= budget::TEMPLATE_STEPS) else { return };
-        let (code, text) = if trigger.control {
-            let text = own_texts(node).into_iter().find(|text| words_of(text) >= PROSE_WORDS);
-            (Code::TemplateControlWord, text.map(str::to_owned))
-        } else {
-            let mut pieces = self.pieces(node);
-            // What the message says itself is nothing new.
-            pieces.retain(|text| !repeats(&trigger.word, text));
-            let prose = pieces.iter().any(|text| words_of(text) >= TEXT_WORDS)
-                || pieces.iter().map(|text| words_added(text)).sum::<usize>() >= PROSE_WORDS
-                || words_added(&pieces.concat()) >= PROSE_WORDS;
-            let longest = prose.then(|| pieces.iter().max_by_key(|text| words_added(text)));
-            (Code::TemplateTrigger, longest.flatten().map(|text| text.to_string()))
+        let own = || own_texts(node).into_iter();
+        let text = match trigger.weight {
+            Weight::Control | Weight::Known => {
+                // What does something outweighs what is said.
+                let prose = || own().find(|text| words_of(text) >= PROSE_WORDS);
+                own().find(|text| self.payloads.contains(text)).or_else(prose).map(Word::from)
+            }
+            Weight::Reckoned => {
+                let pieces = self.pieces(node);
+                pieces.into_iter().find(|text| words_of(text) >= PROSE_WORDS || self.acts(text))
+            }
+            Weight::Word => {
+                let role = || own().find(|text| is_trusted_role(text)).map(Word::from);
+                self.prose(trigger, node).or_else(role)
+            }
         };
         if let Some(text) = text {
+            let note = trigger.weight == Weight::Known && !self.acts(&text);
+            let code = if note { Code::TemplateControlWord } else { Code::TemplateTrigger };
             self.push(code, format!("adds text when {}: {:?}", trigger.what, start_of(&text)));
         }
+    }
+
+    /// Does a text of the template do something?
+    fn acts(&self, text: &str) -> bool {
+        self.payloads.contains(text)
+    }
+
+    /// What says or does something among the pieces that hang on a word, together or alone.
+    fn prose(&mut self, trigger: &Trigger, node: &'a Node) -> Option<Word> {
+        let mut pieces = self.pieces(node);
+        // What the message says itself is nothing new.
+        pieces.retain(|text| !repeats(&trigger.word, text));
+        let together = pieces.concat();
+        let prose = pieces.iter().any(|text| words_of(text) >= TEXT_WORDS)
+            || pieces.iter().map(|text| words_added(text)).sum::<usize>() >= PROSE_WORDS
+            || words_added(&together) >= PROSE_WORDS;
+        let acts = pieces.iter().find(|text| self.acts(text) || self.disguised.contains(&***text)).cloned();
+        let longest = || pieces.iter().max_by_key(|text| words_added(text)).filter(|_| prose).cloned();
+        acts.or_else(longest).or_else(|| is_payload(&together).then(|| together.as_str().into()))
     }
 
     /// All texts that a node may print, also those that it has by a name or from a macro.

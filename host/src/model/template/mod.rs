@@ -15,6 +15,7 @@ mod names;
 mod nature;
 mod origin;
 mod parse;
+mod payload;
 mod reach;
 mod size;
 mod text;

@@ -58,6 +58,9 @@ pub(super) const KEEPING: &str = "default d batch slice sum next cycle";
 pub(super) const CUTTING: &str = "split rsplit splitlines strip lstrip rstrip partition rpartition removeprefix removesuffix trim \
      lower upper title capitalize casefold swapcase string safe striptags tojson to_json fromjson from_json";
 
+/// What a loop counts.
+pub(super) const COUNTERS: &str = "index index0 revindex revindex0 length depth depth0";
+
 /// Which argument of a filter names an attribute; of `map`, another filter.
 pub(super) fn attribute_place(filter: &str) -> Option<usize> {
     match filter {

@@ -9,6 +9,7 @@ use super::text::{dotted, is_comparison};
 use super::tree::{Kind, Node};
 
 const DATE: &str = "the date is a certain one";
+const CHANCE: &str = "chance has it so";
 const COUNT: &str = "a conversation or a message has a certain length";
 const FORM: &str = "a message is written in a certain way";
 /// Honest templates tell the first messages from others, and the second from the third.
@@ -24,9 +25,16 @@ pub(super) struct Origin {
     pub messages: bool,
     /// The words of a message.
     pub content: bool,
-    pub date: bool,
+    /// What it hangs on outside of the conversation: the date, or chance.
+    pub hangs: Option<&'static str>,
     /// How many messages there are, or which of them it is, or how long one is.
     pub count: bool,
+    /// Is there a number in it that is more than a few?
+    pub large: bool,
+    /// Is it a number that was worked out from the date, from chance or from a length?
+    pub reckoned: bool,
+    /// Is it one part of a message, whatever value it had?
+    pub part: bool,
     /// A word that the content was cut at or searched for.
     pub word: Option<String>,
     /// Was it cut or searched, rather than written otherwise?
@@ -41,22 +49,49 @@ pub(super) struct Trigger {
     pub what: String,
     /// The word that is looked for.
     pub word: String,
-    pub control: bool,
+    pub weight: Weight,
+}
+
+/// Which texts may not hang on a trigger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// Several words, in however many pieces and wherever the template has them.
+    Word,
+    /// One text of several words, wherever the template has it.
+    Reckoned,
+    /// One text of several words on the spot: what honest templates look for, too.
+    Control,
+    /// The same, but it is only worth a note.
+    Known,
 }
 
 impl Trigger {
     fn plain(what: &str) -> Self {
-        Self { what: what.to_owned(), word: String::new(), control: false }
+        Self { what: what.to_owned(), word: String::new(), weight: Weight::Word }
     }
 
     pub fn word(word: &str) -> Self {
-        let markup = word.contains(['<', '>', '[', ']', '{', '}', '|']) || among(SWITCHES, word.trim());
+        let markup = word.contains(['<', '>', '[', ']', '{', '}']);
+        // Parts of a message have names, and of what kind one is says what is in it.
+        let control = markup || among(PARTS, word) || !word.chars().any(char::is_alphabetic);
         Self {
             what: format!("messages hold {word:?}"),
             word: word.to_owned(),
-            // Parts of a message have names, and of what kind one is says what is in it.
-            control: markup || among(PARTS, word) || !word.chars().any(char::is_alphabetic),
+            weight: match control {
+                _ if among(SWITCHES, word.trim()) => Weight::Known,
+                true => Weight::Control,
+                false => Weight::Word,
+            },
         }
+    }
+
+    /// How long a text is.
+    pub fn length() -> Self {
+        Self { weight: Weight::Reckoned, ..Self::plain(COUNT) }
+    }
+
+    pub fn is_control(&self) -> bool {
+        matches!(self.weight, Weight::Control | Weight::Known)
     }
 }
 
@@ -64,13 +99,16 @@ impl Origin {
     pub fn join(mut self, other: Self) -> Self {
         self.messages |= other.messages;
         self.content |= other.content;
-        self.date |= other.date;
+        self.hangs = self.hangs.or(other.hangs);
         self.count |= other.count;
+        self.large |= other.large;
+        self.reckoned |= other.reckoned;
+        self.part &= other.part;
         self.cut |= other.cut;
         self.word = self.word.or(other.word);
         // A plain word weighs more than a control word.
         self.trigger = match (self.trigger, other.trigger) {
-            (Some(a), Some(b)) => Some(if a.control { b } else { a }),
+            (Some(a), Some(b)) => Some(if a.is_control() { b } else { a }),
             (a, b) => a.or(b),
         };
         self
@@ -80,9 +118,24 @@ impl Origin {
     /// like any other.
     pub fn decides(&self) -> Option<Trigger> {
         let cut = || {
-            self.word.as_deref().filter(|_| self.cut).map(Trigger::word).filter(|trigger| !trigger.control)
+            self.word
+                .as_deref()
+                .filter(|_| self.cut)
+                .map(Trigger::word)
+                .filter(|trigger| !trigger.is_control())
         };
         self.trigger.clone().or_else(cut)
+    }
+
+    /// What a choice by it hangs on: of several texts, of a part of one, of how often it comes.
+    pub fn chooses(&self) -> Option<Trigger> {
+        let hangs = self.hangs.or((self.count && self.reckoned).then_some(COUNT))?;
+        Some(Trigger { weight: Weight::Reckoned, ..Trigger::plain(hangs) })
+    }
+
+    /// What its being zero or not hangs on.
+    pub fn counts(&self) -> Option<Trigger> {
+        self.chooses().filter(|_| self.reckoned)
     }
 
     pub fn only_trigger(self) -> Self {
@@ -101,7 +154,7 @@ impl Look<'_> {
                 let mut origin = self.variables.get(&node.text).cloned().unwrap_or_default();
                 origin.messages |= node.text == "messages";
                 // What runtimes give to templates that do not ask for the date themselves.
-                origin.date |= node.text == "date_string";
+                origin.hangs = origin.hangs.or((node.text == "date_string").then_some(DATE));
                 origin
             }
             Kind::Attr => {
@@ -131,6 +184,10 @@ impl Look<'_> {
             Kind::Filter => {
                 let mut origin = all(0);
                 let name = node.text.as_str();
+                if name == "random" {
+                    origin.hangs = Some(CHANCE);
+                }
+                origin.reckoned |= matches!(name, "int" | "float") && origin.hangs.is_some();
                 if matches!(name, "length" | "count" | "wordcount") {
                     origin.count |= origin.messages || origin.content;
                     return origin;
@@ -169,14 +226,28 @@ impl Look<'_> {
                     "upper" | "lower" if origin.content => {
                         Origin { trigger: Some(Trigger::plain(FORM)), ..Origin::default() }
                     }
+                    "odd" | "even" | "divisibleby" if origin.hangs.is_some() => {
+                        Origin { trigger: origin.hangs.map(Trigger::plain), ..Origin::default() }
+                    }
                     _ => Origin { trigger: origin.decides(), ..Origin::default() },
                 }
             }
+            Kind::Int => Origin {
+                large: node.text.parse::<u64>().is_ok_and(|number| number > FEW),
+                ..Origin::default()
+            },
             Kind::Binary if is_comparison(&node.text) => self.compared(node, all(0)),
+            Kind::Binary if matches!(node.text.as_str(), "+" | "-" | "*" | "/" | "//" | "**") => {
+                let mut origin = all(0);
+                let hangs = origin.hangs.is_some() && node.text != "+";
+                origin.reckoned |= hangs || origin.count && origin.large;
+                origin
+            }
             // Put together with a text, a message is its words.
             Kind::Binary if matches!(node.text.as_str(), "~" | "%") => {
                 let mut origin = all(0);
                 origin.content |= origin.messages;
+                origin.reckoned |= node.text == "%" && origin.count && origin.large;
                 origin
             }
             _ => all(0),
@@ -192,8 +263,10 @@ impl Look<'_> {
                 origin.content |= origin.messages;
                 part_of(origin, name)
             }
-            _ => {
+            by => {
                 origin.content |= origin.messages;
+                origin.count |=
+                    origin.content && by.is_some_and(|by| among("length count wordcount", &by.text));
                 origin
             }
         }
@@ -204,7 +277,7 @@ impl Look<'_> {
             node.children.iter().fold(Origin::default(), |sum, child| sum.join(self.origin(child)));
         let Some(called) = node.child(0) else { return origin };
         if called.is(Kind::Name, "strftime_now") {
-            return Origin { date: true, ..origin };
+            return Origin { hangs: Some(DATE), ..origin };
         }
         if called.kind == Kind::Name
             && let Some(given) = self.given_back.get(called.text.as_str())
@@ -222,11 +295,14 @@ impl Look<'_> {
                 return Origin { trigger: Some(Trigger::plain(FORM)), ..Origin::default() };
             }
         }
-        if called.kind == Kind::Attr && among(MATCHERS, &called.text) && (origin.content || origin.date) {
+        if called.kind == Kind::Attr
+            && among(MATCHERS, &called.text)
+            && (origin.content || origin.hangs.is_some())
+        {
             let Some(word) = self.word_in(node, 1) else { return origin };
             if called.text.ends_with("with") {
-                let date = || Trigger::plain(DATE);
-                let trigger = Some(if origin.content { Trigger::word(&word) } else { date() });
+                let outside = origin.hangs.filter(|_| !origin.content).map(Trigger::plain);
+                let trigger = outside.or_else(|| Some(Trigger::word(&word)));
                 return Origin { trigger, ..Origin::default() };
             }
             return Origin { word: Some(word), cut: origin.cut || called.text != "replace", ..origin };
@@ -241,8 +317,8 @@ impl Look<'_> {
 
     /// A comparison of what `origin` describes.
     fn compared(&self, node: &Node, origin: Origin) -> Origin {
-        if origin.date {
-            return Origin { trigger: Some(Trigger::plain(DATE)), ..Origin::default() };
+        if let Some(hangs) = origin.hangs {
+            return Origin { trigger: Some(Trigger::plain(hangs)), ..Origin::default() };
         }
         if origin.count && has_large_number(node) {
             return Origin { trigger: Some(Trigger::plain(COUNT)), ..Origin::default() };
@@ -251,7 +327,12 @@ impl Look<'_> {
         let with = node.children.iter().filter(|side| !self.origin(side).content);
         let word = first_of(with.flat_map(|side| self.strings(side)));
         let word = word.or_else(|| origin.word.clone()).filter(|_| origin.content);
-        let own = Origin { trigger: word.map(|word| Trigger::word(&word)), ..Origin::default() };
+        let mut trigger = word.map(|word| Trigger::word(&word));
+        let in_part = node.children.iter().any(|side| self.origin(side).part);
+        if let Some(trigger) = trigger.as_mut().filter(|trigger| in_part && among(PARTS, &trigger.word)) {
+            trigger.weight = Weight::Known;
+        }
+        let own = Origin { trigger, ..Origin::default() };
         own.join(Origin { trigger: origin.decides(), ..Origin::default() })
     }
 

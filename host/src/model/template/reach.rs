@@ -38,6 +38,15 @@ fn has_plain_fields(text: &str) -> bool {
     })
 }
 
+/// A place in a list, counted from its beginning or its end.
+fn is_place(index: &Node) -> bool {
+    match index.kind {
+        Kind::Int => true,
+        Kind::Unary => index.child(0).is_some_and(is_place),
+        _ => false,
+    }
+}
+
 /// What a message calls a value.
 fn shown(node: &Node) -> String {
     dotted(node).map_or_else(|| "a value".to_owned(), |name| start_of(&name))
@@ -96,7 +105,7 @@ impl Reach<'_> {
         let (base, name) = (self.natures.of_value(of), self.natures.of_value(index));
         if name & (MADE | MACRO | OBJECT) != 0 {
             self.out(format!("takes a part of {} by a name that it puts together", shown(of)));
-        } else if base & OBJECT != 0 && index.kind != Kind::Int
+        } else if base & OBJECT != 0 && !is_place(index)
             || (base & MACRO != 0 || of.kind == Kind::Str) && name & (GIVEN | TEXT) != 0
         {
             self.out(format!("takes a part of {} by a name that is not written out", shown(of)));

@@ -1,7 +1,7 @@
 //! How large the value of an expression can be, from above.
 
-use super::growth::{DOUBLING, Growth};
-use super::names::{FUNCTIONS, METHODS, MUTATING, NUMBERS, among};
+use super::growth::{DOUBLING, Growth, LONG};
+use super::names::{COUNTERS, FUNCTIONS, METHODS, MUTATING, NUMBERS, among};
 use super::tree::{Kind, Node};
 use crate::domain::budget;
 
@@ -9,6 +9,8 @@ use crate::domain::budget;
 const SHORT: f64 = 40.0;
 /// What is no number any more; far beyond every limit, and its products with itself are finite.
 const ENORMOUS: f64 = 1e100;
+/// Bytes that no word is replaced by.
+const LONG_TEXT: f64 = 1024.0;
 /// What escaping can make of one byte.
 const ESCAPED: f64 = 6.0;
 
@@ -145,7 +147,8 @@ impl<'a> Growth<'a> {
             (Kind::Int | Kind::Const, _) => Size::number(name.parse().unwrap_or(1.0)),
             (Kind::Name, _) => self.variable(name),
             (Kind::Attr, [of]) if of.is(Kind::Name, "loop") => {
-                Size::number(self.round()).or(Size::given(None))
+                let round = Size { given: true, ..Size::number(self.round()) };
+                if among(COUNTERS, name) { round } else { round.or(Size::given(None)) }
             }
             (Kind::Attr, [of]) => {
                 let of = self.value(of);
@@ -248,7 +251,12 @@ impl<'a> Growth<'a> {
                     }
                     ("caller", _) => self.block(sizes.into_iter().fold(Size::NOTHING, Size::or)),
                     ("raise_exception", _) => Size::NOTHING,
-                    ("strftime_now", _) => sizes.into_iter().fold(Size::text(SHORT), Size::and),
+                    ("strftime_now", _) => {
+                        let widths =
+                            arguments.iter().zip(&sizes).map(|(format, size)| blanks(format, *size).1);
+                        let widest = Size::text(SHORT + widths.sum::<f64>());
+                        sizes.iter().copied().fold(widest, Size::and)
+                    }
                     ("namespace", _) => {
                         let sum = sizes.iter().copied().fold(Size::NOTHING, Size::and);
                         let namespace = Size { object: Some(self.object(None)), ..sum };
@@ -309,11 +317,17 @@ impl<'a> Growth<'a> {
                 let pattern = pattern.map_or(1.0, |pattern| pattern.text.len() as f64);
                 let by = sizes.get(1).copied().unwrap_or(Size::NOTHING);
                 let factor = if pattern == 0.0 { by.bytes + 1.0 } else { (by.bytes / pattern).max(1.0) };
-                let bytes = of.bytes * factor + by.bytes;
+                // A message may be longer than what is counted for it; hardly any replacement is.
+                let length = if of.given && factor > LONG_TEXT { LONG } else { 1.0 };
+                let bytes = of.bytes * factor * length + by.bytes;
                 let spelled = if by.number > 1.0 { Size::printed(bytes).number } else { of.number };
                 Size { number: spelled, ..Size::text(bytes) }.with(of)
             }
-            "format" => filled(node, of, all),
+            // Widths are numbers; what texts spell is filled in as it is.
+            "format" => {
+                let widths = sizes.iter().filter(|size| !size.text).map(|size| size.number);
+                filled(node, of, Size { number: widths.fold(0.0, f64::max), ..all })
+            }
             "center" | "ljust" | "rjust" | "zfill" => Size::text(of.bytes + widest),
             "batch" | "slice" => {
                 Size::list(of.bytes + widest * (all.bytes + 1.0), of.count.max(widest)).with(of)
@@ -321,6 +335,8 @@ impl<'a> Growth<'a> {
             "indent" | "wordwrap" | "expandtabs" => {
                 Size::text(of.bytes * (1.0 + all.bytes.max(1.0) * widest.max(1.0))).with(of)
             }
+            // Every address becomes a link with all of its attributes.
+            "urlize" => Size::text(of.bytes * (SHORT + all.bytes)).with(of),
             "tojson" | "to_json" | "escape" | "e" | "forceescape" | "urlencode" | "xmlattr" => {
                 Size::text(of.bytes * (ESCAPED + widest)).with(of)
             }
@@ -355,10 +371,17 @@ fn joined(list: Size, between: Size) -> Size {
     Size { number, ..Size::text(bytes) }.with(list)
 }
 
+/// Is one field of a format within another, as widths may be?
+fn has_inner_fields(format: &str) -> bool {
+    let mut fields = format.split('{').skip(1).peekable();
+    std::iter::from_fn(|| fields.next().map(|field| (field, fields.peek().is_some())))
+        .any(|(field, another)| another && !field.is_empty() && !field.contains('}'))
+}
+
 /// A text with blanks that are filled in; widths may stand among the values.
 fn filled(node: &Node, of: Size, values: Size) -> Size {
     let (blanks, width) = blanks(node, of);
-    let given = node.kind != Kind::Str || node.text.contains('*') || node.text.contains(":{");
+    let given = node.kind != Kind::Str || node.text.contains('*') || has_inner_fields(&node.text);
     let given = if given { values.number } else { 0.0 };
     Size::text(of.bytes + width + (blanks + 1.0) * (values.bytes + given)).with(of)
 }

@@ -1,6 +1,7 @@
 //! Templates in the style of published ones, which must pass, and hostile ones, which must not.
 
 mod growth;
+mod payload;
 mod reach;
 mod trigger;
 

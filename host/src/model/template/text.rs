@@ -3,6 +3,9 @@
 use super::names::{LOOKING, among};
 use super::tree::{Kind, Node};
 
+/// Words of prose that a condition on content may not decide about.
+pub(super) const PROSE_WORDS: usize = 4;
+
 /// `a.b.c` of names alone.
 pub(super) fn dotted(node: &Node) -> Option<String> {
     match node.kind {

@@ -87,6 +87,12 @@ fn huge_numbers_are_named() {
         "{{ '%1000000000s' % 'a' }}",
         "{{ '%*s' % (1000000000, 'a') }}",
         "{{ '{:>1000000000}'.format('a') }}",
+        "{{ '{:>{w}}'.format('a', w=10**9) }}",
+        "{{ '{:>{}}'.format('a', 999999999) }}",
+        "{{ '%*d' | format(10**9, 1) }}",
+        "{{ strftime_now('%999999999Y') }}",
+        "{{ messages[0].content | replace('', 'x' * 100000) }}",
+        "{{ ('http://a.b ' * 100000) | urlize(rel='x' * 100000) }}",
         "{{ messages | tojson(indent=1000000000) }}",
         "{{ [1] | batch(10**10, 'x') | list }}",
         "{% set s = 'x' * 1000 %}{% for a in s %}{% for b in s %}{% for c in s %}y{% endfor %}{% endfor %}{% endfor %}",
@@ -114,6 +120,10 @@ fn honest_growth_passes() {
         "{% macro text(of, first=true) %}{% if first %}{{ text(of, false) }}{% endif %}{{ of }}{% endmacro %}{{ text(tools) }}",
         "{% for x in tools recursive %}{{ x.name }}{{ loop(x.children) }}{% endfor %}",
         "{{ '=' * 80 }}{{ tools | tojson(indent=4) }}{% for i in range(100) %}{{ i * 2 }}{% endfor %}{{ 2**10 }}",
+        "{% for m in messages %}{{ ' ' * (loop.index0 * 10) }}{% endfor %}",
+        // Fields of formats that may be long, and escapes one after the other.
+        "{% set f = '%s: %s' %}{{ f | format(messages[0].content, tools | tojson) }}{{ '{{{}: {}}}'.format(messages[0].role, 123456789) }}{{ '%d' | format(1000000000) }}",
+        "{{ messages[0].content | replace('&', '&amp;') | replace('<', '&lt;') | replace('>', '&gt;') | replace('\"', '&quot;') | urlize }}{{ strftime_now('%Y-%m-%d, since 2024') }}",
         "{% for m in messages[::-1] %}{% for n in messages[loop.index:] %}{% for c in n.tool_calls %}{% for k, v in c.arguments.items() %}{% for line in v.split('\n') %}{{ line }}{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
     ] {
         assert_eq!(messages(source), "", "{source}");

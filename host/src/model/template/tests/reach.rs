@@ -181,6 +181,8 @@ fn honest_ways_to_name_parts_pass() {
         "{% for key, value in tools[0] | dictsort %}{{ tools[0][key] }}{% endfor %}{% for t in tools | map(attribute='function.name') | map('lower') %}{{ names[t] }}{% endfor %}",
         "{% set space = tools[0].name.split('.')[0] %}{% set ns = namespace(seen=[]) %}{% set ns.seen = ns.seen + [space] %}{% for s in ns.seen %}{{ described[s] }}{% endfor %}",
         "{% macro field(of, name=none) %}{{ of[name] }}{% endmacro %}{{ field(tools[0], name='title') }}",
+        // What is a namespace for some messages is cut like a text for others.
+        "{% for m in messages %}{% if m.content is string %}{% set content = m.content %}{% else %}{% set content = namespace(text='') %}{% set content = content.text %}{% endif %}{{ content.split('</think>')[-1] }}{% endfor %}",
         // Macros in a list, called by their place.
         "{% macro a(x) %}{{ x }}{% endmacro %}{% macro b(x) %}{{ x }}{% endmacro %}{% set all = [] %}{% set given = [] %}{% if tools %}{% set all = all + [a] %}{% set given = given + [[tools]] %}{% endif %}{% for i in range(all | length) %}{{ all[i](*given[i]) }}{% endfor %}",
         "{% set mark = '<think{}>'.format(suffix) %}{{ '{:>4}'.format(1) }}{{ '%s: %d' | format('a', 1) }}{{ mark }}",
