@@ -16,7 +16,7 @@ use super::gguf::{self, Header, ReadError, Value};
 use super::roots::Roots;
 use super::scan::{self, Member, Scanned, Shelf, Tensors, Wanted, tokens};
 use super::sniff::{Content, sniff};
-use super::source::{self, ReadAt, SourceFile};
+use super::source::{ReadAt, SourceFile};
 use super::split::{self, PartName};
 use super::{document, facts, folder, foreign, manifest, parts, pickle};
 use crate::digest::{HashKind, sha256_file};
@@ -405,7 +405,7 @@ impl<'a> Inspector<'a> {
         let Some(header) = &part.header else {
             return self.pass(path, &part.source, &Layout::none(size), findings);
         };
-        trailing(&part.source, header, findings)?;
+        gguf::around(&part.source, header, findings)?;
         let (weights, data_offset) = (scan::weights_of(header, size), header.data_offset.min(size));
         let layout = Layout {
             data: Tensors { weights: &weights, data_offset, idle, members: &[] },
@@ -538,28 +538,6 @@ fn read_part(source: SourceFile, name: String, findings: &mut Findings) -> io::R
         Err(ReadError::Io(error)) => return Err(error),
     };
     Ok(Opened { name, source, header, zeroed })
-}
-
-/// Bytes between the table and the data, and behind the last tensor.
-fn trailing(source: &SourceFile, header: &Header, findings: &mut Findings) -> io::Result<()> {
-    let size = source.size();
-    let padded = header.data_end.checked_next_multiple_of(header.alignment).unwrap_or(u64::MAX);
-    for (from, to, place) in [
-        (header.table_end, header.data_offset, "before the first tensor"),
-        (header.data_end, padded, "behind the last tensor"),
-    ] {
-        if let Some(at) = source::first_nonzero(source, from, to.min(size))? {
-            let finding = Code::NonzeroPadding.finding(format!("bytes {place} are not zero"));
-            findings.push(Finding { offset: Some(at), ..finding });
-        }
-    }
-    if size > padded {
-        let content = sniff(source, padded)?;
-        let message =
-            format!("{} bytes follow the last tensor; they look like {}", size - padded, content.name());
-        findings.push(Finding { offset: Some(padded), ..Code::TrailingBytes.finding(message) });
-    }
-    Ok(())
 }
 
 fn state_facts(inspection: &mut Inspection, model: &Model<'_>, findings: &mut Findings) {

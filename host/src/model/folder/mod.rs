@@ -172,7 +172,7 @@ pub(super) fn named_templates(path: &Path) -> Result<Vec<String>, Problem> {
 }
 
 /// Files that are links out of the folder.
-pub(super) fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
+fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findings) {
     for name in names.iter().filter(|name| leads_out(&path.join(name))) {
         let message = format!("{name} is a symbolic link that leads out of the folder");
         findings.push(Finding { part: Some(name.clone()), ..Code::SymlinkEscape.finding(message) });
@@ -182,9 +182,9 @@ pub(super) fn links(path: &Path, names: &BTreeSet<String>, findings: &mut Findin
 /// What there is to say of a folder whose only files are links out of it.
 pub(super) fn linked_away(path: &Path) -> Result<Option<Inspection>, Problem> {
     let found = discover(path)?;
-    let links = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
+    let away = found.ignored.iter().filter(|ignored| ignored.reason == IgnoreReason::LinkEscapes);
     let name = |link: &Ignored| link.path.strip_prefix(path).ok()?.to_str().map(str::to_owned);
-    let names = links.take_while(|_| found.artifacts.is_empty()).filter_map(name).collect();
+    let names = away.take_while(|_| found.artifacts.is_empty()).filter_map(name).collect();
     let mut inspection = blank(path, ArtifactKind::Unknown);
     let mut findings = Findings::default();
     links(path, &names, &mut findings);

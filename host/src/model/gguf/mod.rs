@@ -6,6 +6,7 @@
 //! in the order of the table. Deliberately absent: GGUF 1, big-endian files, arrays of
 //! arrays, memory mapping, and any reading of weights (see `scan`).
 
+mod around;
 mod fault;
 mod read;
 pub mod token;
@@ -15,6 +16,7 @@ pub mod write;
 
 use std::collections::BTreeSet;
 
+pub(super) use around::around;
 pub use fault::{Fault, ReadError};
 pub use read::{read, read_strict};
 pub use types::GgmlType;

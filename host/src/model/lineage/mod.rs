@@ -372,10 +372,9 @@ fn one_pair(
     let (mut relation, mut seen) = tensor::compare(sides, (ours, theirs), buffers, progress)?;
     let mut by_way_of = None;
     if matches!(relation, TensorRelation::Differs | TensorRelation::CommonOrigin)
-        && let Some((kind, better)) = rounded_twice(sides, (ours, theirs), buffers)?
+        && let Some((kind, better, looked)) = rounded_twice(sides, (ours, theirs), buffers)?
     {
-        by_way_of = Some(kind);
-        (relation, seen) = better;
+        (by_way_of, relation, seen) = (Some(kind), better, looked);
     }
     let mut order = None;
     if relation == TensorRelation::Differs && seen.related() < seen.elements {
@@ -408,7 +407,7 @@ fn rounded_twice(
     sides: (&Side, &Side),
     (ours, theirs): (&Entry, &Entry),
     buffers: &mut Buffers,
-) -> Result<Option<(GgmlType, (TensorRelation, Seen))>, Problem> {
+) -> Result<Option<(GgmlType, TensorRelation, Seen)>, Problem> {
     use TensorRelation::{Identical, Requantized, Rounded, SameValues, WithinRounding};
     let rounding =
         |relation| matches!(relation, Identical | SameValues | Rounded | Requantized | WithinRounding);
@@ -419,7 +418,7 @@ fn rounded_twice(
         if rounding(relation) {
             // Equal to what is between is still a rounding of the reference.
             let relation = if matches!(relation, Identical | SameValues) { Rounded } else { relation };
-            return Ok(Some((kind, (relation, seen))));
+            return Ok(Some((kind, relation, seen)));
         }
     }
     Ok(None)

@@ -36,7 +36,8 @@ fn a_layer_that_lacks_what_the_others_have() {
     assert_eq!(found(&stack(8, &|layer, part| layer > 1 || part != "attn.k.bias")).len(), 2);
     for keep in [
         // Every other layer, the first three, or one alone.
-        &(|layer: u64, part: &str| layer % 2 == 0 || part != "attn.k.bias") as &dyn Fn(u64, &str) -> bool,
+        &(|layer: u64, part: &str| layer.is_multiple_of(2) || part != "attn.k.bias")
+            as &dyn Fn(u64, &str) -> bool,
         &|layer, part| layer > 2 || part != "attn.k.bias",
         &|layer, part| layer == 3 || part != "attn.k.bias",
         &|layer, part| layer > 0 || !part.starts_with("mlp"),
