@@ -160,7 +160,7 @@ fn declared(config: &Config, tensors: &Tensors<'_>, findings: &mut Findings) {
             let magnitude = format!("{module}.{MAGNITUDE}");
             let next = tensors.range(magnitude.as_str()..).next();
             if !next.is_some_and(|(name, _)| name.starts_with(&magnitude)) {
-                push(&magnitude, missing(&format!("use_dora is true, and {magnitude} is missing")));
+                push(&magnitude, missing(&format!("use_dora is true (DoRA), and {magnitude} is missing")));
             }
         }
         if name.contains(MAGNITUDE) && !dora {
