@@ -247,6 +247,18 @@ fn scales_of_every_block_type_are_seen() {
     }
 }
 
+/// A power of two that no block of weights needs, as for the scales of other types.
+#[test]
+fn large_scales_of_one_byte_are_absurd() {
+    for (scale, absurd) in [(127, 0), (139, 0), (140, 1), (254, 1)] {
+        let mut block = vec![1u8; usize::try_from(GgmlType::MXFP4.block_bytes()).unwrap()];
+        block[0] = scale;
+        let mut counts = kernels::Counts::default();
+        kernels::look(Kind::Ggml(GgmlType::MXFP4), &block, 0, &mut counts);
+        assert_eq!((counts.absurd.count, counts.nan.count), (absurd, 0), "{scale}");
+    }
+}
+
 #[test]
 fn of_floats_of_one_byte_every_pattern_is_known() {
     let cases: [(Float8, &[u8], &[u8]); 4] = [
