@@ -28,7 +28,7 @@ use crate::domain::{Problem, budget};
 pub(super) use config::COSMETIC;
 pub use config::Config;
 use index::Index;
-pub use weights::{absent, loaded_of, parts_wanted};
+pub use weights::{loaded_of, parts_wanted, wanted};
 
 /// One opened file of weights.
 pub(super) struct Shard {

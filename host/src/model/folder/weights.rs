@@ -92,10 +92,13 @@ pub fn parts_wanted(folder: &Path, names: &BTreeSet<String>) -> BTreeSet<String>
     missing_parts(&loaded(names, index.as_ref()))
 }
 
-/// The files of weights that the index lists, or that belong to a numbered set, and that are not there.
-pub fn absent(folder: &Path, names: &BTreeSet<String>) -> BTreeSet<String> {
+/// Of a folder with the files `names`, the files of weights that loaders take, and those that the index
+/// lists, or that belong to a numbered set, and that are not there.
+pub fn wanted(folder: &Path, names: &BTreeSet<String>) -> (BTreeSet<String>, BTreeSet<String>) {
     let index = index(folder, names, &mut Findings::default());
-    not_there(&present(names), &loaded(names, index.as_ref()), index.as_ref())
+    let loaded = loaded(names, index.as_ref());
+    let absent = not_there(&present(names), &loaded, index.as_ref());
+    (loaded, absent)
 }
 
 fn not_there(

@@ -139,6 +139,7 @@ fn unpaired(candidate: &Side, reference: &Side, resized: &[Pair]) -> Vec<TensorL
     let lone = |side: &Side, name, relation| {
         if side.scales.contains(name) { TensorRelation::Unknown } else { relation }
     };
+    let rows_of: BTreeMap<&str, &Pair> = resized.iter().map(|pair| (pair.name.as_str(), pair)).collect();
     let mut list = Vec::new();
     for (name, ours) in &candidate.tensors {
         match reference.tensors.get(name) {
@@ -147,7 +148,7 @@ fn unpaired(candidate: &Side, reference: &Side, resized: &[Pair]) -> Vec<TensorL
                 list.push(blank(name, Some(ours), None, relation));
             }
             Some(theirs) if theirs.shape != ours.shape => {
-                let rows = resized.iter().find(|pair| pair.name == *name);
+                let rows = rows_of.get(name.as_str()).copied();
                 list.push(TensorLineage {
                     relation: TensorRelation::ShapeDiffers,
                     shapes: Some([ours.shape.clone(), theirs.shape.clone()]),
@@ -204,6 +205,7 @@ fn decide(
     let matrices = || pairs.iter().filter(|pair| pair.matrix && pair.relation != Unknown);
     let total: u64 =
         candidate.tensors.values().filter(|entry| entry.shape.len() > 1).map(Entry::elements).sum();
+    let paired: BTreeSet<&str> = pairs.iter().map(|pair| pair.name.as_str()).collect();
     let related: u64 = matrices()
         .map(|pair| {
             if moves.contains_key(&pair.name) || pair.relation == Permuted || pair.relation == Finer {
@@ -215,7 +217,7 @@ fn decide(
         .sum::<u64>()
         + moves
             .keys()
-            .filter(|name| pairs.iter().all(|pair| pair.name != **name))
+            .filter(|name| !paired.contains(name.as_str()))
             .filter_map(|name| candidate.tensors.get(name).filter(|entry| entry.shape.len() > 1))
             .map(Entry::elements)
             .sum::<u64>();

@@ -34,10 +34,16 @@ pub(super) struct Entry {
     pub bytes: u64,
     /// Rows per head, if the two halves of every head are to be interleaved.
     pub heads: Option<u64>,
-    /// The type of what is stored, if that is the weights less one. The bytes are those of F32 then.
-    less_one: Option<GgmlType>,
-    /// What is read first, if this is that rounded to a type of 16 bits.
-    rounded_from: Option<Box<Self>>,
+    /// What its numbers are made of, if they are not stored as they are.
+    made: Option<Made>,
+}
+
+/// Numbers that are others rounded to another float type.
+#[derive(Debug, Clone)]
+struct Made {
+    of: Box<Entry>,
+    /// They are stored less one.
+    with_one: bool,
 }
 
 /// The file and the place in it.
@@ -59,7 +65,7 @@ impl Entry {
     /// The first rows of a matrix, where they lie as they are read.
     pub fn first_rows(&self, count: u64) -> Option<Self> {
         let [rows, columns] = *self.shape.as_slice() else { return None };
-        let plain = self.pieces.len() == 1 && self.heads.is_none() && self.less_one.is_none();
+        let plain = self.pieces.len() == 1 && self.heads.is_none() && self.made.is_none();
         (plain && count <= rows && rows > 0).then(|| Self {
             shape: vec![count, columns],
             bytes: self.bytes / rows * count,
@@ -70,14 +76,14 @@ impl Entry {
     /// The same weights as they would be after rounding to F16 or BF16; `None` where they are not
     /// weights of another float type.
     pub fn rounded_to(&self, kind: GgmlType) -> Option<Self> {
-        let stored = self.kind.filter(|stored| stored.block() == 1 && *stored != kind)?;
+        let is_float = |stored: &GgmlType| stored.block() == 1 && decode::is_known(*stored);
+        let stored = self.kind.filter(|stored| is_float(stored) && *stored != kind)?;
         Some(Self {
             dtype: kind.name(),
             kind: Some(kind),
             bytes: self.bytes / stored.block_bytes() * kind.block_bytes(),
             heads: None,
-            less_one: None,
-            rounded_from: Some(Box::new(self.clone())),
+            made: Some(Made { of: Box::new(self.clone()), with_one: false }),
             ..self.clone()
         })
     }
@@ -178,8 +184,7 @@ impl Side {
                     pieces: vec![Piece { file, offset: tensor.offset }],
                     bytes: tensor.bytes,
                     heads: None,
-                    less_one: None,
-                    rounded_from: None,
+                    made: None,
                 };
                 self.insert(path, &tensor.name, (tensor.offset, source.size()), entry)?;
             }
@@ -214,8 +219,7 @@ impl Side {
                     pieces: vec![Piece { file, offset: tensor.offset }],
                     bytes: tensor.bytes,
                     heads: None,
-                    less_one: None,
-                    rounded_from: None,
+                    made: None,
                 };
                 self.insert(path, &tensor.name, (tensor.offset, source.size()), entry)?;
             }
@@ -305,13 +309,10 @@ impl Side {
     /// Reads bytes of a tensor, in the order of GGUF. `start` and `buffer` are whole rows
     /// where rows are moved, and whole blocks everywhere.
     pub fn read(&self, entry: &Entry, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
-        if let (Some(stored), Some(kind)) = (&entry.rounded_from, entry.kind) {
-            return self.read_rounded(stored, kind, start, buffer);
+        if let (Some(made), Some(kind)) = (&entry.made, entry.kind) {
+            return self.read_made(made, kind, start, buffer);
         }
-        if let Some(kind) = entry.less_one {
-            return self.read_with_one(entry, kind, start, buffer);
-        }
-        let Some(per_head) = entry.heads else { return self.read_stored(entry, entry.bytes, start, buffer) };
+        let Some(per_head) = entry.heads else { return self.read_stored(entry, start, buffer) };
         let count = if entry.shape.len() == 1 { entry.columns() } else { entry.elements() / entry.columns() };
         let row_bytes = entry.bytes / count.max(1);
         let Ok(width) = usize::try_from(row_bytes) else {
@@ -320,14 +321,14 @@ impl Side {
         for (row, out) in (start / row_bytes.max(1)..).zip(buffer.chunks_mut(width.max(1))) {
             let (head, within) = (row / per_head, row % per_head);
             let from = head * per_head + within % 2 * (per_head / 2) + within / 2;
-            self.read_stored(entry, entry.bytes, from * row_bytes, out)?;
+            self.read_stored(entry, from * row_bytes, out)?;
         }
         Ok(())
     }
 
-    /// As they are stored; `bytes` is how many those are in all.
-    fn read_stored(&self, entry: &Entry, bytes: u64, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
-        let size = (bytes / (entry.pieces.len() as u64).max(1)).max(1);
+    /// As they are stored.
+    fn read_stored(&self, entry: &Entry, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        let size = (entry.bytes / (entry.pieces.len() as u64).max(1)).max(1);
         let (mut at, mut rest) = (start, buffer);
         while !rest.is_empty() {
             let piece = usize::try_from(at / size).ok().and_then(|number| entry.pieces.get(number));
@@ -346,41 +347,28 @@ impl Side {
         Ok(())
     }
 
-    /// Numbers of `entry`, which are floats, as they are after rounding to a type of 16 bits.
-    fn read_rounded(
-        &self,
-        entry: &Entry,
-        kind: GgmlType,
-        start: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), Problem> {
-        let stored = entry.kind.ok_or_else(|| Problem::internal("weights of no type are rounded"))?;
-        let round = if kind == GgmlType::F16 { f32_to_f16 } else { f32_to_bf16 };
-        let length = usize::try_from(buffer.len() as u64 / 2 * stored.block_bytes()).unwrap_or(0);
+    /// Numbers that are made of others, as a float type.
+    fn read_made(&self, made: &Made, kind: GgmlType, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        let stored = made.of.kind.ok_or_else(|| Problem::internal("numbers are made of no type"))?;
+        let (size, from) = (kind.block_bytes(), stored.block_bytes());
+        let length = usize::try_from(buffer.len() as u64 / size * from).unwrap_or(0);
         let (mut bytes, mut values) = (vec![0; length], Vec::new());
-        self.read(entry, start / 2 * stored.block_bytes(), &mut bytes)?;
+        self.read(&made.of, start / size * from, &mut bytes)?;
         decode::values(stored, &bytes, &mut values, &mut Weights::default());
-        for (out, value) in buffer.as_chunks_mut::<2>().0.iter_mut().zip(values) {
-            *out = round(value).to_le_bytes();
+        if made.with_one {
+            values.iter_mut().for_each(|value| *value += 1.0);
         }
-        Ok(())
-    }
-
-    /// Numbers of F32 that are stored as `kind`, less one.
-    fn read_with_one(
-        &self,
-        entry: &Entry,
-        kind: GgmlType,
-        start: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), Problem> {
-        let size = kind.block_bytes();
-        let length = usize::try_from(buffer.len() as u64 / 4 * size).unwrap_or(0);
-        let (mut stored, mut values) = (vec![0; length], Vec::new());
-        self.read_stored(entry, entry.elements() * size, start / 4 * size, &mut stored)?;
-        decode::values(kind, &stored, &mut values, &mut Weights::default());
-        for (out, value) in buffer.as_chunks_mut::<4>().0.iter_mut().zip(values) {
-            *out = (value + 1.0).to_le_bytes();
+        let halves = |round: fn(f32) -> u16, buffer: &mut [u8]| {
+            let places = buffer.as_chunks_mut().0.iter_mut();
+            places.zip(&values).for_each(|(out, &value)| *out = round(value).to_le_bytes());
+        };
+        match kind {
+            GgmlType::F16 => halves(f32_to_f16, buffer),
+            GgmlType::BF16 => halves(f32_to_bf16, buffer),
+            _ => {
+                let places = buffer.as_chunks_mut().0.iter_mut();
+                places.zip(&values).for_each(|(out, value)| *out = value.to_le_bytes());
+            }
         }
         Ok(())
     }
@@ -397,9 +385,9 @@ impl Entry {
     /// One is to be added, in single precision; in half, sums are rounded in ways not known here.
     fn add_one(&mut self) {
         match self.kind {
-            Some(kind @ (GgmlType::F32 | GgmlType::BF16)) => {
-                (self.less_one, self.kind, self.dtype) =
-                    (Some(kind), Some(GgmlType::F32), GgmlType::F32.name());
+            Some(GgmlType::F32 | GgmlType::BF16) => {
+                self.made = Some(Made { of: Box::new(self.clone()), with_one: true });
+                (self.kind, self.dtype) = (Some(GgmlType::F32), GgmlType::F32.name());
                 self.bytes = self.elements().saturating_mul(4);
             }
             _ => self.kind = None,
@@ -449,11 +437,13 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
     let name = |path: &PathBuf| Some(path.file_name()?.to_str()?.to_owned());
     // What the index lists is wanted whether it is there or not; a link to nothing is not.
     let names = files.iter().filter(|path| path.exists()).filter_map(name).collect();
-    if let Some(missing) = folder::absent(folder, &names).first() {
+    let (loaded, absent) = folder::wanted(folder, &names);
+    if let Some(missing) = absent.first() {
         let what = format!("{} is not whole: {missing} is missing", folder.display());
         return Err(Problem::new(ProblemKind::Input, what).hint("Download the missing file"));
     }
-    Ok(folder::loaded_of(&files).into_iter().map(Path::to_owned).collect())
+    files.retain(|path| name(path).is_some_and(|name| loaded.contains(&name)));
+    Ok(files)
 }
 
 fn config(folder: Option<&Path>) -> Option<serde_json::Value> {
