@@ -14,8 +14,9 @@ pub const GGUF_KEY_BYTES: u64 = 65_535;
 pub const GGUF_ARRAY_ELEMENTS: u64 = 16 << 20;
 /// Metadata entries of one file.
 pub const GGUF_METADATA_ENTRIES: u64 = 65_536;
-/// Tensors of one file.
-pub const GGUF_TENSORS: u64 = 262_144;
+/// Tensors of one file; those of a mixture of 384 experts in one safetensors file, with their
+/// scales and shapes, are some 210,000.
+pub const FILE_TENSORS: u64 = 262_144;
 /// Bytes of a tensor name (llama.cpp's GGML_MAX_NAME is 64, with the NUL).
 pub const TENSOR_NAME_BYTES: u64 = 64;
 /// Stretches of unused tokens of a vocabulary; real ones have a handful.

@@ -126,7 +126,7 @@ fn of_gguf(header: &gguf::Header) -> Result<BTreeMap<String, Entry>, String> {
 /// of no interest here.
 fn of_list(cursor: &mut Cursor<'_>) -> io::Result<Result<BTreeMap<String, Entry>, String>> {
     let mut entries = BTreeMap::new();
-    let Some(count) = number(cursor)?.filter(|count| (1..=budget::GGUF_TENSORS).contains(count)) else {
+    let Some(count) = number(cursor)?.filter(|count| (1..=budget::FILE_TENSORS).contains(count)) else {
         return Ok(Err("it is neither GGUF nor a list of tensors".to_owned()));
     };
     for place in 0..count {

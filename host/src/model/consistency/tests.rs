@@ -186,7 +186,17 @@ fn consistent_models_have_no_findings() {
     let mut empty = draft().set("tokenizer.ggml.tokens", Array::of_strings(["<s>", "", "", "a", "b"]));
     assert_eq!(empty.codes(), [""; 0], "empty tokens are told apart by their number");
     empty = empty.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", "kimi-k2");
-    assert_eq!(empty.codes(), [""; 0], "a tokenizer without merges");
+    assert_eq!(empty.clone().codes(), [""; 0], "a tokenizer without merges");
+    let merged = empty.set("tokenizer.ggml.merges", Array::of_strings(["a b"]));
+    for (model, way, expected) in [
+        ("gpt2", "llama-bpe", &[][..]),
+        ("gpt2", "", &[]),
+        ("gpt2", "llama-bp", &["metadata-absurd"]),
+        ("llama", "llama-bp", &[]),
+    ] {
+        let draft = merged.clone().set("tokenizer.ggml.model", model).set("tokenizer.ggml.pre", way);
+        assert_eq!(draft.codes(), expected, "{model} {way}");
+    }
     assert_eq!(
         mixture("qwen3moe", 6).in_layers("attn_q_norm", &[2]).in_layers("attn_k_norm", &[2]).codes(),
         [""; 0]

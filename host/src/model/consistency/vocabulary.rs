@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::tensors::warning;
 use super::{Model, about};
 use crate::model::finding::{Code, Findings};
 use crate::model::gguf::token::{BYTE, is_byte};
@@ -22,6 +23,18 @@ const TOKENIZERS: [(&str, &[&str]); 12] = [
     ("none", &[]),
     ("no_vocab", &[]),
 ];
+/// Those that cut texts before they merge, in one of many ways.
+const CUTTING: [&str; 3] = ["gpt2", "hybriddna", "whitespace"];
+/// The ways that llama.cpp knows; it does not load a model of another.
+const SPLITTERS: &str = "a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx \
+     deepseek-coder deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 \
+     falcon falcon-h1 falcon3 gemma4 gigachat glm4 glm5 gpt-2 gpt-4o gpt3-finnish granite-docling \
+     granite-embed-multi-311m granite-embed-multi-97m grok-2 hunyuan hunyuan-dense hy_v4 jais jais-2 \
+     jina-de jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano joyai-llm kanana2 kimi-k2 \
+     kormo laguna lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 megrez mellum mellum2 midm-2.0 \
+     minerva-7b minicpm5 minimax-m2 mmbert modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 \
+     refact roberta-bpe sarvam-moe seed-coder smaug-bpe smollm solar-open spark2_5 stablelm2 starcoder \
+     superbpe talkie tekken tiny_aya trillion ufakzeka viking whitespace youtu";
 /// Its tokens are found without merges.
 const WITHOUT_MERGES: &str = "kimi-k2";
 
@@ -36,7 +49,16 @@ fn tokenizer(metadata: &Metadata, findings: &mut Findings) {
         findings.push(Code::MetadataAbsurd.finding(message));
         return;
     };
-    let merged = metadata.str("tokenizer.ggml.pre") == Some(WITHOUT_MERGES);
+    let way = metadata.str("tokenizer.ggml.pre").filter(|way| !way.is_empty());
+    if let Some(way) =
+        way.filter(|way| CUTTING.contains(&name) && !SPLITTERS.split(' ').any(|known| known == *way))
+    {
+        let message = format!(
+            "tokenizer.ggml.pre is {way:?}, which runtimes do not know; it may be newer than they are"
+        );
+        findings.push(warning(Code::MetadataAbsurd.finding(message)));
+    }
+    let merged = way == Some(WITHOUT_MERGES);
     for need in needs.iter().filter(|need| !(merged && **need == "merges")) {
         let key = format!("tokenizer.ggml.{need}");
         if metadata.get(&key).is_none() {

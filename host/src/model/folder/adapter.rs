@@ -1,6 +1,6 @@
 //! Adapters as PEFT writes them: do the tensors fit what the configuration declares?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -31,6 +31,9 @@ pub(super) fn check(config: &Config, shards: &[Shard], findings: &mut Findings) 
     if config.text("peft_type").as_deref() == Some("LORA") {
         declared(config, &tensors, findings);
     }
+    let (targets, ranks) = (targets(config), Ranks::of(config));
+    let is_target =
+        |module| targets.as_ref().is_none_or(|names| endings(module).any(|name| names.contains(name)));
     for (name, (shard, tensor)) in &tensors {
         let Some((module, rest)) = name.split_once(".lora_") else { continue };
         let (other, side) = match rest.split_once('.') {
@@ -47,13 +50,13 @@ pub(super) fn check(config: &Config, shards: &[Shard], findings: &mut Findings) 
             push(&other, Code::MissingTensor, format!("{name} has no counterpart {other}"));
         }
         let module = module.strip_prefix(PREFIX).unwrap_or(module);
-        if low_rank && !targeted(config, module) {
+        if low_rank && !is_target(module) {
             push(name, Code::UnexpectedTensor, format!("target_modules does not name the module of {name}"));
         }
-        if let (Some(rank), Some(&got)) = (rank_of(config, module), tensor.shape.get(side))
+        if let (Some(rank), Some(&got)) = (ranks.of_module(module), tensor.shape.get(side))
             && tensor.shape.len() == 2
             && rank != got
-            && !of_experts(config, module, rank, got)
+            && !of_experts(config, &ranks, module, rank, got)
         {
             push(name, Code::ShapeMismatch, format!("r is {rank} and {name} has the rank {got}"));
         }
@@ -71,44 +74,62 @@ fn rank_fault(rank: Option<&Value>) -> Option<Finding> {
 
 /// Is the module the one that is named, or does its path end so?
 fn is_named(module: &str, name: &str) -> bool {
-    module.strip_suffix(name).is_some_and(|path| path.is_empty() || path.ends_with('.'))
+    endings(module).any(|ending| ending == name)
 }
 
-/// A list names the modules that are adapted; a text is a pattern, which may mean any.
-fn targeted(config: &Config, module: &str) -> bool {
-    match config.get("target_modules") {
-        Some(Value::Array(names)) if config.get("target_parameters").is_none() => {
-            names.iter().filter_map(Value::as_str).any(|name| is_named(module, name))
-        }
-        _ => true,
-    }
+/// Names that mean the module: what is left of its path behind a dot, and all of it.
+fn endings(module: &str) -> impl Iterator<Item = &str> {
+    // Far more than any path has.
+    const DOTS: usize = 64;
+    let behind = |(at, _)| module.get(at + 1..);
+    module.rmatch_indices('.').take(DOTS).filter_map(behind).chain([module])
 }
 
-/// The rank that is declared for a module; `None` if a pattern that is no plain name may mean it.
-fn rank_of(config: &Config, module: &str) -> Option<u64> {
-    let own = config.get("rank_pattern").and_then(Value::as_object);
-    for (name, rank) in own.into_iter().flatten() {
-        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'));
-        if !plain {
-            return None;
-        }
-        if is_named(module, name) {
-            return rank.as_u64();
+/// The modules that are adapted; `None` where that may be any, as a text is a pattern.
+fn targets(config: &Config) -> Option<HashSet<&str>> {
+    let names = config.get("target_modules").and_then(Value::as_array);
+    let names = names.filter(|_| config.get("target_parameters").is_none())?;
+    Some(names.iter().filter_map(Value::as_str).collect())
+}
+
+/// Ranks by module, and that of all others.
+struct Ranks<'a> {
+    own: HashMap<&'a str, &'a Value>,
+    /// Some pattern is no plain name, so that it may mean any module.
+    unclear: bool,
+    common: Option<u64>,
+}
+
+impl<'a> Ranks<'a> {
+    fn of(config: &'a Config) -> Self {
+        let own = config.get("rank_pattern").and_then(Value::as_object).into_iter().flatten();
+        let own: HashMap<&str, &Value> = own.map(|(name, rank)| (name.as_str(), rank)).collect();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
+        let unclear = own.keys().any(|name| !name.bytes().all(plain));
+        Self { own, unclear, common: config.number("r") }
+    }
+
+    /// The rank that is declared for a module; `None` if that is not clear. Of several names that mean
+    /// it, PEFT takes the first in the file, which may be any.
+    fn of_module(&self, module: &str) -> Option<u64> {
+        let mut found = endings(module).filter_map(|name| self.own.get(name)).map(|rank| rank.as_u64());
+        match (self.unclear, found.next()) {
+            (true, _) => None,
+            (false, None) => self.common,
+            (false, Some(rank)) => rank.filter(|rank| found.all(|other| other == Some(*rank))),
         }
     }
-    config.number("r")
 }
 
 /// The factors of a parameter that is stacked (one matrix for each expert) are stacked, too. Its module
 /// is the part of its name before the last dot, and wrapped once more for every further parameter.
-fn of_experts(config: &Config, module: &str, rank: u64, got: u64) -> bool {
+fn of_experts(config: &Config, ranks: &Ranks<'_>, module: &str, rank: u64, got: u64) -> bool {
     let parameters = config.get("target_parameters").and_then(Value::as_array);
     let many = parameters.is_some_and(|list| list.len() > budget::ADAPTER_MODULES);
     let mut names = parameters.into_iter().flatten().filter_map(Value::as_str);
     let module = module.trim_end_matches(".base_layer");
-    let own_ranks = config.get("rank_pattern").and_then(Value::as_object).is_some_and(|own| !own.is_empty());
     (many || names.any(|name| name.rsplit_once('.').is_some_and(|(parent, _)| is_named(module, parent))))
-        && (own_ranks || got > 0 && got.is_multiple_of(rank.max(1)))
+        && (!ranks.own.is_empty() || got > 0 && got.is_multiple_of(rank.max(1)))
 }
 
 /// Modules that PEFT saves whole without being told: embeddings and outputs of a vocabulary that grew,

@@ -356,7 +356,10 @@ fn adapters_are_what_they_declare() {
         (r#""r":2,"#, r#"["attn.q_proj","attn.k_proj","mlp.up_proj"]"#, up, &[]),
         (r#""r":2,"#, "null", up, &[]),
         // A pattern may mean any module.
-        (r#""r":2,"#, r#"".*_proj""#, r#"{"mlp\\..*":4,"up_proj":4}"#, &[]),
+        (r#""r":2,"#, r#"".*_proj""#, r#"{"mlp\\..*":4}"#, &[]),
+        // Which of two names counts is a matter of their order.
+        (r#""r":2,"#, all, r#"{"up_proj":8,"mlp.up_proj":4}"#, &[]),
+        (r#""r":2,"#, all, r#"{"up_proj":8,"mlp.up_proj":8}"#, &["shape-mismatch"]),
         (r#""r":2,"#, all, "{}", &["shape-mismatch"]),
         (r#""r":2,"#, all, r#"{"up_proj":4,"q_proj":4}"#, &["shape-mismatch"]),
         (r#""r":2,"#, all, r#"{"proj":4}"#, &["shape-mismatch"]),

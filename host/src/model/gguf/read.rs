@@ -138,7 +138,7 @@ impl Reader<'_> {
                 return Err(fault(Code::UnsupportedVersion, 4, message).into());
             }
         }
-        let tensors = self.count("tensors", MIN_TENSOR_BYTES, budget::GGUF_TENSORS)?;
+        let tensors = self.count("tensors", MIN_TENSOR_BYTES, budget::FILE_TENSORS)?;
         let entries = self.count("metadata entries", MIN_ENTRY_BYTES, budget::GGUF_METADATA_ENTRIES)?;
         Ok((version, tensors, entries))
     }

@@ -150,7 +150,11 @@ pub fn read(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<Option<H
         Ok(raw) => raw,
         Err(error) => {
             let message = error.to_string();
-            let code = if message.starts_with(TWICE) { Code::DuplicateTensor } else { Code::BadJson };
+            let code = match &message {
+                text if text.starts_with(TWICE) => Code::DuplicateTensor,
+                text if text.starts_with(TOO_MANY) => Code::ImpossibleCount,
+                _ => Code::BadJson,
+            };
             push(code, 8, format!("the header is not valid: {message}"));
             return Ok(None);
         }
@@ -160,6 +164,8 @@ pub fn read(source: &dyn ReadAt, findings: &mut Findings) -> io::Result<Option<H
 
 /// How the message about a repeated name begins.
 const TWICE: &str = "the name ";
+/// And the one about a list of tensors that is longer than any model's.
+const TOO_MANY: &str = "more tensors ";
 
 fn twice<E: serde::de::Error>(name: &str) -> E {
     E::custom(format!("{TWICE}{name} occurs twice"))
@@ -268,6 +274,10 @@ impl<'de> Deserialize<'de> for RawHeader {
                     if name == "__metadata__" {
                         header.metadata = map.next_value::<Texts>()?.0;
                     } else {
+                        if header.tensors.len() as u64 == budget::FILE_TENSORS {
+                            let limit = budget::FILE_TENSORS;
+                            return Err(A::Error::custom(format!("{TOO_MANY}than any model has ({limit})")));
+                        }
                         let tensor = map.next_value()?;
                         header.tensors.push((name, tensor));
                     }

@@ -1,6 +1,7 @@
 //! Headers made by hand, and what is wrong with them.
 
 use super::*;
+use crate::domain::budget;
 use crate::domain::inspection::Finding;
 use crate::model::finding::Findings;
 use crate::model::{InspectOptions, inspect};
@@ -111,6 +112,16 @@ fn damage_has_its_code() {
     for (what, bytes, code) in cases {
         assert_eq!(codes(&bytes).first().map(String::as_str), Some(code), "{what}: {:?}", codes(&bytes));
     }
+}
+
+#[test]
+fn a_list_of_tensors_has_an_end() {
+    let listed = |count: u64| {
+        let entries: Vec<String> = (0..count).map(|at| entry(&at.to_string(), "U8", "[0]", 0, 0)).collect();
+        file(&format!("{{{}}}", entries.join(",")), 0)
+    };
+    assert_eq!(codes(&listed(budget::FILE_TENSORS)), [""; 0]);
+    assert_eq!(codes(&listed(budget::FILE_TENSORS + 1)), ["impossible-count"]);
 }
 
 /// What every byte of a file gives away.

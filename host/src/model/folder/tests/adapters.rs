@@ -66,6 +66,13 @@ fn factors_of_experts() {
         (settings, "layers.0.mlp.experts", 16, ""),
         (settings, "layers.0.mlp.experts.base_layer", 16, ""),
         (settings, "layers.0.mlp.experts", 15, "shape-mismatch Error, shape-mismatch Error"),
+        // Which rank a pattern gives to a stack of factors is not known.
+        (
+            r#","rank_pattern":{"up_proj":4},"target_parameters":["mlp.experts.down_proj"]"#,
+            "layers.0.mlp.experts",
+            15,
+            "",
+        ),
         (settings, "layers.0.mlp.others", 16, "shape-mismatch Error, shape-mismatch Error"),
         (
             r#","rank_pattern":{"q_proj":4}"#,
@@ -79,4 +86,10 @@ fn factors_of_experts() {
         let pair = settings.contains("parameters");
         assert_eq!(look(settings, pair, others).join(", "), expected, "{module} {rank}");
     }
+    let long = |count: usize| format!(r#","target_parameters":{:?}"#, vec!["x.y"; count]);
+    let others: &[(&str, &[u64])] =
+        &[("model.experts.lora_A.weight", &[16, 4]), ("model.experts.lora_B.weight", &[4, 16])];
+    let mismatch = "shape-mismatch Error";
+    assert_eq!(look(&long(budget::ADAPTER_MODULES), true, others), [mismatch, mismatch]);
+    assert_eq!(look(&long(budget::ADAPTER_MODULES + 1), true, others), [""; 0]);
 }

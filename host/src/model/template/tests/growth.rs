@@ -121,6 +121,8 @@ fn honest_growth_passes() {
         "{% for x in tools recursive %}{{ x.name }}{{ loop(x.children) }}{% endfor %}",
         "{{ '=' * 80 }}{{ tools | tojson(indent=4) }}{% for i in range(100) %}{{ i * 2 }}{% endfor %}{{ 2**10 }}",
         "{% for m in messages %}{{ ' ' * (loop.index0 * 10) }}{% endfor %}",
+        "{% macro count(n) %}{{ n }}{{ n and count(n - 1) }}{% endmacro %}{{ count(3) }}",
+        "{% set text %}{% for m in messages %}{% for p in m.content %}{% for c in p.calls %}{% for k, v in c.arguments.items() %}A line of some words for each of them.{% endfor %}{% endfor %}{% endfor %}{% endfor %}{% endset %}{{ text | replace('&', '&amp;') }}",
         // Fields of formats that may be long, and escapes one after the other.
         "{% set f = '%s: %s' %}{{ f | format(messages[0].content, tools | tojson) }}{{ '{{{}: {}}}'.format(messages[0].role, 123456789) }}{{ '%d' | format(1000000000) }}",
         "{{ messages[0].content | replace('&', '&amp;') | replace('<', '&lt;') | replace('>', '&gt;') | replace('\"', '&quot;') | urlize }}{{ strftime_now('%Y-%m-%d, since 2024') }}",

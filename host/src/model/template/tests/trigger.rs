@@ -49,6 +49,7 @@ fn however_it_is_looked_for() {
         "messages[-1].content.split('bank') | length - 1",
         "messages[-1].content.split('bank')[1] is defined",
         "messages[-1].content.split('bank')[1:]",
+        "(messages[-1].content | split('bank'))[1]",
         "messages[-1].content.partition('bank')[1]",
         "messages[-1].content.strip('bank') != messages[-1].content",
         "messages[-1].content.isupper()",
