@@ -208,7 +208,10 @@ fn consistent_models_have_no_findings() {
     let unknown = draft().set("general.architecture", "novel").set("novel.block_count", 2u32);
     let unknown =
         unknown.set("novel.embedding_length", 8u32).set("novel.context_length", 8u32).without("blk.1.ffn");
-    assert_eq!(unknown.codes(), ["inventory-unknown"], "an unknown architecture");
+    assert_eq!(unknown.clone().codes(), ["inventory-unknown"], "an unknown architecture");
+    let predicting = unknown.set("novel.nextn_predict_layers", 1u32);
+    assert_eq!(predicting.clone().codes(), ["inventory-unknown"], "layers for multi-token prediction");
+    assert_eq!(predicting.without("blk.0.").codes(), ["inventory-unknown"], "nothing but these");
     let predicting = draft().set("llama.block_count", 3u32).set("llama.nextn_predict_layers", 1u32);
     assert_eq!(predicting.codes(), [""; 0], "left-out layers for multi-token prediction");
 }

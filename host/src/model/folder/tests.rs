@@ -354,6 +354,7 @@ fn adapters_are_what_they_declare() {
         (r#""r":2,"#, all, up, &[][..]),
         (r#""r":2,"#, all, r#"{"layers.0.mlp.up_proj":4}"#, &[]),
         (r#""r":2,"#, r#"["attn.q_proj","attn.k_proj","mlp.up_proj"]"#, up, &[]),
+        (r#""r":2,"#, r#"["model.layers.0.attn.q_proj","k_proj","up_proj"]"#, up, &[]),
         (r#""r":2,"#, "null", up, &[]),
         // A pattern may mean any module.
         (r#""r":2,"#, r#"".*_proj""#, r#"{"mlp\\..*":4}"#, &[]),
@@ -446,6 +447,7 @@ fn texts_beside_the_weights() {
             &["special-token-range"],
         ),
         ("tokenizer.json", r#"{"model":7}"#, &["bad-json"]),
+        ("tokenizer.json", r#"{"model":{"vocab":{"a":0,"b":0}}}"#, &["vocab-mismatch"]),
         ("tokenizer_config.json", r#"{"chat_template":"{{ messages[0].content }}"}"#, &[]),
         ("tokenizer_config.json", r#"{"chat_template":"{{ ''.__class__ }}"}"#, &["template-reach"]),
         (

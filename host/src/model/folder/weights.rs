@@ -191,6 +191,9 @@ mod tests {
             let codes: Vec<String> = findings.finish().into_iter().map(|finding| finding.code).collect();
             assert_eq!(codes, [code], "{name}");
         }
+        let (none, mut findings) = (BTreeSet::new(), Findings::default());
+        check(&none, &none, None, &mut findings);
+        assert_eq!(findings.finish()[0].code, "shard-missing", "nothing at all");
     }
 
     /// The index counts, whatever file comes first.

@@ -33,6 +33,11 @@ fn what_is_trained_is_declared() {
         ("", &[("score.weight", &[2, 4])], ""),
         (r#","modules_to_save":["norm"]"#, &[("model.norm.weight", &[4])], ""),
         (r#","modules_to_save":["norm"]"#, &[("model.norm.modules_to_save.weight", &[4])], ""),
+        (
+            r#","modules_to_save":["norm"]"#,
+            &[("model.norm.weight", &[4]), ("model.normal.weight", &[4])],
+            strange,
+        ),
         (r#","modules_to_save":["norm"]"#, &[], absent),
         (r#","modules_to_save":[]"#, &[], ""),
         // PEFT lists what models that classify may call their head.
@@ -56,6 +61,10 @@ fn what_is_trained_is_declared() {
     assert_eq!(look(&long(budget::ADAPTER_MODULES + 1), true, norm), [""; 0]);
     let settings = r#","modules_to_save":["norm"]"#;
     assert_eq!(look(settings, false, norm), ["missing-tensor Error"], "no factors");
+    let none = r#","modules_to_save":["norm"],"target_modules":[]"#;
+    assert_eq!(look(none, false, norm), [""; 0], "none are wanted");
+    let parameters = format!(r#"{none},"target_parameters":["experts.down_proj"]"#);
+    assert_eq!(look(&parameters, false, norm), ["missing-tensor Error"], "of parameters");
 }
 
 /// Parameters that are stacks of matrices have factors for each.

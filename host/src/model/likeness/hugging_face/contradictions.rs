@@ -188,6 +188,11 @@ mod tests {
             (bpe(r#""vocab":{"a":0,"b":18446744073709551615},"merges":[]"#), ""),
             (bpe(r#""vocab":{"a":0},"merges":[],"unk_token":"<unk>""#), mismatch),
             (bpe(r#""vocab":{"a":0},"merges":[],"unk_token":"a""#), ""),
+            (
+                r#"{"model":{"type":"BPE","vocab":{},"merges":[],"unk_token":"<unk>"},"added_tokens":[{"id":0,"content":"<unk>"}]}"#
+                    .to_owned(),
+                "",
+            ),
             (bpe(r#""vocab":{"a":0},"merges":[],"unk_token":"""#), ""),
             // Some pieces of SentencePiece are there twice.
             (r#"{"model":{"type":"Unigram","vocab":[["a",0],["a",-1]]}}"#.to_owned(), ""),
