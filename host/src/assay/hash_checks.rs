@@ -18,7 +18,10 @@ use crate::domain::inspection::Inspection;
 use crate::domain::{Problem, budget};
 use crate::model::source::{ReadAt as _, SourceFile};
 use crate::model::{InspectOptions, fuzzy as model_fuzzy, inspect, manifest};
-use crate::plugin::{DigestRequest, HashTarget, Outcome, PluginKind, PluginSet, TargetFile, TargetManifest};
+use crate::plugin::{
+    DigestRequest, HashTarget, Origin, Outcome, PluginKind, PluginRecord, PluginSet, TargetFile,
+    TargetManifest,
+};
 
 /// Parameters by plugin id.
 type Given = BTreeMap<String, serde_json::Value>;
@@ -67,15 +70,18 @@ pub fn run(
     given: &Given,
 ) -> Checked {
     let mut all = Checked { joint: HashChecks::NotApplicable, results: Vec::new(), notes: Vec::new() };
-    let ids: Vec<String> =
-        plugins.list().into_iter().filter(|r| r.kind == PluginKind::HashCheck).map(|r| r.id).collect();
+    let checks: Vec<PluginRecord> =
+        plugins.list().into_iter().filter(|check| check.kind == PluginKind::HashCheck).collect();
     let nothing = Given::new();
     for (artifact, given) in
         reference.map(|reference| (reference, &nothing)).into_iter().chain([(candidate, given)])
     {
         let target = target_of(artifact);
-        for id in &ids {
-            let params = given.get(id).map(ToString::to_string);
+        for check in &checks {
+            let (id, params) = (&check.id, given.get(&check.id).map(ToString::to_string));
+            if params.is_none() && target.manifests.is_empty() && only_compares(check) {
+                continue;
+            }
             let (outcome, said) = judged(plugins, id, artifact, &target, params.as_deref());
             all.joint = worse(all.joint, outcome);
             if params.is_none() && said.is_empty() && outcome == HashChecks::NotApplicable {
@@ -95,6 +101,12 @@ pub fn run(
         }
     }
     all
+}
+
+/// The checks of this binary know of nothing that an artifact could be compared with but parameters
+/// and manifests, and are not even compiled where there are none; a user's own may bring its list.
+pub fn only_compares(check: &PluginRecord) -> bool {
+    check.kind == PluginKind::HashCheck && check.origin == Origin::Builtin
 }
 
 /// The outcome of one check of one artifact, and what it says.
@@ -308,6 +320,24 @@ mod tests {
         ] {
             assert_eq!(outcomes.into_iter().fold(NotApplicable, worse), joint);
         }
+    }
+
+    #[test]
+    fn what_is_passed_over_would_say_nothing() {
+        let plugins = PluginSet::builtin().unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/reference.gguf");
+        let artifact = inspect(&path, &InspectOptions { full: true }, &mut |_, _| {}).unwrap();
+        let target = HashTarget { manifests: Vec::new(), ..target_of(&artifact) };
+        let passed_over: Vec<String> =
+            plugins.list().into_iter().filter(only_compares).map(|check| check.id).collect();
+        assert!(passed_over.len() >= 5, "{passed_over:?}");
+        for id in passed_over {
+            let (outcome, said) = judged(&plugins, &id, &artifact, &target, None);
+            assert_eq!((outcome, said), (HashChecks::NotApplicable, vec![]), "{id}");
+        }
+        let bytes = plugins.bytes(PluginKind::HashCheck, "root-pin").unwrap().to_vec();
+        let (_, users) = plugins.and_file(Path::new("root-pin.wasm"), bytes).unwrap();
+        assert!(!only_compares(&users.record), "a user's own is asked, whatever its name");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::domain::modes::CLIP_NATS;
 use crate::domain::score::{DecisionParams, FinalDecision, complement};
 use crate::domain::trace::Trace;
 use crate::domain::{Problem, Sha256, budget};
-use crate::plugin::{Evidence, PluginSet, Scorer};
+use crate::plugin::{Evidence, PluginKind, PluginSet, Scorer};
 
 /// A leaf of the stored transcript with its place in the file.
 pub type Leaf = (Entry, Vec<u8>);
@@ -167,8 +167,10 @@ fn compare(
         return Err(not_understood());
     };
     let list = inputs.plugins.list();
-    let all: Vec<_> = list.iter().map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
-    inputs.plugins.prepare(&all)?;
+    // The files that hash checks were about are not here.
+    let asked = list.iter().filter(|plugin| plugin.kind != PluginKind::HashCheck);
+    let asked: Vec<_> = asked.map(|plugin| (plugin.kind, plugin.id.as_str())).collect();
+    inputs.plugins.prepare(&asked)?;
     let scorer = inputs.plugins.scorer(&diff.scorer)?;
     let mut source = Source { order: Vec::new(), next: 0, seen: HashMap::new() };
     source.order = inputs.bundle.section(Section::Evidence).cloned().collect();
