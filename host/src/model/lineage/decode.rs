@@ -79,14 +79,22 @@ pub(super) trait Run {
     const CLOSE: bool = false;
 
     fn weight(&self, place: usize) -> Weight;
-    /// What a glance needs of a weight: its value, and rooms below and above it that are quickly
-    /// worked out: never larger than those of [`Self::weight`], nor, if these have an end, than
-    /// [`Taker::most`]. What lies outside is weighed with those of [`Self::weight`].
-    fn quick(&self, place: usize) -> [f32; 3];
+    /// What a glance needs of a weight: its value, and a number whose uppermost bit says that
+    /// `expected` is outside of a room that is quickly worked out: never larger than that of
+    /// [`Self::weight`], nor, if this has an end, than [`Taker::most`]. What lies outside is weighed
+    /// with that of [`Self::weight`]. The bit may be any if the value or `expected` is no number.
+    fn look(&self, place: usize, expected: f32) -> (f32, u32);
 }
 
 /// The size of rooms that nothing lies in.
 pub(super) const NO_ROOM: f32 = -1.0;
+
+/// Of this number the uppermost bit says that an error is beyond a room below or above.
+#[inline(always)]
+pub(super) fn outside(error: f32, [below, above]: [f32; 2]) -> u32 {
+    // Differences are exact enough: they are less than nothing only beyond.
+    (above - error).to_bits() | (below + error).to_bits()
+}
 
 impl<W: Fn(usize) -> Weight> Run for W {
     const CLOSE: bool = true;
@@ -97,8 +105,8 @@ impl<W: Fn(usize) -> Weight> Run for W {
     }
 
     #[inline(always)]
-    fn quick(&self, place: usize) -> [f32; 3] {
-        [self(place).value, NO_ROOM, NO_ROOM]
+    fn look(&self, place: usize, _: f32) -> (f32, u32) {
+        (self(place).value, u32::MAX)
     }
 }
 
@@ -195,8 +203,9 @@ impl<const N: usize> Run for Scaled<'_, N> {
     }
 
     #[inline(always)]
-    fn quick(&self, place: usize) -> [f32; 3] {
-        [self.weight(place).value, self.room, self.room]
+    fn look(&self, place: usize, expected: f32) -> (f32, u32) {
+        let value = self.weight(place).value;
+        (value, (self.room - (expected - value).abs()).to_bits())
     }
 }
 
@@ -292,11 +301,10 @@ impl<const N: usize> Run for ClampedRun<'_, N> {
 
     /// Without the slack for rounding.
     #[inline(always)]
-    fn quick(&self, place: usize) -> [f32; 3] {
+    fn look(&self, place: usize, expected: f32) -> (f32, u32) {
         let (code, value) = self.code(place);
         let [inner, outer] = self.quick;
-        let [below, above] = self.ends.map(|end| if code == end { outer } else { inner });
-        [value, below, above]
+        (value, outside(expected - value, self.ends.map(|end| if code == end { outer } else { inner })))
     }
 }
 

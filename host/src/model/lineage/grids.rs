@@ -48,14 +48,8 @@ pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {
     }
 }
 
-/// Eight codes, a byte each, and the step between codes, which every two groups share.
-struct Group {
-    codes: u64,
-    step: f32,
-}
-
-/// How a type keeps its groups. A trait, because what is called through a pointer is not made
-/// vector code of.
+/// How a type keeps its weights: eight parts of four groups of eight weights. A trait, because what
+/// is called through a pointer is not made vector code of.
 trait Grid<const SIZE: usize> {
     /// See [`keeps_signs`].
     const SIGNS: bool = false;
@@ -65,30 +59,41 @@ trait Grid<const SIZE: usize> {
     fn scale(block: &[u8; SIZE]) -> f32 {
         half(block)
     }
-    fn group(block: &[u8; SIZE], scale: f32, part: usize, group: usize) -> Group;
+    /// The step between codes, which every two groups share.
+    fn step(block: &[u8; SIZE], scale: f32, part: usize, pair: usize) -> f32;
+    /// Eight codes, a byte each.
+    fn codes(block: &[u8; SIZE], part: usize, group: usize) -> u64;
 }
 
-/// A block is eight parts of four groups of eight weights.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn groups<T: Grid<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl Taker) {
     let blocks = bytes.as_chunks::<SIZE>().0;
     out.begin(blocks.len() * 256);
+    let mut codes = [[0; 8]; 32];
     for block in blocks {
-        let (mut codes, mut steps, scale) = ([[[0; 8]; 4]; 8], [0.0; 16], T::scale(block));
-        for (part, own) in codes.iter_mut().enumerate() {
-            for (group, own) in own.iter_mut().enumerate() {
-                let Group { codes, step } = T::group(block, scale, part, group);
-                *own = codes.to_le_bytes();
-                steps[2 * part + group / 2] = step;
-            }
+        let (mut steps, mut rooms, scale, most) = ([0.0; 16], [0.0; 16], T::scale(block), out.most());
+        for (i, (step, room)) in steps.iter_mut().zip(&mut rooms).enumerate() {
+            *step = T::step(block, scale, i / 2, i % 2);
+            *room = Sided::room(*step, most);
         }
-        let codes = codes.as_flattened().as_flattened().as_chunks().0;
+        read::<T, SIZE>(block, &mut codes);
+        let codes = codes.as_flattened().as_chunks().0;
         if T::SIGNS {
-            let most = out.most();
-            out.block::<16, 16, _>(|run| Sided { codes: &codes[run], step: steps[run], most });
+            out.block::<16, 16, _>(|run| Sided { codes: &codes[run], step: steps[run], room: rooms[run] });
         } else {
             out.block::<16, 16, _>(|run| Points { codes: &codes[run], step: steps[run] });
+        }
+    }
+}
+
+/// The codes of a block. A call, as looking up in tables is slower where compilers make vector code
+/// of it.
+#[inline(never)]
+fn read<T: Grid<SIZE>, const SIZE: usize>(block: &[u8; SIZE], codes: &mut [[u8; 8]; 32]) {
+    for (part, codes) in codes.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        for (group, own) in codes.iter_mut().enumerate() {
+            *own = T::codes(block, part, group).to_le_bytes();
         }
     }
 }
@@ -104,14 +109,14 @@ impl Run for Points<'_> {
 
     #[inline(always)]
     fn weight(&self, place: usize) -> Weight {
-        let [value, below, above] = [self.quick(place)[0], f32::INFINITY, f32::INFINITY];
-        Weight { value, below, above, step: self.step.abs() }
+        let (value, _) = self.look(place, 0.0);
+        Weight { value, below: f32::INFINITY, above: f32::INFINITY, step: self.step.abs() }
     }
 
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
-    fn quick(&self, place: usize) -> [f32; 3] {
-        [f32::from(self.codes[place].cast_signed()) * self.step, f32::MAX, f32::MAX]
+    fn look(&self, place: usize, _: f32) -> (f32, u32) {
+        (f32::from(self.codes[place].cast_signed()) * self.step, 0)
     }
 }
 
@@ -120,7 +125,7 @@ struct Sided<'a> {
     codes: &'a [u8; 16],
     step: f32,
     /// For a glance.
-    most: f32,
+    room: f32,
 }
 
 /// How far outwards a reference may be, in steps: a scale that was chosen for other weights may be
@@ -128,31 +133,38 @@ struct Sided<'a> {
 const OUTWARD: f32 = 1024.0;
 
 impl Sided<'_> {
-    /// The value, and how far below and above it the reference may be.
+    /// How far a weight may be off at a glance; `most` is [`Taker::most`].
+    #[inline(always)]
+    fn room(step: f32, most: f32) -> f32 {
+        let room = least(most, OUTWARD * step.abs());
+        if step == 0.0 { NO_ROOM } else { room }
+    }
+
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are codes")]
-    fn rooms(&self, place: usize) -> [f32; 3] {
-        let value = f32::from(self.codes[place].cast_signed()) * self.step;
-        let (inward, outward) = (value.abs(), OUTWARD * self.step.abs());
-        let [below, above] = if value < 0.0 { [outward, inward] } else { [inward, outward] };
-        [value, below, above]
+    fn value(&self, place: usize) -> f32 {
+        f32::from(self.codes[place].cast_signed()) * self.step
     }
 }
 
 impl Run for Sided<'_> {
     #[inline(always)]
     fn weight(&self, place: usize) -> Weight {
-        let [value, below, above] = self.rooms(place);
+        let (value, step) = (self.value(place), self.step.abs());
         // A step of nothing says nothing.
         let none = if self.step == 0.0 { f32::INFINITY } else { 0.0 };
-        Weight { value, below: below + none, above: above + none, step: self.step.abs() }
+        let (inward, outward) = (value.abs() + none, OUTWARD * step + none);
+        let (below, above) = if value < 0.0 { (outward, inward) } else { (inward, outward) };
+        Weight { value, below, above, step }
     }
 
+    /// Inwards there is room as far as zero.
     #[inline(always)]
-    fn quick(&self, place: usize) -> [f32; 3] {
-        let [value, below, above] = self.rooms(place);
-        let room = |room: f32| if self.step == 0.0 { NO_ROOM } else { least(self.most, room) };
-        [value, room(below), room(above)]
+    fn look(&self, place: usize, expected: f32) -> (f32, u32) {
+        let value = self.value(place);
+        let outwards = f32::from_bits(expected.to_bits() ^ (value.to_bits() & 0x8000_0000));
+        // Zero is on no side, which is why zero is added.
+        (value, (outwards + 0.0).to_bits() | (self.room - (expected - value).abs()).to_bits())
     }
 }
 
@@ -207,23 +219,23 @@ static MASKS: [u64; 256] = {
 /// Sizes with the signs that the bits of a byte say.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn signed(sizes: u64, signs: u8, step: f32) -> Group {
+fn signed(sizes: u64, signs: u8) -> u64 {
     let flips = MASKS[usize::from(signs)];
     // All bits turned and one added; no size is zero, so that nothing is carried over.
-    Group { codes: (sizes ^ flips).wrapping_add(flips & ONES), step }
+    (sizes ^ flips).wrapping_add(flips & ONES)
 }
 
 /// A point of the two-bit grids; zeros if there is none.
 #[inline(always)]
-fn two_bits(index: usize, signs: u8, step: f32) -> Group {
-    signed(TWO.get(index).copied().unwrap_or(0), signs, step)
+fn two_bits(index: usize, signs: u8) -> u64 {
+    signed(TWO.get(index).copied().unwrap_or(0), signs)
 }
 
 /// Two points of a three-bit grid, each of four weights.
 #[inline(always)]
-fn three_bits(grid: &[u64], indices: [usize; 2], signs: u8, step: f32) -> Group {
+fn three_bits(grid: &[u64], indices: [usize; 2], signs: u8) -> u64 {
     let [low, high] = indices.map(|index| grid.get(index).copied().unwrap_or(0));
-    signed(low | high << 32, signs, step)
+    signed(low | high << 32, signs)
 }
 
 /// Seven signs, and an eighth that makes their number even.
@@ -235,21 +247,33 @@ fn even(signs: u32) -> u8 {
 
 struct Iq2Xxs;
 
-impl Grid<66> for Iq2Xxs {
+impl Iq2Xxs {
+    /// Signs, and a factor in the upper four bits.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 66], scale: f32, part: usize, group: usize) -> Group {
-        let own: &[u8; 8] = split(&block[2 + 8 * part..]).0;
-        let more = u32::from_le_bytes([own[4], own[5], own[6], own[7]]);
-        let step = scale * (0.5 + (more >> 28) as f32) * 0.25;
-        two_bits(IQ2_XXS + usize::from(own[group]), even(more >> (7 * group)), step)
+    fn more(block: &[u8; 66], part: usize) -> u32 {
+        u32::from_le_bytes(*split(&block[6 + 8 * part..]).0)
     }
 }
 
-/// The scale of a group from four bits: the first two groups have the lower half.
+impl Grid<66> for Iq2Xxs {
+    #[inline(always)]
+    fn step(block: &[u8; 66], scale: f32, part: usize, _: usize) -> f32 {
+        scale * (0.5 + (Self::more(block, part) >> 28) as f32) * 0.25
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 66], part: usize, group: usize) -> u64 {
+        let signs = even(Self::more(block, part) >> (7 * group));
+        two_bits(IQ2_XXS + usize::from(block[2 + 8 * part + group]), signs)
+    }
+}
+
+/// The scale of two groups from four bits.
 #[inline(always)]
-fn quarter(scale: f32, scales: u8, group: usize) -> f32 {
-    scale * (0.5 + f32::from(scales >> (4 * (group / 2)) & 15)) * 0.25
+fn quarter(scale: f32, scales: u8, pair: usize) -> f32 {
+    scale * (0.5 + f32::from(scales >> (4 * pair) & 15)) * 0.25
 }
 
 struct Iq2Xs;
@@ -257,10 +281,15 @@ struct Iq2Xs;
 impl Grid<74> for Iq2Xs {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 74], scale: f32, part: usize, group: usize) -> Group {
+    fn step(block: &[u8; 74], scale: f32, part: usize, pair: usize) -> f32 {
+        quarter(scale, block[66 + part], pair)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 74], part: usize, group: usize) -> u64 {
         let code = u16::from_le_bytes(*split(&block[2 + 8 * part + 2 * group..]).0);
-        let step = quarter(scale, block[66 + part], group);
-        two_bits(IQ2_XS + usize::from(code & 511), even(u32::from(code >> 9)), step)
+        two_bits(IQ2_XS + usize::from(code & 511), even(u32::from(code >> 9)))
     }
 }
 
@@ -271,24 +300,42 @@ impl Grid<82> for Iq2S {
 
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 82], scale: f32, part: usize, group: usize) -> Group {
+    fn step(block: &[u8; 82], scale: f32, part: usize, pair: usize) -> f32 {
+        quarter(scale, block[74 + part], pair)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 82], part: usize, group: usize) -> u64 {
         let high = usize::from(block[66 + part] >> (2 * group) & 3);
         let index = usize::from(block[2 + 4 * part + group]) | high << 8;
-        let step = quarter(scale, block[74 + part], group);
-        two_bits(IQ2_S + index, block[34 + 4 * part + group], step)
+        two_bits(IQ2_S + index, block[34 + 4 * part + group])
     }
 }
 
 struct Iq3Xxs;
 
-impl Grid<98> for Iq3Xxs {
+impl Iq3Xxs {
+    /// Signs, and a factor in the upper four bits.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 98], scale: f32, part: usize, group: usize) -> Group {
+    fn more(block: &[u8; 98], part: usize) -> u32 {
+        u32::from_le_bytes(*split(&block[66 + 4 * part..]).0)
+    }
+}
+
+impl Grid<98> for Iq3Xxs {
+    #[inline(always)]
+    fn step(block: &[u8; 98], scale: f32, part: usize, _: usize) -> f32 {
+        scale * (0.5 + (Self::more(block, part) >> 28) as f32) * 0.5
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 98], part: usize, group: usize) -> u64 {
         let index = |i: usize| usize::from(block[2 + 8 * part + 2 * group + i]);
-        let more = u32::from_le_bytes(*split(&block[66 + 4 * part..]).0);
-        let step = scale * (0.5 + (more >> 28) as f32) * 0.5;
-        three_bits(&THREE_XXS, [index(0), index(1)], even(more >> (7 * group)), step)
+        let signs = even(Self::more(block, part) >> (7 * group));
+        three_bits(&THREE_XXS, [index(0), index(1)], signs)
     }
 }
 
@@ -299,66 +346,85 @@ impl Grid<110> for Iq3S {
 
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 110], scale: f32, part: usize, group: usize) -> Group {
+    fn step(block: &[u8; 110], scale: f32, part: usize, _: usize) -> f32 {
+        let factor = block[106 + part / 2] >> (4 * (part % 2)) & 15;
+        scale * (1.0 + 2.0 * f32::from(factor))
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 110], part: usize, group: usize) -> u64 {
         let index = |i: usize| {
             let ninth = usize::from(block[66 + part] >> (2 * group + i) & 1);
             usize::from(block[2 + 8 * part + 2 * group + i]) | ninth << 8
         };
-        let factor = block[106 + part / 2] >> (4 * (part % 2)) & 15;
-        let step = scale * (1.0 + 2.0 * f32::from(factor));
-        three_bits(&THREE_S, [index(0), index(1)], block[74 + 4 * part + group], step)
+        three_bits(&THREE_S, [index(0), index(1)], block[74 + 4 * part + group])
     }
 }
 
-/// A point of the one-bit grid, and an eighth of a step less or more.
+/// A point of the one-bit grid, and an eighth of a step less or more: in eighths.
 #[inline(always)]
-fn ternary(index: usize, step: f32, less: bool) -> Group {
+fn ternary(index: usize, less: bool) -> u64 {
     let [more, fewer] = &ONE;
     let grid = if less { fewer } else { more };
-    Group { codes: grid.get(index).copied().unwrap_or(0), step: step / 8.0 }
+    grid.get(index).copied().unwrap_or(0)
 }
 
 struct Iq1S;
 
-impl Grid<50> for Iq1S {
+impl Iq1S {
+    /// Higher bits of indices, a factor, and whether weights are less.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 50], scale: f32, part: usize, group: usize) -> Group {
-        let more = u16::from_le_bytes(*split(&block[34 + 2 * part..]).0);
-        let step = scale * f32::from(2 * (more >> 12 & 7) + 1);
-        let index = usize::from(block[2 + 4 * part + group]) | usize::from(more >> (3 * group) & 7) << 8;
-        ternary(index, step, more >> 15 == 1)
+    fn more(block: &[u8; 50], part: usize) -> u16 {
+        u16::from_le_bytes(*split(&block[34 + 2 * part..]).0)
     }
 }
 
-#[inline(always)]
-#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn words(block: &[u8; 56]) -> [u16; 4] {
-    std::array::from_fn(|i| u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]))
-}
+impl Grid<50> for Iq1S {
+    #[inline(always)]
+    fn step(block: &[u8; 50], scale: f32, part: usize, _: usize) -> f32 {
+        scale * f32::from(2 * (Self::more(block, part) >> 12 & 7) + 1) / 8.0
+    }
 
-/// A scale that is spread over the top four bits of four words.
-#[inline(always)]
-fn spread(block: &[u8; 56]) -> f32 {
-    f16_to_f32((0..).zip(words(block)).fold(0, |scale, (i, word)| scale | word >> 12 << (4 * i)))
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 50], part: usize, group: usize) -> u64 {
+        let more = Self::more(block, part);
+        let index = usize::from(block[2 + 4 * part + group]) | usize::from(more >> (3 * group) & 7) << 8;
+        ternary(index, more >> 15 == 1)
+    }
 }
 
 struct Iq1M;
 
+impl Iq1M {
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn words(block: &[u8; 56]) -> [u16; 4] {
+        std::array::from_fn(|i| u16::from_le_bytes([block[48 + 2 * i], block[49 + 2 * i]]))
+    }
+}
+
 impl Grid<56> for Iq1M {
+    /// It is spread over the top four bits of four words.
     #[inline(always)]
     fn scale(block: &[u8; 56]) -> f32 {
-        spread(block)
+        f16_to_f32((0..).zip(Self::words(block)).fold(0, |scale, (i, word)| scale | word >> 12 << (4 * i)))
     }
 
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-    fn group(block: &[u8; 56], scale: f32, part: usize, group: usize) -> Group {
-        let words = words(block);
-        let factor = words[part / 2] >> (6 * (part % 2) + 3 * (group / 2)) & 7;
-        let step = scale * f32::from(2 * factor + 1);
+    fn step(block: &[u8; 56], scale: f32, part: usize, pair: usize) -> f32 {
+        let factor = Self::words(block)[part / 2] >> (6 * (part % 2) + 3 * pair) & 7;
+        scale * f32::from(2 * factor + 1) / 8.0
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
+    fn codes(block: &[u8; 56], part: usize, group: usize) -> u64 {
         let more = block[32 + 2 * part + group / 2] >> (4 * (group % 2));
         let index = usize::from(block[4 * part + group]) | usize::from(more & 7) << 8;
-        ternary(index, step, more >> 3 & 1 == 1)
+        ternary(index, more >> 3 & 1 == 1)
     }
 }

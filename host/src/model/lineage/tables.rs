@@ -5,7 +5,7 @@
 //! outermost entries are open outwards, as fitted scales clip there. Where a file of NVFP4 keeps
 //! a second scale in another tensor, `side` leaves the weights alone.
 
-use super::decode::{NO_ROOM, Run, Scale, Taker, Weight, least, split};
+use super::decode::{NO_ROOM, Run, Scale, Taker, Weight, least, outside, split};
 use super::half::{f16_half_step, f16_to_f32};
 use crate::model::gguf::GgmlType;
 
@@ -292,11 +292,12 @@ impl<const N: usize> Run for Nearest<'_, N> {
     /// Half the gaps, and the scale's rounding as far as it moves the entry, but not the border.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
-    fn quick(&self, place: usize) -> [f32; 3] {
+    fn look(&self, place: usize, expected: f32) -> (f32, u32) {
         let entry = f32::from(self.entries[place]);
         let both = entry.abs().mul_add(self.rounding, self.slack);
         let room = |gap: i8| least(self.most, f32::from(gap).mul_add(self.half, both));
-        [entry * self.scale, room(self.lower[place]), room(self.upper[place])]
+        let value = entry * self.scale;
+        (value, outside(expected - value, [room(self.lower[place]), room(self.upper[place])]))
     }
 }
 

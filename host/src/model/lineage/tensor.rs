@@ -127,14 +127,6 @@ impl Seen {
         }
     }
 
-    /// Are these blocks of a ternary type what its quantiser gives?
-    fn ternary(&mut self, kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
-        let (blocks, exact) = (values.len() as u64 / kind.block(), ternary::is_rounding(kind, values, bytes));
-        self.blocks += blocks;
-        self.exact_blocks += if exact { blocks } else { 0 };
-        exact
-    }
-
     /// Blocks of which every byte is equal.
     fn equal(&mut self, kind: GgmlType, weights: u64) {
         if has_reference(kind) {
@@ -309,6 +301,15 @@ fn tile(
 ) {
     seen.bytes_differ = true;
     let Work { values, other, rooms, encoded, weights, scratch } = work;
+    if ternary::is_known(kind) {
+        let groups = candidate.len() as u64 / kind.block_bytes();
+        seen.blocks += groups;
+        if ternary::is_rounding(kind, candidate, (from, reference), values, scratch) {
+            seen.values_differ = true;
+            seen.exact_blocks += groups;
+            return;
+        }
+    }
     decode::values(from, reference, values, scratch);
     rooms.clear();
     let before = seen.tally;
@@ -316,8 +317,6 @@ fn tile(
         seen.values_differ = true;
         let mut reference = Reference { kind: from, bytes: reference, values, rooms, scratch };
         blocks(kind, candidate, &mut reference, encoded, weights, seen);
-    } else if ternary::is_known(kind) && seen.ternary(kind, candidate, values) {
-        seen.values_differ = true;
     } else if rounds_to(kind, values, candidate) {
         let lossless =
             matches!((kind, from), (GgmlType::F64, _) | (GgmlType::F32, GgmlType::F16 | GgmlType::BF16));

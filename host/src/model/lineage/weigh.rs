@@ -211,6 +211,9 @@ fn lanes(mut lanes: Lanes, weights: &Weights, values: &[f32], rooms: &[f32]) -> 
     lanes
 }
 
+/// The greatest number whose uppermost bit is not set.
+const INSIDE: u32 = u32::MAX >> 1;
+
 /// Weights that are compared as they are decoded.
 struct Glance<'a> {
     sums: Sums,
@@ -245,18 +248,15 @@ impl Taker for Glance<'_> {
         };
         self.values = rest;
         // A copy, and no way out in between, so that it stays in registers.
-        let (mut sums, mut odd) = (self.sums, [false; RUNS]);
-        for ((number, own), odd) in own.chunks_exact(N / LANES).enumerate().zip(&mut odd) {
+        let (mut sums, mut odd) = (self.sums, [0; LANES]);
+        for (number, own) in own.chunks_exact(N / LANES).enumerate() {
             let run = run(number);
             for (part, values) in own.iter().enumerate() {
-                let mut inside = true;
-                for (i, &expected) in values.iter().enumerate() {
-                    let [value, below, above] = run.quick(part * LANES + i);
+                for (i, (&expected, odd)) in values.iter().zip(&mut odd).enumerate() {
+                    let (value, outside) = run.look(part * LANES + i, expected);
                     sums.add(i, value, expected);
-                    let error = expected - value;
-                    inside &= (-below <= error) & (error <= above);
+                    *odd |= outside;
                 }
-                *odd |= !inside;
             }
         }
         self.sums = sums;
@@ -265,9 +265,8 @@ impl Taker for Glance<'_> {
             for (number, own) in own.chunks_exact(N / LANES).enumerate() {
                 self.closely(&run(number), own);
             }
-        } else if odd != [false; RUNS] {
-            for ((number, own), _) in own.chunks_exact(N / LANES).enumerate().zip(odd).filter(|(_, odd)| *odd)
-            {
+        } else if odd.iter().fold(0, |all, odd| all | odd) > INSIDE {
+            for (number, own) in own.chunks_exact(N / LANES).enumerate() {
                 self.seldom(&run(number), own);
             }
         }
@@ -275,12 +274,15 @@ impl Taker for Glance<'_> {
 }
 
 impl Glance<'_> {
-    /// Looks closely at the weights of a run, of which some are where a quick look says nothing. A
-    /// call, so that the quick look's loop stays small.
+    /// Looks closely at the weights of a run if some are where a quick look says nothing. A call, so
+    /// that the quick look's loop stays small.
     #[cold]
     #[inline(never)]
     fn seldom(&mut self, run: &impl Run, values: &[[f32; LANES]]) {
-        self.closely(run, values);
+        let places = values.as_flattened().iter().enumerate();
+        if places.fold(0, |odd, (place, &x)| odd | run.look(place, x).1) > INSIDE {
+            self.closely(run, values);
+        }
     }
 
     #[inline(always)]
