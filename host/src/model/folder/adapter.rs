@@ -74,10 +74,10 @@ fn rank_fault(rank: Option<&Value>) -> Option<Finding> {
 
 /// Is the module the one that is named, or does its path end so?
 fn is_named(module: &str, name: &str) -> bool {
-    endings(module).any(|ending| ending == name)
+    module.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// Names that mean the module: what is left of its path behind a dot, and all of it.
+/// Names that mean the module, to look up in many: what is left of its path behind a dot, and all of it.
 fn endings(module: &str) -> impl Iterator<Item = &str> {
     // Far more than any path has.
     const DOTS: usize = 64;
