@@ -79,7 +79,7 @@ pub fn run(
         let target = target_of(artifact);
         for check in &checks {
             let (id, params) = (&check.id, given.get(&check.id).map(ToString::to_string));
-            if params.is_none() && target.manifests.is_empty() && only_compares(check) {
+            if target.manifests.is_empty() && only_reads_manifests(check, given) {
                 continue;
             }
             let (outcome, said) = judged(plugins, id, artifact, &target, params.as_deref());
@@ -103,10 +103,12 @@ pub fn run(
     all
 }
 
-/// The checks of this binary know of nothing that an artifact could be compared with but parameters
-/// and manifests, and are not even compiled where there are none; a user's own may bring its list.
-pub fn only_compares(check: &PluginRecord) -> bool {
-    check.kind == PluginKind::HashCheck && check.origin == Origin::Builtin
+/// The checks of this binary know of nothing that an artifact could be compared with but the parameters
+/// `given` and manifests, and are not even compiled where there are none; a user's own may bring its
+/// list.
+pub fn only_reads_manifests(check: &PluginRecord, given: &Given) -> bool {
+    let builtin = check.kind == PluginKind::HashCheck && check.origin == Origin::Builtin;
+    builtin && !given.contains_key(&check.id)
 }
 
 /// The outcome of one check of one artifact, and what it says.
@@ -328,8 +330,9 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/reference.gguf");
         let artifact = inspect(&path, &InspectOptions { full: true }, &mut |_, _| {}).unwrap();
         let target = HashTarget { manifests: Vec::new(), ..target_of(&artifact) };
+        let passed_over = |check: &PluginRecord| only_reads_manifests(check, &Given::new());
         let passed_over: Vec<String> =
-            plugins.list().into_iter().filter(only_compares).map(|check| check.id).collect();
+            plugins.list().into_iter().filter(passed_over).map(|check| check.id).collect();
         assert!(passed_over.len() >= 5, "{passed_over:?}");
         for id in passed_over {
             let (outcome, said) = judged(&plugins, &id, &artifact, &target, None);
@@ -337,7 +340,10 @@ mod tests {
         }
         let bytes = plugins.bytes(PluginKind::HashCheck, "root-pin").unwrap().to_vec();
         let (_, users) = plugins.and_file(Path::new("root-pin.wasm"), bytes).unwrap();
-        assert!(!only_compares(&users.record), "a user's own is asked, whatever its name");
+        assert!(
+            !only_reads_manifests(&users.record, &Given::new()),
+            "a user's own is asked, whatever its name"
+        );
     }
 
     #[test]

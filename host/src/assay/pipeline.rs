@@ -32,7 +32,7 @@ use crate::governor::admission::Caps;
 use crate::model::likeness::{self, Difference, Likeness};
 use crate::model::lineage::{self, Extent, Requantize};
 use crate::model::{InspectOptions, inspect};
-use crate::plugin::{PluginKind, PluginRecord, PluginSet};
+use crate::plugin::{PluginKind, PluginSet};
 use crate::worker::{GiveUp, Policy, Stamp, WorkerEnd, WorkerLimits, difference, give_up, stamps};
 
 /// Vocabulary of raw token challenges: made before any model is loaded, so it has to fit all.
@@ -125,11 +125,10 @@ fn prepare(request: &AssayRequest, plugins: &Arc<PluginSet>) {
     let (request, plugins) = (request.clone(), Arc::clone(plugins));
     std::thread::spawn(move || {
         let list = plugins.list();
-        let idle = |record: &PluginRecord| {
-            hash_checks::only_compares(record) && !request.hash_checks.contains_key(&record.id)
-        };
-        let wanted =
-            list.iter().filter(|record| takes_part(&request, record.kind, &record.id) && !idle(record));
+        let wanted = list.iter().filter(|record| {
+            takes_part(&request, record.kind, &record.id)
+                && !hash_checks::only_reads_manifests(record, &request.hash_checks)
+        });
         let wanted: Vec<(PluginKind, &str)> =
             wanted.map(|record| (record.kind, record.id.as_str())).collect();
         if let Err(problem) = plugins.prepare(&wanted) {
