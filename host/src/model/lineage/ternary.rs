@@ -281,7 +281,8 @@ mod tests {
     #[test]
     fn patterns_are_rounded_as_values_are() {
         type Halves = [[u8; 2]; BLOCK];
-        let types: [(fn(u16) -> f32, fn(f32) -> u16, fn(&Halves) -> (f32, [i8; BLOCK])); 2] =
+        type Type = (fn(u16) -> f32, fn(f32) -> u16, fn(&Halves) -> (f32, [i8; BLOCK]));
+        let types: [Type; 2] =
             [(f16_to_f32, f32_to_f16, nearest_f16), (bf16_to_f32, f32_to_bf16, nearest_bf16)];
         for (value, pattern, of_halves) in types {
             for most in 0..0x8000 {
