@@ -209,12 +209,14 @@ pub(super) fn compare_while(
     } else {
         CHUNK_WEIGHTS
     };
-    // How alike tensors are is all that such a candidate says, and a part of its weights says it.
-    seen.sampled = grids::is_known(kind) && !grids::keeps_signs(kind) && !same_type && !moved;
+    // How alike tensors are is all that such a candidate says, and a part of its weights says it; but
+    // the sides of zero where it keeps them.
+    seen.sampled = grids::is_known(kind) && !same_type && !moved;
+    let keeps_signs = grids::keeps_signs(kind);
     let mut done = 0;
     while done < seen.elements {
         let whole = step.min(seen.elements - done);
-        let count = if seen.sampled { whole.min(SAMPLED_WEIGHTS) } else { whole };
+        let count = if seen.sampled && !keeps_signs { whole.min(SAMPLED_WEIGHTS) } else { whole };
         fill(sides.0, candidate, kind, done, count, &mut buffers.candidate)?;
         fill(sides.1, reference, from, done, count, &mut buffers.reference)?;
         done += whole;
@@ -222,7 +224,11 @@ pub(super) fn compare_while(
             seen.equal(kind, count);
         } else if is_known(kind) && is_known(from) {
             let Buffers { candidate, reference, work } = &mut *buffers;
-            for (ours, theirs) in tiles(kind, candidate).zip(tiles(from, reference)) {
+            for (number, (ours, theirs)) in (0..).zip(tiles(kind, candidate).zip(tiles(from, reference))) {
+                let beyond_sample = seen.sampled && number >= SAMPLED_WEIGHTS / TILE_WEIGHTS;
+                if beyond_sample && grids::on_their_sides(kind, ours, from, theirs) {
+                    continue;
+                }
                 if same_type && ours == theirs {
                     seen.equal(kind, ours.len() as u64 / kind.block_bytes().max(1) * kind.block());
                 } else {

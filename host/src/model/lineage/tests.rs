@@ -621,3 +621,44 @@ fn what_is_not_known_of_a_family_is_no_contradiction() {
         assert_eq!(found.relation, expected, "{architecture} {found:?}");
     }
 }
+
+/// How alike tensors are is told by a part of them, but signs are looked at everywhere.
+#[test]
+fn a_sign_that_is_kept_counts_wherever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (columns, rows) = (1024, 300);
+    for (kind, from) in [
+        (GgmlType::IQ3_S, GgmlType::F16),
+        (GgmlType::IQ2_S, GgmlType::BF16),
+        (GgmlType::IQ3_S, GgmlType::F32),
+    ] {
+        let size = usize::try_from(kind.block_bytes()).unwrap();
+        let mut bytes: Vec<u8> = (0..columns * rows / 256 * size).map(|i| (i * i % 251) as u8).collect();
+        bytes.chunks_mut(size).for_each(|block| block[..2].copy_from_slice(&[0, 0x20]));
+        let mut values = decoded(kind, &bytes).unwrap();
+        values.iter_mut().enumerate().for_each(|(i, x)| *x *= 0.7 + (i % 5) as f32 * 0.15);
+        let write = |name: &str, kind: GgmlType, data: &[u8]| {
+            let path = folder.path().join(name);
+            let shape = &[columns as u64, rows as u64];
+            let tensor = TensorData { name: "blk.0.ffn_up.weight", kind, shape, data };
+            write_file(&path, &[("general.name", name.into())], &[tensor]).unwrap();
+            path
+        };
+        let candidate = write("candidate.gguf", kind, &bytes);
+        let mut against = |wrong: &[usize]| {
+            wrong.iter().for_each(|&place| values[place] *= -1.0);
+            let reference = write("reference.gguf", from, &encoded(from, &values, Arithmetic::Plain));
+            wrong.iter().for_each(|&place| values[place] *= -1.0);
+            relate(&candidate, &reference).tensors.remove(0)
+        };
+        let honest = against(&[]);
+        assert_eq!((honest.relation, honest.weights_beyond), (TensorRelation::Unknown, 0), "{honest:?}");
+        assert!(honest.correlation > Some(0.97), "{honest:?}");
+        // In what is always compared, behind it, and in the last, which is no whole chunk.
+        for wrong in [&[5][..], &[70_000, 70_001, 262_143], &[262_144, 307_199]] {
+            let tensor = against(wrong);
+            assert_eq!(tensor.weights_beyond, wrong.len() as u64, "{kind:?} {from:?} {wrong:?} {tensor:?}");
+            assert_eq!(tensor.relation, TensorRelation::Differs);
+        }
+    }
+}
