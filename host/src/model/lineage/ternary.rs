@@ -61,8 +61,8 @@ pub(super) fn is_rounding(
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn of_values(kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
     match kind {
-        GgmlType::TQ1_0 => equal::<Fives, 54, _>(values, bytes, nearest),
-        GgmlType::TQ2_0 => equal::<Fours, 66, _>(values, bytes, nearest),
+        GgmlType::TQ1_0 => equal::<Fives, 54, Single>(values, bytes),
+        GgmlType::TQ2_0 => equal::<Fours, 66, Single>(values, bytes),
         _ => false,
     }
 }
@@ -72,46 +72,24 @@ fn of_halves(kind: GgmlType, bytes: &[u8], from: GgmlType, values: &[u8]) -> boo
     let (halves, rest) = values.as_chunks();
     rest.is_empty()
         && match (kind, from) {
-            (GgmlType::TQ1_0, GgmlType::F16) => equal::<Fives, 54, _>(halves, bytes, nearest_f16),
-            (GgmlType::TQ2_0, GgmlType::F16) => equal::<Fours, 66, _>(halves, bytes, nearest_f16),
-            (GgmlType::TQ1_0, GgmlType::BF16) => equal::<Fives, 54, _>(halves, bytes, nearest_bf16),
-            (GgmlType::TQ2_0, GgmlType::BF16) => equal::<Fours, 66, _>(halves, bytes, nearest_bf16),
+            (GgmlType::TQ1_0, GgmlType::F16) => equal::<Fives, 54, Half>(halves, bytes),
+            (GgmlType::TQ2_0, GgmlType::F16) => equal::<Fours, 66, Half>(halves, bytes),
+            (GgmlType::TQ1_0, GgmlType::BF16) => equal::<Fives, 54, Brain>(halves, bytes),
+            (GgmlType::TQ2_0, GgmlType::BF16) => equal::<Fours, 66, Brain>(halves, bytes),
             _ => false,
         }
 }
 
-/// Are blocks of the step and the codes that `nearest` gives for each group of weights?
-#[inline(always)]
-fn equal<T: Codes<SIZE>, const SIZE: usize, V>(
-    values: &[V],
-    bytes: &[u8],
-    nearest: impl Fn(&[V; BLOCK]) -> (f32, [i8; BLOCK]),
-) -> bool {
-    let ((groups, rest), blocks) = (values.as_chunks::<BLOCK>(), bytes.as_chunks::<SIZE>().0);
-    let mut equal = rest.is_empty() && groups.len() == blocks.len();
-    for (group, block) in groups.iter().zip(blocks) {
-        let (step, codes) = nearest(group);
-        let mut odd = 0;
-        for (own, code) in codes.iter().zip(T::codes(block)) {
-            odd |= own ^ code;
-        }
-        let usual = step.is_finite() && inverse(step).is_finite();
-        equal &= odd == 0 && usual && scale(block) == f32_to_f16(step);
-    }
-    equal
-}
-
-/// The step of a group of weights, which is the largest magnitude, and their codes.
-#[inline(always)]
-fn nearest(group: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
-    // As bits, magnitudes are ordered, and what is no number comes last.
-    let most = group.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most));
-    let step = f32::from_bits(most);
-    let (by, mut codes) = (inverse(step), [0; BLOCK]);
-    for (code, x) in codes.iter_mut().zip(group) {
-        *code = i8::from(x * by >= 0.5) - i8::from(x * by <= -0.5);
-    }
-    (step, codes)
+/// A type of floats, and how weights of it are rounded. A trait, because what is called through a
+/// pointer is not made vector code of.
+trait Float {
+    type Raw: Copy;
+    /// What a weight is compared with to round it.
+    type Bound: Copy + Default;
+    /// The largest magnitude. As bits, magnitudes are ordered, and what is no number comes last.
+    fn step(group: &[Self::Raw; BLOCK]) -> f32;
+    fn bound(step: f32) -> Self::Bound;
+    fn code(raw: Self::Raw, bound: Self::Bound) -> i8;
 }
 
 /// What steps are multiplied with to make one.
@@ -120,36 +98,120 @@ fn inverse(step: f32) -> f32 {
     if step == 0.0 { 0.0 } else { 1.0 / step }
 }
 
-#[inline(always)]
-fn nearest_f16(group: &[[u8; 2]; BLOCK]) -> (f32, [i8; BLOCK]) {
-    nearest_half(group, f16_to_f32, f32_to_f16)
-}
+struct Single;
 
-#[inline(always)]
-fn nearest_bf16(group: &[[u8; 2]; BLOCK]) -> (f32, [i8; BLOCK]) {
-    nearest_half(group, bf16_to_f32, f32_to_bf16)
-}
+impl Float for Single {
+    type Raw = f32;
+    type Bound = f32;
 
-/// [`nearest`] for patterns of 16 bits, whose order is that of the magnitudes, too.
-#[inline(always)]
-fn nearest_half(
-    group: &[[u8; 2]; BLOCK],
-    value: impl Fn(u16) -> f32,
-    pattern: impl Fn(f32) -> u16,
-) -> (f32, [i8; BLOCK]) {
-    let most = group.iter().fold(0, |most, raw| (u16::from_le_bytes(*raw) & 0x7fff).max(most));
-    let step = value(most);
-    // The least that is rounded up is the pattern nearest to half a step, or the one after it: the
-    // one before is too far from it for the product's rounding.
-    let half = pattern(0.5 * step);
-    let least = half + u16::from(value(half) * inverse(step) < 0.5);
-    let mut codes = [0; BLOCK];
-    for (code, raw) in codes.iter_mut().zip(group) {
-        let bits = u16::from_le_bytes(*raw);
-        let sign = (bits.cast_signed() >> 15) | 1;
-        *code = if bits & 0x7fff >= least { sign as i8 } else { 0 };
+    #[inline(always)]
+    fn step(group: &[f32; BLOCK]) -> f32 {
+        f32::from_bits(group.iter().fold(0, |most, x| (x.to_bits() & 0x7fff_ffff).max(most)))
     }
-    (step, codes)
+
+    #[inline(always)]
+    fn bound(step: f32) -> f32 {
+        inverse(step)
+    }
+
+    #[inline(always)]
+    fn code(x: f32, by: f32) -> i8 {
+        i8::from(x * by >= 0.5) - i8::from(x * by <= -0.5)
+    }
+}
+
+/// The largest magnitude of 16 bits.
+#[inline(always)]
+fn most(group: &[[u8; 2]; BLOCK]) -> u16 {
+    group.iter().fold(0, |most, raw| (u16::from_le_bytes(*raw) & 0x7fff).max(most))
+}
+
+/// Of `half`, the pattern nearest to half a step, and the one after it the least that is rounded up:
+/// the one before is too far from half a step for the product's rounding.
+#[inline(always)]
+fn least(half: u16, value: f32, step: f32) -> u16 {
+    half + u16::from(value * inverse(step) < 0.5)
+}
+
+#[inline(always)]
+fn code(raw: [u8; 2], least: u16) -> i8 {
+    let bits = u16::from_le_bytes(raw);
+    let sign = (bits.cast_signed() >> 15) | 1;
+    if bits & 0x7fff >= least { sign as i8 } else { 0 }
+}
+
+/// binary16
+struct Half;
+
+impl Float for Half {
+    type Raw = [u8; 2];
+    type Bound = u16;
+
+    #[inline(always)]
+    fn step(group: &[[u8; 2]; BLOCK]) -> f32 {
+        f16_to_f32(most(group))
+    }
+
+    #[inline(always)]
+    fn bound(step: f32) -> u16 {
+        let half = f32_to_f16(0.5 * step);
+        least(half, f16_to_f32(half), step)
+    }
+
+    #[inline(always)]
+    fn code(raw: [u8; 2], least: u16) -> i8 {
+        code(raw, least)
+    }
+}
+
+/// bfloat16
+struct Brain;
+
+impl Float for Brain {
+    type Raw = [u8; 2];
+    type Bound = u16;
+
+    #[inline(always)]
+    fn step(group: &[[u8; 2]; BLOCK]) -> f32 {
+        bf16_to_f32(most(group))
+    }
+
+    #[inline(always)]
+    fn bound(step: f32) -> u16 {
+        let half = f32_to_bf16(0.5 * step);
+        least(half, bf16_to_f32(half), step)
+    }
+
+    #[inline(always)]
+    fn code(raw: [u8; 2], least: u16) -> i8 {
+        code(raw, least)
+    }
+}
+
+/// Are blocks of the steps and the codes of the values? Several at a time, so that what is done once
+/// for a block is vector code, too.
+#[inline(always)]
+fn equal<T: Codes<SIZE>, const SIZE: usize, F: Float>(values: &[F::Raw], bytes: &[u8]) -> bool {
+    let ((groups, rest), blocks) = (values.as_chunks::<BLOCK>(), bytes.as_chunks::<SIZE>().0);
+    let mut equal = rest.is_empty() && groups.len() == blocks.len();
+    for (groups, blocks) in groups.chunks(8).zip(blocks.chunks(8)) {
+        let (mut steps, mut bounds, mut scales) = ([0.0; 8], [F::Bound::default(); 8], [0; 8]);
+        for (step, group) in steps.iter_mut().zip(groups) {
+            *step = F::step(group);
+        }
+        for ((step, bound), scale) in steps.iter().zip(&mut bounds).zip(&mut scales) {
+            (*bound, *scale) = (F::bound(*step), f32_to_f16(*step));
+            equal &= step.is_finite() & inverse(*step).is_finite();
+        }
+        for (((group, block), bound), own) in groups.iter().zip(blocks).zip(bounds).zip(scales) {
+            let mut odd = 0;
+            for (raw, code) in group.iter().zip(T::codes(block)) {
+                odd |= F::code(*raw, bound) ^ code;
+            }
+            equal &= odd == 0 && scale(block) == own;
+        }
+    }
+    equal
 }
 
 /// The step, after the codes.
@@ -280,10 +342,15 @@ mod tests {
     /// Around half a step, of every step.
     #[test]
     fn patterns_are_rounded_as_values_are() {
+        fn nearest<F: Float>(group: &[F::Raw; BLOCK]) -> (f32, [i8; BLOCK]) {
+            let (step, mut codes) = (F::step(group), [0; BLOCK]);
+            codes.iter_mut().zip(group).for_each(|(code, raw)| *code = F::code(*raw, F::bound(step)));
+            (step, codes)
+        }
         type Halves = [[u8; 2]; BLOCK];
         type Type = (fn(u16) -> f32, fn(f32) -> u16, fn(&Halves) -> (f32, [i8; BLOCK]));
         let types: [Type; 2] =
-            [(f16_to_f32, f32_to_f16, nearest_f16), (bf16_to_f32, f32_to_bf16, nearest_bf16)];
+            [(f16_to_f32, f32_to_f16, nearest::<Half>), (bf16_to_f32, f32_to_bf16, nearest::<Brain>)];
         for (value, pattern, of_halves) in types {
             for most in 0..0x8000 {
                 let (step, mut halves) = (value(most), [[0; 2]; BLOCK]);
@@ -291,7 +358,7 @@ mod tests {
                 let both = near.chain([most]).flat_map(|bits| [bits, bits | 0x8000]);
                 halves.iter_mut().zip(both).for_each(|(half, bits)| *half = bits.to_le_bytes());
                 let values = halves.map(|raw| value(u16::from_le_bytes(raw)));
-                let (found, expected) = (of_halves(&halves), nearest(&values));
+                let (found, expected) = (of_halves(&halves), nearest::<Single>(&values));
                 if step.is_finite() && inverse(step).is_finite() {
                     assert_eq!(found, expected, "{most:#x}");
                 } else {
