@@ -333,17 +333,23 @@ fn needlessly_coarse_steps_are_told() {
     }
 }
 
+const TALL: usize = 5000;
+
+impl Folder {
+    /// A model of one matrix, of which only some rows are looked at.
+    fn tall(&self, name: &str, kind: GgmlType, data: &[u8]) {
+        let shape = [COLUMNS as u64, TALL as u64];
+        let tensor = TensorData { name: "token_embd.weight", kind, shape: &shape, data };
+        write_file(&self.path(name), &[("general.architecture", "llama".into())], &[tensor]).unwrap();
+    }
+}
+
 /// Of a large model some rows of every tensor are looked at, unless all are asked for.
 #[test]
 fn of_a_large_model_a_sample_is_enough_where_weights_speak() {
-    const TALL: usize = 5000;
     let folder = Folder::new();
     let values = bell(7, COLUMNS * TALL);
-    let write = |name: &str, kind: GgmlType, data: &[u8]| {
-        let shape = [COLUMNS as u64, TALL as u64];
-        let tensor = TensorData { name: "token_embd.weight", kind, shape: &shape, data };
-        write_file(&folder.path(name), &[("general.architecture", "llama".into())], &[tensor]).unwrap();
-    };
+    let write = |name: &str, kind: GgmlType, data: &[u8]| folder.tall(name, kind, data);
     write("reference.gguf", GgmlType::F32, &raw(&values));
     write("candidate.gguf", GgmlType::Q4_K, &honest(GgmlType::Q4_K, &values, None));
     let (relation, document) = folder.relation(&[]);
@@ -366,4 +372,35 @@ fn of_a_large_model_a_sample_is_enough_where_weights_speak() {
         (&tensor["relation"], tensor["requantized_blocks"].as_u64()),
         (&"requantized".into(), Some(all))
     );
+}
+
+/// The quantiser takes seconds to make its tables for IQ2_S: what is as near as points can be needs no
+/// comparison with it, with an importance matrix or without. It is asked before anybody is accused.
+#[test]
+fn the_quantiser_of_iq2_s_is_asked_only_about_what_is_far_off() {
+    let folder = Folder::new();
+    let values = bell(7, COLUMNS * TALL);
+    folder.tall("reference.gguf", GgmlType::F32, &raw(&values));
+    let mut importances = importance(0);
+    importances.truncate(COLUMNS);
+    for weighed in [None, Some(&importances[..])] {
+        folder.tall("candidate.gguf", GgmlType::IQ2_S, &honest(GgmlType::IQ2_S, &values, weighed));
+        let (relation, document) = folder.relation(&[]);
+        assert_eq!(relation, "quantization", "{}", document["reasons"]);
+        let tensor = &document["tensors"][0];
+        assert_eq!(tensor["relation"], "within-rounding");
+        assert!(tensor["requantized_blocks"].is_null() && tensor["exact_blocks"].is_null(), "{tensor}");
+        assert!(tensor["error_ratio"].as_f64().is_some_and(|ratio| (1.0..2.0).contains(&ratio)), "{tensor}");
+    }
+    // Weights of other sizes and the same signs.
+    let sizes = bell(8, values.len());
+    let other: Vec<f32> =
+        sizes.iter().zip(&values).map(|(size, x)| (1.0 + 10.0 * size).max(0.05) * x).collect();
+    folder.tall("candidate.gguf", GgmlType::IQ2_S, &honest(GgmlType::IQ2_S, &other, None));
+    let (relation, document) = folder.relation(&[]);
+    assert_eq!(relation, "derived", "{}", document["reasons"]);
+    let tensor = &document["tensors"][0];
+    assert_eq!((&tensor["relation"], &tensor["exact_blocks"]), (&"differs".into(), &0.0.into()));
+    assert!(tensor["requantized_blocks"].as_u64() >= Some(256), "{tensor}");
+    assert!(tensor["error_ratio"].as_f64() > Some(2.0), "{tensor}");
 }

@@ -35,6 +35,11 @@ pub(super) fn keeps_signs(kind: GgmlType) -> bool {
     matches!(kind, GgmlType::IQ2_S | GgmlType::IQ3_S)
 }
 
+/// The sizes of the points of IQ2_S, a byte each.
+pub(super) fn iq2_s() -> &'static [u64] {
+    TWO.get(IQ2_S..).unwrap_or_default()
+}
+
 /// Hands the weights of whole blocks on; none of types that are not known.
 #[inline(always)]
 pub(super) fn blocks(kind: GgmlType, bytes: &[u8], out: &mut impl Taker) {

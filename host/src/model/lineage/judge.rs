@@ -97,7 +97,7 @@ fn describe(pair: &Pair) -> TensorLineage {
         weights_beyond: if pair.relation == Permuted { 0 } else { tally.beyond },
         correlation: seen.correlation(),
         exact_blocks: again.map_or_else(|| seen.exact_share(), Reproduction::share),
-        requantized_blocks: again.map(|again| again.blocks),
+        requantized_blocks: again.map(|again| again.blocks).filter(|&blocks| blocks > 0),
         error_ratio: again.and_then(Reproduction::error_ratio).map(f64::from),
         by_way_of: pair.by_way_of.map(|kind| kind.name().to_owned()),
         moved_from: None,
@@ -395,26 +395,30 @@ fn unplaced(candidate: &Side, reference: &Side, foreign: &BTreeSet<&str>) -> Str
 }
 
 /// What quantising rows of the reference again gave, unless nothing is left to say.
-fn again(pairs: &[Pair]) -> Option<String> {
+fn again(pairs: &[Pair]) -> Vec<String> {
     let open = pairs.iter().filter(|pair| pair.relation != TensorRelation::Requantized);
     let list: Vec<(&Pair, &Reproduction)> =
         open.filter_map(|pair| Some((pair, pair.again.as_ref()?))).collect();
-    let sum = |of: fn(&Reproduction) -> u64| list.iter().map(|(_, again)| of(again)).sum::<u64>();
-    let (blocks, equal) = (sum(|again| again.blocks), sum(|again| again.equal));
     let sample = if list.iter().all(|(_, again)| again.whole) { "" } else { ", some rows of each" };
-    let worst = list.iter().filter_map(|(pair, again)| Some((again.error_ratio()?, pair.name.as_str())));
-    let errors = match worst.max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((ratio, name)) if equal < blocks => {
-            format!("; the power of the errors is {ratio:.2} times its own at most ({name})")
-        }
-        _ => String::new(),
+    let (asked, bounded): (Vec<_>, Vec<_>) = list.into_iter().partition(|(_, again)| again.blocks > 0);
+    let sum = |of: fn(&Reproduction) -> u64| asked.iter().map(|(_, again)| of(again)).sum::<u64>();
+    let (blocks, equal) = (sum(|again| again.blocks), sum(|again| again.equal));
+    let errors = |of: &[(&Pair, &Reproduction)], what: &str| {
+        let all = of.iter().filter_map(|(pair, again)| Some((again.error_ratio()?, pair.name.as_str())));
+        let (ratio, name) = all.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        Some(format!("the power of the errors is {ratio:.2} times {what} at most ({name})"))
     };
-    (blocks > 0).then(|| {
+    let own = errors(&asked, "its own").filter(|_| equal < blocks).map(|text| format!("; {text}"));
+    let asked = (blocks > 0).then(|| {
         format!(
-            "llama.cpp's quantiser gives {equal} of {blocks} blocks byte for byte ({} tensors{sample}){errors}",
-            list.len()
+            "llama.cpp's quantiser gives {equal} of {blocks} blocks byte for byte ({} tensors{sample}){}",
+            asked.len(),
+            own.unwrap_or_default()
         )
-    })
+    });
+    let bounded = errors(&bounded, "the least that IQ2_S can have")
+        .map(|text| format!("{text}: {} tensors{sample}", bounded.len()));
+    asked.into_iter().chain(bounded).collect()
 }
 
 /// Is every tensor of the reference in the candidate, under its own name or a new one?

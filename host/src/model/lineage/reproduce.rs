@@ -8,9 +8,11 @@
 //!
 //! Small models are quantised as a whole, of larger ones some rows of every tensor unless all are
 //! asked for. Quantisers are slow: K types take as long for a megabyte as a comparison for fifty.
+//! Where errors can be bounded without one, it is asked only about those that seem too large.
 
 use super::decode::{self, Weights, is_known};
 use super::grids::keeps_signs;
+use super::least::least_error;
 use super::side::{Entry, Side};
 use super::{Extent, Pair, Requantize, TensorRelation};
 use crate::domain::Problem;
@@ -48,7 +50,8 @@ pub(super) struct Reproduction {
     pub equal: u64,
     /// All blocks of the tensor were quantised.
     pub whole: bool,
-    /// Of every group, the power of the candidate's errors over that of the quantiser's own.
+    /// Of every group, the power of the candidate's errors over that of the quantiser's own, or,
+    /// without blocks, of the least that are possible.
     ratios: Vec<f32>,
 }
 
@@ -105,7 +108,7 @@ pub(super) fn all(
     }
     let weights: u64 = list.iter().map(|(_, task)| task.rows * task.columns).sum();
     if how.extent == Extent::Sample && weights > SMALL_WEIGHTS {
-        list.iter_mut().for_each(|(_, task)| *task = task.sampled(SAMPLE_WEIGHTS));
+        list.iter_mut().for_each(|(_, task)| *task = task.sampled(SAMPLE_WEIGHTS).bounded());
     }
     let total = list.iter().map(|(_, task)| task.looked_at * task.row_bytes[0]).sum();
     let (mut work, mut done) = (Work::default(), 0);
@@ -141,8 +144,8 @@ pub(super) fn all(
                 TensorRelation::Coarse | TensorRelation::Differs
             )
         };
-        if found.as_ref().is_ok_and(|found| !found.whole && accused(found)) {
-            found = look(task.sampled(LARGER_SAMPLE_WEIGHTS))?;
+        if found.as_ref().is_ok_and(|found| (task.bounded || !found.whole) && accused(found)) {
+            found = look(Task { bounded: false, ..task.sampled(LARGER_SAMPLE_WEIGHTS) })?;
         }
         match found {
             Ok(found) => {
@@ -168,6 +171,8 @@ struct Task {
     /// Rows of an expert, of which each has an importance of its own.
     high: u64,
     looked_at: u64,
+    /// Errors are compared with the least that are possible instead of the quantiser's.
+    bounded: bool,
     /// Of candidate and reference.
     row_bytes: [u64; 2],
 }
@@ -181,13 +186,19 @@ impl Task {
         let rows = ours.elements() / columns;
         let high = ours.shape.iter().rev().nth(1).copied().unwrap_or(1).max(1);
         let row_bytes = [kind.bytes(columns)?, from.bytes(columns)?];
-        let task = Self { kind, from, columns, rows, high, looked_at: rows, row_bytes };
+        let task = Self { kind, from, columns, rows, high, looked_at: rows, bounded: false, row_bytes };
         (columns <= CHUNK_WEIGHTS).then_some(task)
     }
 
     /// As many rows as have so many weights.
     fn sampled(self, weights: u64) -> Self {
         Self { looked_at: weights.div_ceil(self.columns).min(self.rows), ..self }
+    }
+
+    /// Without the quantiser, if its tables take longer than all else: no error that passes for small
+    /// beside the least that are possible is large beside its own.
+    fn bounded(self) -> Self {
+        Self { bounded: self.kind == GgmlType::IQ2_S, ..self }
     }
 }
 
@@ -211,7 +222,8 @@ impl Work {
         importance: Option<&[f32]>,
         how: &mut Requantize<'_>,
     ) -> Result<Result<Reproduction, String>, Problem> {
-        let Task { kind, from, columns, high, rows, looked_at, row_bytes: [own_bytes, their_bytes] } = task;
+        let Task { kind, from, columns, high, rows, looked_at, row_bytes: [own_bytes, their_bytes], .. } =
+            task;
         let mut found = Reproduction { whole: looked_at == rows, ..Reproduction::default() };
         let of_expert = |expert: u64| {
             let start = usize::try_from(expert * columns).ok()?;
@@ -223,7 +235,7 @@ impl Work {
         for number in 0..looked_at {
             let row = number * (rows / looked_at);
             if self.values.len() as u64 + columns > CHUNK_WEIGHTS || row / high != expert {
-                if let Err(why) = self.flush(kind, columns, of_expert(expert), how, &mut found) {
+                if let Err(why) = self.flush(&task, of_expert(expert), how, &mut found) {
                     return Ok(Err(why));
                 }
                 expert = row / high;
@@ -241,7 +253,7 @@ impl Work {
                 found.ratios.push(f32::INFINITY);
             }
         }
-        Ok(self.flush(kind, columns, of_expert(expert), how, &mut found).map(|()| {
+        Ok(self.flush(&task, of_expert(expert), how, &mut found).map(|()| {
             found.ratios.sort_by(f32::total_cmp);
             found
         }))
@@ -250,8 +262,7 @@ impl Work {
     /// Lets the quantiser have the rows that were collected, and compares.
     fn flush(
         &mut self,
-        kind: GgmlType,
-        columns: u64,
+        &Task { kind, columns, bounded, .. }: &Task,
         importance: Option<&[f32]>,
         how: &mut Requantize<'_>,
         found: &mut Reproduction,
@@ -259,28 +270,33 @@ impl Work {
         if self.values.is_empty() {
             return Ok(());
         }
-        let plain = super::quantize(kind, &self.values).filter(|_| importance.is_none());
-        let own = match plain {
-            Some(own) => own,
-            None => how.quantizer.rows(kind, columns, self.values.clone(), importance)?,
-        };
         let [theirs, ours] = &mut self.decoded;
         decode::values(kind, &self.candidate, theirs, &mut self.scratch);
-        decode::values(kind, &own, ours, &mut self.scratch);
-        let groups = theirs.chunks(GROUP).zip(ours.chunks(GROUP)).zip(self.values.chunks(GROUP));
-        found.ratios.extend(groups.map(|((theirs, ours), values)| {
-            let power = |decoded: &[f32]| -> f64 {
-                decoded.iter().zip(values).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+        let errors = |decoded: &[f32], values: &[f32]| -> Vec<f64> {
+            let square = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+            let groups = decoded.chunks(GROUP).zip(values.chunks(GROUP));
+            groups.map(|(decoded, values)| decoded.iter().zip(values).map(square).sum()).collect()
+        };
+        let own = if bounded {
+            self.values.as_chunks::<GROUP>().0.iter().map(least_error).collect()
+        } else {
+            let plain = super::quantize(kind, &self.values).filter(|_| importance.is_none());
+            let own = match plain {
+                Some(own) => own,
+                None => how.quantizer.rows(kind, columns, self.values.clone(), importance)?,
             };
-            let (theirs, ours) = (power(theirs), power(ours));
-            let ratio = if theirs == ours { 1.0 } else { (theirs / ours) as f32 };
+            let size = usize::try_from(kind.block_bytes()).unwrap_or(1).max(1);
+            let blocks = own.chunks_exact(size).zip(self.candidate.chunks_exact(size));
+            found.blocks += blocks.len() as u64;
+            found.equal += blocks.filter(|(a, b)| a == b).count() as u64;
+            decode::values(kind, &own, ours, &mut self.scratch);
+            errors(ours, &self.values)
+        };
+        found.ratios.extend(errors(theirs, &self.values).iter().zip(own).map(|(&theirs, own)| {
+            let ratio = if theirs == own { 1.0 } else { (theirs / own) as f32 };
             // What is no number is no error that could be small.
             if ratio.is_nan() { f32::INFINITY } else { ratio }
         }));
-        let size = usize::try_from(kind.block_bytes()).unwrap_or(1).max(1);
-        let blocks = own.chunks_exact(size).zip(self.candidate.chunks_exact(size));
-        found.blocks += blocks.len() as u64;
-        found.equal += blocks.filter(|(a, b)| a == b).count() as u64;
         self.values.clear();
         self.candidate.clear();
         Ok(())
