@@ -307,16 +307,20 @@ fn tile(
 ) {
     seen.bytes_differ = true;
     let Work { values, other, rooms, encoded, weights, scratch } = work;
+    let mut exact = ternary::is_rounding_of_halves(kind, candidate, from, reference);
+    if !exact {
+        decode::values(from, reference, values, scratch);
+        exact = ternary::is_rounding(kind, candidate, values);
+    }
     if ternary::is_known(kind) {
         let groups = candidate.len() as u64 / kind.block_bytes();
         seen.blocks += groups;
-        if ternary::is_rounding(kind, candidate, (from, reference), values, scratch) {
+        if exact {
             seen.values_differ = true;
             seen.exact_blocks += groups;
             return;
         }
     }
-    decode::values(from, reference, values, scratch);
     rooms.clear();
     let before = seen.tally;
     if has_reference(kind) {

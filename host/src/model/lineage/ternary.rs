@@ -4,7 +4,7 @@
 
 use multiversion::multiversion;
 
-use super::decode::{self, Taker, Weights, split};
+use super::decode::{Taker, split};
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::tables::stepped;
 use crate::model::gguf::GgmlType;
@@ -42,24 +42,9 @@ fn hand_on<T: Codes<SIZE>, const SIZE: usize>(bytes: &[u8], out: &mut impl Taker
     }
 }
 
-/// Are these blocks what the quantiser gives for a reference's? False for other types. Values of 16
-/// bits need not be decoded for that, which is several times as fast.
-pub(super) fn is_rounding(
-    kind: GgmlType,
-    bytes: &[u8],
-    (from, reference): (GgmlType, &[u8]),
-    values: &mut Vec<f32>,
-    scratch: &mut Weights,
-) -> bool {
-    if matches!(from, GgmlType::F16 | GgmlType::BF16) {
-        return of_halves(kind, bytes, from, reference);
-    }
-    decode::values(from, reference, values, scratch);
-    of_values(kind, bytes, values)
-}
-
+/// Are these blocks what the quantiser gives for such values? False for other types.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn of_values(kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
+pub(super) fn is_rounding(kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
     match kind {
         GgmlType::TQ1_0 => equal::<Fives, 54, Single>(values, bytes),
         GgmlType::TQ2_0 => equal::<Fours, 66, Single>(values, bytes),
@@ -67,15 +52,17 @@ fn of_values(kind: GgmlType, bytes: &[u8], values: &[f32]) -> bool {
     }
 }
 
+/// The same of values of 16 bits, as they are, which is several times as fast as decoding them. False
+/// for values of another type.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn of_halves(kind: GgmlType, bytes: &[u8], from: GgmlType, values: &[u8]) -> bool {
+pub(super) fn is_rounding_of_halves(kind: GgmlType, bytes: &[u8], from: GgmlType, values: &[u8]) -> bool {
     let (halves, rest) = values.as_chunks();
     rest.is_empty()
         && match (kind, from) {
-            (GgmlType::TQ1_0, GgmlType::F16) => equal::<Fives, 54, Half>(halves, bytes),
-            (GgmlType::TQ2_0, GgmlType::F16) => equal::<Fours, 66, Half>(halves, bytes),
-            (GgmlType::TQ1_0, GgmlType::BF16) => equal::<Fives, 54, Brain>(halves, bytes),
-            (GgmlType::TQ2_0, GgmlType::BF16) => equal::<Fours, 66, Brain>(halves, bytes),
+            (GgmlType::TQ1_0, GgmlType::F16) => equal::<Fives, 54, Half<false>>(halves, bytes),
+            (GgmlType::TQ2_0, GgmlType::F16) => equal::<Fours, 66, Half<false>>(halves, bytes),
+            (GgmlType::TQ1_0, GgmlType::BF16) => equal::<Fives, 54, Half<true>>(halves, bytes),
+            (GgmlType::TQ2_0, GgmlType::BF16) => equal::<Fours, 66, Half<true>>(halves, bytes),
             _ => false,
         }
 }
@@ -120,71 +107,44 @@ impl Float for Single {
     }
 }
 
-/// The largest magnitude of 16 bits.
-#[inline(always)]
-fn most(group: &[[u8; 2]; BLOCK]) -> u16 {
-    group.iter().fold(0, |most, raw| (u16::from_le_bytes(*raw) & 0x7fff).max(most))
+/// binary16, or bfloat16.
+struct Half<const BRAIN: bool>;
+
+impl<const BRAIN: bool> Half<BRAIN> {
+    #[inline(always)]
+    fn value(bits: u16) -> f32 {
+        if BRAIN { bf16_to_f32(bits) } else { f16_to_f32(bits) }
+    }
+
+    #[inline(always)]
+    fn pattern(value: f32) -> u16 {
+        if BRAIN { f32_to_bf16(value) } else { f32_to_f16(value) }
+    }
 }
 
-/// Of `half`, the pattern nearest to half a step, and the one after it the least that is rounded up:
-/// the one before is too far from half a step for the product's rounding.
-#[inline(always)]
-fn least(half: u16, value: f32, step: f32) -> u16 {
-    half + u16::from(value * inverse(step) < 0.5)
-}
-
-#[inline(always)]
-fn code(raw: [u8; 2], least: u16) -> i8 {
-    let bits = u16::from_le_bytes(raw);
-    let sign = (bits.cast_signed() >> 15) | 1;
-    if bits & 0x7fff >= least { sign as i8 } else { 0 }
-}
-
-/// binary16
-struct Half;
-
-impl Float for Half {
+impl<const BRAIN: bool> Float for Half<BRAIN> {
     type Raw = [u8; 2];
+    /// The least pattern that is rounded up.
     type Bound = u16;
 
     #[inline(always)]
     fn step(group: &[[u8; 2]; BLOCK]) -> f32 {
-        f16_to_f32(most(group))
+        Self::value(group.iter().fold(0, |most, raw| (u16::from_le_bytes(*raw) & 0x7fff).max(most)))
     }
 
+    /// The pattern nearest to half a step, or the one after it: the one before is too far from half a
+    /// step for the product's rounding.
     #[inline(always)]
     fn bound(step: f32) -> u16 {
-        let half = f32_to_f16(0.5 * step);
-        least(half, f16_to_f32(half), step)
+        let half = Self::pattern(0.5 * step);
+        half + u16::from(Self::value(half) * inverse(step) < 0.5)
     }
 
     #[inline(always)]
     fn code(raw: [u8; 2], least: u16) -> i8 {
-        code(raw, least)
-    }
-}
-
-/// bfloat16
-struct Brain;
-
-impl Float for Brain {
-    type Raw = [u8; 2];
-    type Bound = u16;
-
-    #[inline(always)]
-    fn step(group: &[[u8; 2]; BLOCK]) -> f32 {
-        bf16_to_f32(most(group))
-    }
-
-    #[inline(always)]
-    fn bound(step: f32) -> u16 {
-        let half = f32_to_bf16(0.5 * step);
-        least(half, bf16_to_f32(half), step)
-    }
-
-    #[inline(always)]
-    fn code(raw: [u8; 2], least: u16) -> i8 {
-        code(raw, least)
+        let bits = u16::from_le_bytes(raw);
+        let sign = (bits.cast_signed() >> 15) | 1;
+        if bits & 0x7fff >= least { sign as i8 } else { 0 }
     }
 }
 
@@ -297,17 +257,12 @@ mod tests {
                 }
             }
             let raw = |values: &[f32], from| -> Vec<u8> {
-                let halves =
-                    |round: fn(f32) -> u16| values.iter().flat_map(|&x| round(x).to_le_bytes()).collect();
-                match from {
-                    GgmlType::F16 => halves(f32_to_f16),
-                    GgmlType::BF16 => halves(f32_to_bf16),
-                    _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-                }
+                let pattern = if from == GgmlType::BF16 { f32_to_bf16 } else { f32_to_f16 };
+                values.iter().flat_map(|&x| pattern(x).to_le_bytes()).collect()
             };
-            let of = |values: &[f32], bytes: &[u8], from| {
-                let (mut decoded, mut scratch) = (Vec::new(), decode::Weights::default());
-                is_rounding(kind, bytes, (from, &raw(values, from)), &mut decoded, &mut scratch)
+            let of = |values: &[f32], bytes: &[u8], from| match from {
+                GgmlType::F32 => is_rounding(kind, bytes, values),
+                _ => is_rounding_of_halves(kind, bytes, from, &raw(values, from)),
             };
             let again = |values: &[f32], bytes: &[u8]| {
                 let [f32s, f16s] = [GgmlType::F32, GgmlType::F16].map(|from| of(values, bytes, from));
@@ -333,9 +288,9 @@ mod tests {
             let nothing = if kind == GgmlType::TQ1_0 { 0x80 } else { 0x55 };
             let empty = [vec![nothing; size - 2], vec![0; 2]].concat();
             assert!(again(&[0.0; BLOCK], &empty), "{kind:?}");
-            let float = (GgmlType::F16, &[0; 512][..]);
-            let (mut decoded, mut scratch) = (Vec::new(), decode::Weights::default());
-            assert!(!is_rounding(GgmlType::Q8_0, &bytes, float, &mut decoded, &mut scratch));
+            assert!(!is_rounding(GgmlType::Q8_0, &bytes, &values));
+            assert!(!is_rounding_of_halves(GgmlType::Q8_0, &empty, GgmlType::F16, &[0; 512]));
+            assert!(!is_rounding_of_halves(kind, &empty, GgmlType::F32, &[0; 512]), "four bytes each");
         }
     }
 
@@ -349,8 +304,10 @@ mod tests {
         }
         type Halves = [[u8; 2]; BLOCK];
         type Type = (fn(u16) -> f32, fn(f32) -> u16, fn(&Halves) -> (f32, [i8; BLOCK]));
-        let types: [Type; 2] =
-            [(f16_to_f32, f32_to_f16, nearest::<Half>), (bf16_to_f32, f32_to_bf16, nearest::<Brain>)];
+        let types: [Type; 2] = [
+            (f16_to_f32, f32_to_f16, nearest::<Half<false>>),
+            (bf16_to_f32, f32_to_bf16, nearest::<Half<true>>),
+        ];
         for (value, pattern, of_halves) in types {
             for most in 0..0x8000 {
                 let (step, mut halves) = (value(most), [[0; 2]; BLOCK]);
