@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::moved::{self, Moves};
-use super::permute::Order;
 use super::reproduce::Reproduction;
 use super::side::{Entry, Side};
 use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, grids, tables};
@@ -258,8 +257,9 @@ fn decide(
     reasons.extend(one_file(candidate, &named(Differs)));
     let permuted = named(Permuted);
     if !permuted.is_empty() {
-        if same_function(pairs) {
-            reasons.push(format!("hidden units are numbered in another order: {}", names(&permuted)));
+        if pairs.iter().all(|pair| pair.relation != Permuted || pair.renumbered) {
+            reasons
+                .push(format!("hidden units or heads are numbered in another order: {}", names(&permuted)));
         } else {
             let list = names(&permuted);
             let what =
@@ -476,27 +476,6 @@ fn names(list: &[&str]) -> String {
         text.push_str(", …");
     }
     text
-}
-
-/// Does every layer move the rows of gate and up and the columns of down in one order?
-fn same_function(pairs: &[Pair]) -> bool {
-    let mut layers: BTreeMap<&str, BTreeMap<&str, &Order>> = BTreeMap::new();
-    for pair in pairs {
-        let Some(order) = &pair.order else { continue };
-        let named = pair.name.strip_suffix(".weight").and_then(|name| name.rsplit_once('.'));
-        let Some((layer, part)) = named else { return false };
-        layers.entry(layer).or_default().insert(part, order);
-    }
-    layers.values().all(|parts| {
-        let of = |names: [&str; 2]| names.iter().find_map(|name| parts.get(name).copied());
-        let gate = of(["ffn_gate", "gate_proj"]);
-        match (gate, of(["ffn_up", "up_proj"]), of(["ffn_down", "down_proj"])) {
-            (Some(Order::Rows(gate)), Some(Order::Rows(up)), Some(Order::Columns(down))) => {
-                gate == up && up == down && parts.len() == 3
-            }
-            _ => false,
-        }
-    })
 }
 
 /// Are the files of equal size, with equal bytes before the tensors?

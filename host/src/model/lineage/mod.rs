@@ -20,6 +20,7 @@ mod moved;
 mod names;
 mod permute;
 mod quantize;
+mod renumbered;
 mod reproduce;
 mod rescale;
 mod side;
@@ -102,7 +103,7 @@ impl std::fmt::Debug for Requantize<'_> {
 pub enum Relation {
     /// The same files of weights, byte for byte.
     Identical,
-    /// Every weight is equal; type, layout, order of hidden units or metadata may differ.
+    /// Every weight is equal; type, layout, order of hidden units and heads or metadata may differ.
     SameWeights,
     /// The reference's weights, rounded, and nothing else.
     Quantization,
@@ -231,6 +232,8 @@ struct Pair {
     seen: Seen,
     matrix: bool,
     order: Option<Order>,
+    /// Only its units are numbered in another order, here as in all tensors that know them.
+    renumbered: bool,
     rank: Option<u64>,
     by_way_of: Option<GgmlType>,
     again: Option<Reproduction>,
@@ -266,6 +269,7 @@ pub fn compare(
         .collect();
     let total = common.iter().map(|(_, ours, _)| ours.bytes).sum();
     let mut pairs = all_pairs((candidate, reference), &common, total, progress)?;
+    renumbered::settle((candidate, reference), &common, &mut pairs)?;
     let resized = resized(candidate, reference);
     let views: Vec<_> = resized.iter().map(|(name, ours, theirs)| (*name, ours, theirs)).collect();
     let resized = all_pairs((candidate, reference), &views, 1, &mut |_, _| {})?;
@@ -379,7 +383,9 @@ fn one_pair(
         (by_way_of, relation, seen) = (Some(kind), better, looked);
     }
     let mut order = None;
-    if relation == TensorRelation::Differs && seen.related() < seen.elements {
+    if relation == TensorRelation::Differs
+        && (seen.related() < seen.elements || permute::is_likely(sides, (ours, theirs))?)
+    {
         order = permute::find(sides, (ours, theirs))?;
         if order.is_some() {
             relation = TensorRelation::Permuted;
@@ -396,6 +402,7 @@ fn one_pair(
         seen,
         matrix,
         order,
+        renumbered: false,
         rank,
         by_way_of,
         again: None,

@@ -15,11 +15,12 @@ pub(super) struct Layout {
     sandwiched: bool,
 }
 
-/// The layout of an architecture, by its name in GGUF; `None` for those that are not known.
+/// The layout of an architecture, by its name in GGUF or in `config.json`; `None` for those that are not
+/// known.
 pub(super) fn layout(architecture: &str) -> Option<Layout> {
     let plain = Layout { interleaved: false, norms_less_one: false, sandwiched: false };
     match architecture {
-        "llama" | "mistral3" => Some(Layout { interleaved: true, ..plain }),
+        "llama" | "mistral" | "mistral3" => Some(Layout { interleaved: true, ..plain }),
         "qwen2" | "qwen3" | "qwen2moe" | "qwen3moe" | "phi3" => Some(plain),
         "gemma" => Some(Layout { norms_less_one: true, ..plain }),
         "gemma2" | "gemma3" => Some(Layout { norms_less_one: true, sandwiched: true, ..plain }),

@@ -107,6 +107,8 @@ pub(super) struct Side {
     pub gguf: bool,
     /// The output matrix that is not there, and for which the embedding stands.
     pub tied: Option<&'static str>,
+    /// In GGUF: heads of attention, and of its keys and values.
+    heads: Option<[u64; 2]>,
     config: Option<serde_json::Value>,
 }
 
@@ -137,6 +139,7 @@ impl Side {
             architecture: None,
             gguf: false,
             tied: None,
+            heads: None,
             config: None,
         };
         for file in &files {
@@ -175,6 +178,9 @@ impl Side {
             self.gguf = true;
             if self.architecture.is_none() {
                 self.architecture = header.metadata.architecture().map(str::to_owned);
+                let count = |key: &str| header.metadata.hparam(key)?.as_u64();
+                let heads = count("attention.head_count");
+                self.heads = heads.zip(count("attention.head_count_kv").or(heads)).map(Into::into);
             }
             for tensor in &header.tensors {
                 let entry = Entry {
@@ -252,9 +258,7 @@ impl Side {
             self.guessed = true;
             return;
         };
-        let number = |key: &str| self.config.as_ref()?.get(key)?.as_u64();
-        let heads = number("num_attention_heads");
-        let key_heads = number("num_key_value_heads").or(heads);
+        let [heads, key_heads] = self.configured_heads().map_or([None; 2], |counts| counts.map(Some));
         let mut experts: BTreeMap<String, BTreeMap<u64, (String, Entry)>> = BTreeMap::new();
         for (name, mut entry) in std::mem::take(&mut self.tensors) {
             match gguf_name(layout, &name) {
@@ -288,6 +292,23 @@ impl Side {
                 }
             }
         }
+    }
+
+    fn configured_heads(&self) -> Option<[u64; 2]> {
+        let number = |key: &str| self.config.as_ref()?.get(key)?.as_u64();
+        let heads = number("num_attention_heads")?;
+        Some([heads, number("num_key_value_heads").unwrap_or(heads)])
+    }
+
+    /// Heads of attention, and of its keys and values, where all are treated alike.
+    pub fn head_counts(&self) -> Option<[u64; 2]> {
+        if self.gguf {
+            self.architecture.as_deref().and_then(layout)?;
+            return self.heads;
+        }
+        let family = self.config.as_ref()?.get("model_type")?.as_str()?.replace('_', "");
+        layout(&family)?;
+        self.configured_heads()
     }
 
     /// Where the other side has an output matrix and this one uses its embedding instead,

@@ -1,6 +1,7 @@
 //! Whole comparisons of small files made here: honest roundings, and changes before them.
 
 mod detours;
+mod renumbered;
 
 use std::path::PathBuf;
 
