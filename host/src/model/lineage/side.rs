@@ -82,7 +82,6 @@ impl Entry {
             dtype: kind.name(),
             kind: Some(kind),
             bytes: self.bytes / stored.block_bytes() * kind.block_bytes(),
-            heads: None,
             made: Some(Made { of: Box::new(self.clone()), with_one: false }),
             ..self.clone()
         })

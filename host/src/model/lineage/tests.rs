@@ -496,13 +496,23 @@ fn weights_under_other_names_are_found() {
 
 /// A folder as Hugging Face lays it out: a file of BF16 tensors with its header, and a configuration.
 fn hugging_face(folder: &Folder, name: &str, tensors: &[(String, Vec<u64>, Vec<f32>)]) -> PathBuf {
+    safetensors(folder, name, GgmlType::BF16, tensors)
+}
+
+fn safetensors(
+    folder: &Folder,
+    name: &str,
+    kind: GgmlType,
+    tensors: &[(String, Vec<u64>, Vec<f32>)],
+) -> PathBuf {
     let path = folder.0.path().join(name);
     std::fs::create_dir_all(&path).unwrap();
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     for (name, shape, values) in tensors {
         let start = data.len();
-        data.extend(encoded(GgmlType::BF16, values, Arithmetic::Plain));
-        let entry = serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, data.len()]});
+        data.extend(encoded(kind, values, Arithmetic::Plain));
+        let place = [start, data.len()];
+        let entry = serde_json::json!({"dtype": kind.name(), "shape": shape, "data_offsets": place});
         header.insert(name.clone(), entry);
     }
     let header = serde_json::Value::Object(header).to_string();

@@ -36,6 +36,28 @@ fn rounding_by_way_of_16_bits_is_quantization_and_a_change_before_it_is_not() {
     assert_eq!(finer.relation, Relation::Unknown, "{:?}", finer.reasons);
 }
 
+/// Rows of heads are interleaved on the way, and chunks do not end where heads do.
+#[test]
+fn interleaved_rows_are_rounded_in_between_too() {
+    const HEADS: usize = 4;
+    let (columns, rows) = (96, 4000);
+    let values: Vec<f32> = (0..48).flat_map(|seed| weights(300 + seed, false)).take(rows * columns).collect();
+    let name = "model.layers.0.self_attn.q_proj.weight".to_owned();
+    let folder = Folder::new();
+    let shape = vec![rows as u64, columns as u64];
+    let reference = safetensors(&folder, "hf", GgmlType::F32, &[(name, shape, values.clone())]);
+    let (head, half) = (rows / HEADS, rows / HEADS / 2);
+    let moved: Vec<f32> = (0..rows)
+        .map(|row| row / head * head + row % 2 * half + row % head / 2)
+        .flat_map(|row| &values[row * columns..(row + 1) * columns])
+        .map(|&x| half::f16_to_f32(half::f32_to_f16(x)))
+        .collect();
+    let tensor = ("blk.0.attn_q.weight", GgmlType::Q8_0, vec![columns as u64, rows as u64], moved);
+    let found = relate(&gguf(&folder, "llama", &[tensor]), &reference);
+    assert_eq!(found.relation, Relation::Quantization, "{found:?}");
+    assert_eq!(found.tensors[0].by_way_of.as_deref(), Some("F16"));
+}
+
 /// Only the share of blocks speaks against it, and no weight.
 #[test]
 fn blocks_that_are_not_the_quantisers_are_called_so() {
