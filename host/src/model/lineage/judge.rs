@@ -307,6 +307,7 @@ fn decide(
             tensors.len(),
             names(&coarse)
         ));
+        reasons.extend(ways(pairs));
         reasons.extend(again(pairs));
         return Ok((Relation::Unknown, reasons));
     }
@@ -348,14 +349,19 @@ fn decide(
             reasons.push(format!("{count} of {} tensors {what}", tensors.len()));
         }
     }
-    for kind in [GgmlType::F16, GgmlType::BF16] {
-        let count = pairs.iter().filter(|pair| pair.by_way_of == Some(kind)).count();
-        if count > 0 {
-            reasons.push(format!("{count} of them were rounded to {} in between", kind.name()));
-        }
-    }
+    reasons.extend(ways(pairs));
     reasons.extend(again(pairs));
     Ok((Relation::Quantization, reasons))
+}
+
+/// What tensors were rounded to before they were rounded to their types.
+fn ways(pairs: &[Pair]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for kind in pairs.iter().filter_map(|pair| pair.by_way_of) {
+        *counts.entry(kind.name()).or_default() += 1;
+    }
+    let list = counts.into_iter();
+    list.map(|(kind, count)| format!("{count} of them were rounded to {kind} in between")).collect()
 }
 
 /// A tensor of another shape, and what is known of its rows.

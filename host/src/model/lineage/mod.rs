@@ -131,7 +131,8 @@ pub enum TensorRelation {
     Requantized,
     /// Every weight is within what its type's rounding allows.
     WithinRounding,
-    /// So it is, but the errors are larger than the type needs: its steps were made too wide.
+    /// So it is, but the errors are larger than the type needs: its steps were made too wide, or the
+    /// weights were rounded to a smaller type before (`by_way_of`).
     Coarse,
     /// The reference's is what rounding the candidate's gives.
     Finer,
@@ -184,7 +185,7 @@ pub struct TensorLineage {
     /// Power of the errors of those over that of the quantiser's own, or, of some rows of IQ2_S,
     /// over the least that the type can have; null if neither has any.
     pub error_ratio: Option<f64>,
-    /// The type of 16 bits to which the reference was rounded before it was rounded to the candidate's.
+    /// The type to which the reference was rounded before it was rounded to the candidate's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_way_of: Option<String>,
     /// The name under which the reference has these weights, if it is another.
@@ -410,27 +411,56 @@ fn one_pair(
     })
 }
 
-/// Conversions often go by way of a file of 16 bits. Is the candidate what rounding the reference
-/// to such a type, and then to its own, gives? By way of which, and what was seen.
+/// Types by way of which conversions go: files of 16 bits most often, and files that were packed before,
+/// which some unpack, or pack again.
+const WAYS: [GgmlType; 7] = [
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::Q8_0,
+    GgmlType::Q5_1,
+    GgmlType::Q5_0,
+    GgmlType::Q4_1,
+    GgmlType::Q4_0,
+];
+
+/// Is the candidate what rounding the reference to some type, and then to its own, gives? By way of which,
+/// and what was seen. It is coarse if it could hold more than that type does.
 fn rounded_twice(
     sides: (&Side, &Side),
     (ours, theirs): (&Entry, &Entry),
     buffers: &mut Buffers,
 ) -> Result<Option<(GgmlType, TensorRelation, Seen)>, Problem> {
-    use TensorRelation::{Identical, Requantized, Rounded, SameValues, WithinRounding};
-    let rounding =
-        |relation| matches!(relation, Identical | SameValues | Rounded | Requantized | WithinRounding);
-    for kind in [GgmlType::F16, GgmlType::BF16] {
+    use TensorRelation::{Coarse, Identical, Requantized, Rounded, SameValues, WithinRounding};
+    let kinds = ours.kind.into_iter().flat_map(|own| WAYS.map(|kind| (own, kind)));
+    for (own, kind) in kinds.filter(|(own, kind)| own != kind) {
+        let exact = |relation| matches!(relation, Identical | SameValues | Rounded | Requantized);
+        // Rounding to blocks moves weights so far that a fine-tune may come to lie near enough.
+        let wanted = |relation| exact(relation) || kind.block() == 1 && relation == WithinRounding;
         let Some(between) = theirs.rounded_to(kind) else { continue };
+        let first = ours.first_rows(1).zip(theirs.first_rows(1).and_then(|row| row.rounded_to(kind)));
+        if let Some((ours, between)) = first
+            && !wanted(tensor::compare(sides, (&ours, &between), buffers, &|_| {})?.0)
+        {
+            continue;
+        }
         let entries = (ours, &between);
-        let (relation, seen) = tensor::compare_while(rounding, sides, entries, buffers, &|_| {})?;
-        if rounding(relation) {
-            // Equal to what is between is still a rounding of the reference.
-            let relation = if matches!(relation, Identical | SameValues) { Rounded } else { relation };
+        let (relation, seen) = tensor::compare_while(wanted, sides, entries, buffers, &|_| {})?;
+        if wanted(relation) {
+            let relation = match relation {
+                _ if coarser(kind, own) => Coarse,
+                // Equal to what is between is still a rounding of the reference.
+                Identical | SameValues => Rounded,
+                relation => relation,
+            };
             return Ok(Some((kind, relation, seen)));
         }
     }
     Ok(None)
+}
+
+/// Do blocks of `a` hold fewer bits for a weight than `b` does?
+fn coarser(a: GgmlType, b: GgmlType) -> bool {
+    a.block() > 1 && a.block_bytes() * b.block() < b.block_bytes() * a.block()
 }
 
 #[cfg(test)]

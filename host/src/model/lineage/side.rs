@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{self, Weights};
 use super::half::{f32_to_bf16, f32_to_f16};
 use super::names::{Place, gguf_name, layout};
+use super::quantize::has_reference;
 use crate::domain::inspection::ArtifactKind;
 use crate::domain::{Problem, ProblemKind, budget};
 use crate::model::discover::Artifact;
@@ -73,15 +74,16 @@ impl Entry {
         })
     }
 
-    /// The same weights as they would be after rounding to F16 or BF16; `None` where they are not
-    /// weights of another float type.
+    /// The same weights as they would be after rounding to F16, BF16 or a block type with a reference
+    /// algorithm here; `None` where they are not weights of another float type, or not whole blocks.
     pub fn rounded_to(&self, kind: GgmlType) -> Option<Self> {
         let is_float = |stored: &GgmlType| stored.block() == 1 && decode::is_known(*stored);
-        let stored = self.kind.filter(|stored| is_float(stored) && *stored != kind)?;
+        self.kind.filter(|stored| is_float(stored) && *stored != kind)?;
+        self.columns().is_multiple_of(kind.block()).then_some(())?;
         Some(Self {
             dtype: kind.name(),
             kind: Some(kind),
-            bytes: self.bytes / stored.block_bytes() * kind.block_bytes(),
+            bytes: kind.bytes(self.elements())?,
             made: Some(Made { of: Box::new(self.clone()), with_one: false }),
             ..self.clone()
         })
@@ -370,10 +372,10 @@ impl Side {
     /// Numbers that are made of others, as a float type.
     fn read_made(&self, made: &Made, kind: GgmlType, start: u64, buffer: &mut [u8]) -> Result<(), Problem> {
         let stored = made.of.kind.ok_or_else(|| Problem::internal("numbers are made of no type"))?;
-        let (size, from) = (kind.block_bytes(), stored.block_bytes());
-        let length = usize::try_from(buffer.len() as u64 / size * from).unwrap_or(0);
+        let (block, size, from) = (kind.block(), kind.block_bytes(), stored.block_bytes());
+        let length = usize::try_from(buffer.len() as u64 / size * block * from).unwrap_or(0);
         let (mut bytes, mut values) = (vec![0; length], Vec::new());
-        self.read(&made.of, start / size * from, &mut bytes)?;
+        self.read(&made.of, start / size * block * from, &mut bytes)?;
         decode::values(stored, &bytes, &mut values, &mut Weights::default());
         if made.with_one {
             values.iter_mut().for_each(|value| *value += 1.0);
@@ -385,6 +387,10 @@ impl Side {
         match kind {
             GgmlType::F16 => halves(f32_to_f16, buffer),
             GgmlType::BF16 => halves(f32_to_bf16, buffer),
+            _ if has_reference(kind) => {
+                let blocks = super::quantize(kind, &values).filter(|blocks| blocks.len() == buffer.len());
+                buffer.copy_from_slice(&blocks.ok_or_else(|| Problem::internal("a part of a block"))?);
+            }
             _ => {
                 let places = buffer.as_chunks_mut().0.iter_mut();
                 places.zip(&values).for_each(|(out, value)| *out = value.to_le_bytes());

@@ -431,7 +431,14 @@ fn blocks(
     }
 }
 
-/// Is `bytes` what rounding `values` to this float type gives? False if it is none.
+/// Bits that differ between patterns of 16 bits that are not both zero.
+#[inline(always)]
+fn differing(a: u16, b: u16) -> u16 {
+    if (a | b) & 0x7fff == 0 { 0 } else { a ^ b }
+}
+
+/// Is `bytes` what rounding `values` to this float type gives? False if it is none. Of 16 bits, zeros may
+/// have another sign.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 fn rounds_to(kind: GgmlType, values: &[f32], bytes: &[u8]) -> bool {
     let halves = values.iter().zip(bytes.as_chunks().0);
@@ -442,10 +449,10 @@ fn rounds_to(kind: GgmlType, values: &[f32], bytes: &[u8]) -> bool {
         }
         // Without a way out in between, so that many are done at once.
         GgmlType::F16 => {
-            halves.fold(0, |odd, (&x, raw)| odd | (f32_to_f16(x) ^ u16::from_le_bytes(*raw))) == 0
+            halves.fold(0, |odd, (&x, raw)| odd | differing(f32_to_f16(x), u16::from_le_bytes(*raw))) == 0
         }
         GgmlType::BF16 => {
-            halves.fold(0, |odd, (&x, raw)| odd | (f32_to_bf16(x) ^ u16::from_le_bytes(*raw))) == 0
+            halves.fold(0, |odd, (&x, raw)| odd | differing(f32_to_bf16(x), u16::from_le_bytes(*raw))) == 0
         }
         _ => false,
     }

@@ -36,6 +36,43 @@ fn rounding_by_way_of_16_bits_is_quantization_and_a_change_before_it_is_not() {
     assert_eq!(finer.relation, Relation::Unknown, "{:?}", finer.reasons);
 }
 
+/// Weights that were packed and unpacked again, or packed twice, hold less than their type could.
+#[test]
+fn what_was_packed_before_is_told_and_a_change_after_it_is_none() {
+    let folder = Folder::new();
+    // Zeros, of which some come out with the other sign.
+    let base = changed(&model(23), |_, i, x| if i % 50 == 7 { 0.0 } else { x });
+    let reference = folder.write("base.gguf", &base, GgmlType::F32);
+    let floats = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+    for way in BLOCK_TYPES {
+        let packed = |model: &Model| -> Model {
+            let again = |values: &Vec<f32>| decoded(way, &encoded(way, values, Arithmetic::Plain)).unwrap();
+            (0..4).map(|t| if t == 3 { model[t].clone() } else { again(&model[t]) }).collect()
+        };
+        for kind in BLOCK_TYPES.into_iter().chain(floats).filter(|kind| *kind != way) {
+            let found = relate(&folder.write("twice.gguf", &packed(&base), kind), &reference);
+            let size = |kind: GgmlType| kind.block_bytes() * 32 / kind.block();
+            let coarse = size(way) < size(kind);
+            let expected = if coarse { Relation::Unknown } else { Relation::Quantization };
+            assert_eq!(found.relation, expected, "{way:?} {kind:?} {found:?}");
+            let said = format!("3 of them were rounded to {} in between", way.name());
+            assert!(!coarse || found.reasons.contains(&said), "{way:?} {kind:?} {found:?}");
+            for tensor in found.tensors.iter().filter(|tensor| coarse && tensor.name != NAMES[3]) {
+                let of_tensor = (tensor.relation, tensor.by_way_of.as_deref());
+                assert_eq!(of_tensor, (TensorRelation::Coarse, Some(way.name())));
+            }
+            if !coarse {
+                continue;
+            }
+            // Behind the first row, which is looked at first.
+            let tuned = changed(&packed(&base), |t, i, x| if t == 1 && i > 4000 { x * 1.1 } else { x });
+            let found = relate(&folder.write("tuned.gguf", &tuned, kind), &reference);
+            assert_eq!(found.relation, Relation::Derived, "{way:?} {kind:?} {found:?}");
+            assert_eq!(found.tensors.iter().find(|tensor| tensor.name == NAMES[1]).unwrap().by_way_of, None);
+        }
+    }
+}
+
 /// Rows of heads are interleaved on the way, and chunks do not end where heads do.
 #[test]
 fn interleaved_rows_are_rounded_in_between_too() {
