@@ -7,6 +7,8 @@
 //! most 192 rows read and some ten million operations. Rounding hides what is smaller than
 //! itself: behind block types the rank is that of what stands out, which may be less than all.
 
+use multiversion::multiversion;
+
 use super::decode::{Weight, Weights, decode, is_known};
 use super::side::{Entry, Side};
 use crate::domain::Problem;
@@ -172,7 +174,7 @@ impl Gram {
         let mut cells = vec![0.0; size * size];
         for i in 0..size {
             for j in 0..=i {
-                let product: f64 = lines[i].iter().zip(&lines[j]).map(|(a, b)| a * b).sum();
+                let product = dot(&lines[i], &lines[j]);
                 cells[i * size + j] = product;
                 cells[j * size + i] = product;
             }
@@ -243,27 +245,45 @@ impl Gram {
             let alpha = -length.copysign(a[(k + 1) * n + k]);
             let mut v: Vec<f64> = (k + 1..n).map(|i| a[i * n + k]).collect();
             v[0] -= alpha;
-            let norm: f64 = v.iter().map(|x| x * x).sum();
+            let norm = dot(&v, &v);
             beside[k] = alpha;
             if norm == 0.0 {
                 continue;
             }
             // Both sides at once: A - v wT - w vT.
-            let mut w: Vec<f64> = (k + 1..n)
-                .map(|i| 2.0 / norm * (k + 1..n).map(|j| a[i * n + j] * v[j - k - 1]).sum::<f64>())
-                .collect();
-            let half: f64 = v.iter().zip(&w).map(|(x, y)| x * y).sum::<f64>() / norm;
+            let row = |i: usize| i * n + k + 1..(i + 1) * n;
+            let mut w: Vec<f64> = (k + 1..n).map(|i| 2.0 / norm * dot(&a[row(i)], &v)).collect();
+            let half = dot(&v, &w) / norm;
             w.iter_mut().zip(&v).for_each(|(w, v)| *w -= half * v);
-            for i in k + 1..n {
-                for j in k + 1..n {
-                    a[i * n + j] -= v[i - k - 1] * w[j - k - 1] + w[i - k - 1] * v[j - k - 1];
-                }
+            for (i, (own_v, own_w)) in (k + 1..n).zip(v.iter().zip(&w)) {
+                reduce(&mut a[row(i)], (*own_v, &w), (*own_w, &v));
             }
         }
         if n >= 2 {
             beside[n - 2] = a[(n - 1) * n + n - 2];
         }
         ((0..n).map(|i| a[i * n + i]).collect(), beside)
+    }
+}
+
+/// The sum of products of two lists of one length; several sums at a time, as vector code needs it.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let mut sums = [0.0; 16];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
+}
+
+/// Takes two lists, each times a number, off a row.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn reduce(row: &mut [f64], (x, xs): (f64, &[f64]), (y, ys): (f64, &[f64])) {
+    for ((cell, a), b) in row.iter_mut().zip(xs).zip(ys) {
+        *cell -= x * a + y * b;
     }
 }
 
