@@ -54,10 +54,11 @@ impl Weights {
         all.map(|((&value, (&below, &above)), &step)| Weight { value, below, above, step })
     }
 
-    /// Says of every weight that its reference may be anything.
-    pub fn open(&mut self) {
-        self.below.fill(f32::INFINITY);
-        self.above.fill(f32::INFINITY);
+    /// Says of some weights that their references may be anything.
+    pub fn open(&mut self, range: std::ops::Range<usize>) {
+        for list in [&mut self.below, &mut self.above] {
+            list.get_mut(range.clone()).unwrap_or_default().fill(f32::INFINITY);
+        }
     }
 
     /// The places of the next `N` weights; `None` beyond the room that was made.

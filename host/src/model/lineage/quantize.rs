@@ -74,6 +74,25 @@ pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8
     }
 }
 
+/// Is the scale of a block the one that its weights give, in every arithmetic? Where it is not, neither
+/// is the block; what is seldom, and not told by the scale, may be.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+pub(super) fn has_scale(kind: GgmlType, weights: &[f32; BLOCK], block: &[u8]) -> bool {
+    let (least, greatest) = extent(weights);
+    let extreme = if greatest > -least { greatest } else { least };
+    let scale = match kind {
+        GgmlType::Q4_0 | GgmlType::Q5_0 if greatest == -least => return true,
+        GgmlType::Q4_0 => extreme / -8.0,
+        GgmlType::Q5_0 => extreme / -16.0,
+        GgmlType::Q4_1 => (greatest - least) / 15.0,
+        GgmlType::Q5_1 => (greatest - least) / 31.0,
+        GgmlType::Q8_0 => extreme.abs() / 127.0,
+        _ => return true,
+    };
+    let unusual = scale == 0.0 || !(scale.is_finite() && least.is_finite() && greatest.is_finite());
+    unusual || block.first_chunk() == Some(&f32_to_f16(scale).to_le_bytes())
+}
+
 /// Least and greatest; not numbers if one weight is none. As integers, of which compilers compare
 /// many at once: the order of numbers is that of their patterns, negative ones turned around.
 #[inline(always)]
@@ -278,7 +297,7 @@ mod tests {
             (state >> 40) as f32 / 8_388_608.0 - 1.0
         };
         for kind in [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0] {
-            let mut whole = 0;
+            let (mut whole, mut other) = (0, 0);
             for round in 0..20_000 {
                 let size = 10f32.powi(round % 9 - 7);
                 let mut weights: [f32; BLOCK] = std::array::from_fn(|_| next() * size);
@@ -307,11 +326,19 @@ mod tests {
                         assert_eq!(plain_blocks(kind, &[weights], &capped).0, 0, "{kind:?} {weights:?}");
                     }
                 }
+                for how in ARITHMETICS {
+                    let mut bytes = Vec::new();
+                    block(kind, &weights, how, &mut bytes);
+                    assert!(has_scale(kind, &weights, &bytes), "{kind:?} {how:?} {weights:?}");
+                    // Another scale by far.
+                    bytes[1] ^= 0x40;
+                    other += usize::from(!has_scale(kind, &weights, &bytes));
+                }
                 let place = 2 + (round as usize) % (bytes.len() - 2);
                 bytes[place] ^= 1 << (round % 8);
                 assert_eq!(plain_blocks(kind, &[weights], &bytes).0, 0, "{kind:?} {weights:?}");
             }
-            assert!(whole > 12_000, "{whole}");
+            assert!(whole > 12_000 && other > 36_000, "{whole} {other}");
         }
     }
 

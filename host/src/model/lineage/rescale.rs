@@ -4,6 +4,10 @@
 //! one that fits the codes best. Such codes are still a rounding of the weights, and of no
 //! other weights: that is what is asked here.
 
+use std::ops::Range;
+
+use multiversion::multiversion;
+
 use super::decode::Weights;
 use super::half::f16_to_f32;
 use super::quantize::BLOCK;
@@ -13,70 +17,158 @@ use crate::model::gguf::GgmlType;
 const SCALE_SEARCH: f32 = 0.15;
 /// Rounding of this arithmetic, in steps.
 const SLACK: f32 = 1e-4;
+/// Scales that are tried at most; each halves what is left, or more.
+const SEARCH: usize = 24;
 
 /// Is there a scale near the stored one (and, for types with one, a minimum) under which the
-/// reference rounds to exactly the codes of this block?
-pub(super) fn explained(kind: GgmlType, bytes: &[u8], weights: &Weights, reference: &[f32; BLOCK]) -> bool {
+/// reference rounds to exactly the codes of this block? Its weights are a `range` of those given.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
+pub(super) fn explained(
+    kind: GgmlType,
+    bytes: &[u8],
+    weights: &Weights,
+    range: Range<usize>,
+    reference: &[f32; BLOCK],
+) -> bool {
+    let values = weights.values.get(range.clone()).and_then(|values| values.first_chunk());
+    let (Some(values), Some(&step)) = (values, weights.steps.get(range.start)) else { return false };
+    if step == 0.0 {
+        return false;
+    }
+    let offset = bytes.get(2..4).and_then(|raw| raw.first_chunk());
+    let offset = offset.map_or(0.0, |raw| f16_to_f32(u16::from_le_bytes(*raw)));
     match kind {
-        GgmlType::Q4_0 => by_scale(8.0, weights, reference),
-        GgmlType::Q5_0 => by_scale(16.0, weights, reference),
-        GgmlType::Q4_1 => by_range(15.0, bytes, weights, reference),
-        GgmlType::Q5_1 => by_range(31.0, bytes, weights, reference),
+        GgmlType::Q4_0 => by_scale(8.0, step, values, reference),
+        GgmlType::Q5_0 => by_scale(16.0, step, values, reference),
+        GgmlType::Q4_1 => by_range(15.0, step, offset, values, reference),
+        GgmlType::Q5_1 => by_range(31.0, step, offset, values, reference),
         _ => false,
     }
 }
 
-fn by_scale(half: f32, weights: &Weights, reference: &[f32; BLOCK]) -> bool {
-    if weights.steps.contains(&0.0) {
-        return false;
-    }
-    // Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.
-    let (mut least, mut most) = (1.0 - SCALE_SEARCH, 1.0 + SCALE_SEARCH);
-    for (weight, &x) in weights.iter().zip(reference) {
+/// Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.
+#[inline(always)]
+fn by_scale(half: f32, step: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> bool {
+    let (mut least, mut most) = ([1.0 - SCALE_SEARCH; BLOCK], [1.0 + SCALE_SEARCH; BLOCK]);
+    for ((&value, &x), (least, most)) in values.iter().zip(reference).zip(least.iter_mut().zip(&mut most)) {
         // Both in steps of the stored scale, whose sign cancels.
-        let (code, x) = (weight.value / weight.step, x / weight.step);
-        let outermost = code.abs() >= half - 1.0 - 0.25;
+        let (code, x) = (value / step, x / step);
         let (code, x) = if code < 0.0 { (-code, -x) } else { (code, x) };
-        let (low, high) = (code - 0.5, if outermost { f32::INFINITY } else { code + 0.5 });
-        if code < 0.25 {
-            most = most.min((0.5 + SLACK) / x.abs());
-        } else if x <= 0.0 {
-            return false;
+        let outermost = code >= half - 1.0 - 0.25;
+        let high = if outermost { f32::INFINITY } else { (code + 0.5 + SLACK) / x };
+        let (low, high) = if code < 0.25 {
+            (0.0, (0.5 + SLACK) / x.abs())
+        } else if x > 0.0 {
+            ((code - 0.5 - SLACK) / x, high)
         } else {
-            least = least.max((low - SLACK) / x);
-            most = most.min((high + SLACK) / x);
-        }
+            // Of the other sign.
+            (f32::INFINITY, high)
+        };
+        (*least, *most) = (least.max(low), most.min(high));
     }
-    least <= most
+    least.into_iter().fold(0.0, f32::max) <= most.into_iter().fold(f32::INFINITY, f32::min)
 }
 
 /// Every code q of a weight x bounds the minimum u for an inverse scale t, both in steps:
 /// q - 0.5 <= x t - u <= q + 0.5, the outermost codes on one side only. The room that is left
-/// for u is concave in t, so that its largest value is found by narrowing.
-fn by_range(most: f32, bytes: &[u8], weights: &Weights, reference: &[f32; BLOCK]) -> bool {
-    let Some([a, b]) = bytes.get(2..4) else { return false };
-    let least = f16_to_f32(u16::from_le_bytes([*a, *b]));
-    if weights.steps.contains(&0.0) {
-        return false;
+/// for u is concave in t: where there is not enough, its slope says on which side there may be.
+#[inline(always)]
+fn by_range(most: f32, step: f32, least: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> bool {
+    let (mut places, mut ends) = ([0.0; BLOCK], [[0.0; BLOCK]; 2]);
+    let [lows, highs] = &mut ends;
+    for (((value, x), place), (low, high)) in
+        values.iter().zip(reference).zip(&mut places).zip(lows.iter_mut().zip(highs))
+    {
+        let code = ((value - least) / step).round();
+        *place = x / step;
+        *low = if code < most { -0.5 - code } else { f32::NEG_INFINITY };
+        *high = if code > 0.0 { 0.5 - code } else { f32::INFINITY };
     }
-    let room = |t: f32| {
-        let (mut low, mut high) = (f32::NEG_INFINITY, f32::INFINITY);
-        for (weight, &x) in weights.iter().zip(reference) {
-            let code = ((weight.value - least) / weight.step).round();
-            let place = x / weight.step * t - code;
-            if code > 0.0 {
-                high = high.min(place + 0.5);
-            }
-            if code < most {
-                low = low.max(place - 0.5);
-            }
-        }
-        high - low
-    };
+    let [lows, highs] = &ends;
     let (mut from, mut to) = (1.0 - SCALE_SEARCH, 1.0 + SCALE_SEARCH);
-    for _ in 0..40 {
-        let (a, b) = (from + (to - from) / 3.0, to - (to - from) / 3.0);
-        if room(a) < room(b) { from = a } else { to = b }
+    for _ in 0..SEARCH {
+        let t = (from + to) / 2.0;
+        let (mut low, mut high) = ((f32::NEG_INFINITY, 0.0), (f32::INFINITY, 0.0));
+        for (&x, (a, b)) in places.iter().zip(lows.iter().zip(highs)) {
+            let (a, b) = (x * t + a, x * t + b);
+            low = if a > low.0 { (a, x) } else { low };
+            high = if b < high.0 { (b, x) } else { high };
+        }
+        let (missing, slope) = (-2.0 * SLACK - (high.0 - low.0), high.1 - low.1);
+        if missing <= 0.0 {
+            return true;
+        }
+        // A tangent lies above what is concave.
+        let end = t + missing / slope;
+        (from, to) = if slope > 0.0 { (end, to) } else { (from, end) };
+        if from > to || slope == 0.0 || !end.is_finite() {
+            return false;
+        }
     }
-    room((from + to) / 2.0) >= -2.0 * SLACK
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::decode;
+    use super::super::quantize::{Arithmetic, block};
+    use super::*;
+
+    /// Codes that were rounded with another scale and minimum than those that are stored are found to
+    /// be, and none that no scale gives: as trying very many scales tells.
+    #[test]
+    fn searched_blocks_are_told_from_others() {
+        let mut state = 17u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f32 / (1u64 << 30) as f32 - 1.0
+        };
+        for (kind, codes, minimum) in [
+            (GgmlType::Q4_0, 8.0, false),
+            (GgmlType::Q5_0, 16.0, false),
+            (GgmlType::Q4_1, 15.0, true),
+            (GgmlType::Q5_1, 31.0, true),
+        ] {
+            let (mut found, mut others) = (0, 0);
+            for round in 0..600 {
+                let values: [f32; BLOCK] = std::array::from_fn(|_| next());
+                let (mut bytes, mut weights) = (Vec::new(), Weights::default());
+                block(kind, &values, Arithmetic::Plain, &mut bytes);
+                decode(kind, &bytes, &mut weights);
+                // The reference is stretched and, if there is a minimum, moved against its codes.
+                let stretch = 1.0 + 0.2 * next();
+                let off = if round % 2 == 0 { 0.0 } else { 0.3 * next() };
+                let step = weights.steps[0];
+                let moved = if minimum { step * next() } else { 0.0 };
+                let mut reference = values.map(|x| x * stretch + moved);
+                reference[7] += off * step;
+                let told = explained(kind, &bytes, &weights, 0..BLOCK, &reference);
+                let least = if minimum { f16_to_f32(u16::from_le_bytes([bytes[2], bytes[3]])) } else { 0.0 };
+                let room = |t: f32| {
+                    let (mut low, mut high) = (f32::NEG_INFINITY, f32::INFINITY);
+                    for (value, x) in weights.values.iter().zip(reference) {
+                        let code = ((value - least) / step).round();
+                        let place = x / step * t - code;
+                        // Of symmetric types the outermost codes of both signs may stand for more.
+                        let outermost = !minimum && code.abs() > codes - 1.25;
+                        let (first, last) = if minimum { (0.0, codes) } else { (-codes, codes) };
+                        let bounded = [
+                            code > first && !(outermost && code < 0.0),
+                            code < last && !(outermost && code > 0.0),
+                        ];
+                        high = if bounded[0] { high.min(place + 0.5) } else { high };
+                        low = if bounded[1] { low.max(place - 0.5) } else { low };
+                    }
+                    if minimum { high - low } else { high.min(-low) }
+                };
+                let best = (0..=1500).map(|i| room(0.85 + i as f32 * 2e-4)).fold(f32::NEG_INFINITY, f32::max);
+                // Too near to tell by such steps.
+                if best.abs() > 5e-3 {
+                    assert_eq!(told, best > 0.0, "{kind:?} {round} {best}");
+                    if told { found += 1 } else { others += 1 }
+                }
+            }
+            assert!(found > 40 && others > 40, "{kind:?} {found} {others}");
+        }
+    }
 }

@@ -402,7 +402,7 @@ mod tests {
                 let allowed = weights.iter().zip(source).all(|(weight, &x)| near(weight, x));
                 let mut searched = || {
                     decode(kind, own, &mut all);
-                    source.try_into().is_ok_and(|source| explained(kind, own, &all, source))
+                    source.try_into().is_ok_and(|source| explained(kind, own, &all, 0..block, source))
                 };
                 assert!(allowed || searched(), "{kind:?} block {number}: {source:?} {weights:?}");
             }

@@ -9,7 +9,7 @@ use multiversion::multiversion;
 use super::decode::{self, Weights, decode, is_known};
 use super::grids;
 use super::half::{f32_to_bf16, f32_to_f16};
-use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, plain_blocks};
+use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, has_scale, plain_blocks};
 use super::rescale::explained;
 use super::side::{Entry, Side};
 use super::ternary;
@@ -120,8 +120,13 @@ impl Seen {
     fn weigh(&mut self, weights: &Weights, start: usize, reference: &mut Reference<'_>) {
         let Some(values) = reference.values.get(start..start + weights.values.len()) else { return };
         let before = self.tally;
+        // Where a weight was beyond, others will be.
+        if self.reference_rounds && before.beyond > 0 {
+            self.tally.weigh(weights, values, reference.rooms(start));
+            return;
+        }
         self.tally.weigh(weights, values, &[]);
-        if self.reference_rounds && self.tally.beyond > before.beyond {
+        if self.reference_rounds && self.tally.beyond > 0 {
             self.tally = before;
             self.tally.weigh(weights, values, reference.rooms(start));
         }
@@ -380,6 +385,9 @@ fn is_rounding(kind: GgmlType, values: &[f32], bytes: &[u8], encoded: &mut Vec<u
 }
 
 fn reproduced(kind: GgmlType, values: &[f32; BLOCK], bytes: &[u8], encoded: &mut Vec<u8>) -> bool {
+    if !has_scale(kind, values, bytes) {
+        return false;
+    }
     for how in ARITHMETICS {
         encoded.clear();
         block(kind, values, how, encoded);
@@ -391,7 +399,8 @@ fn reproduced(kind: GgmlType, values: &[f32; BLOCK], bytes: &[u8], encoded: &mut
     false
 }
 
-/// Blocks of a type with a reference algorithm: reproduce them, and look at the others.
+/// Blocks of a type with a reference algorithm: reproduce them, and look at the others, as many at once
+/// as stand in a row.
 fn blocks(
     kind: GgmlType,
     bytes: &[u8],
@@ -403,30 +412,42 @@ fn blocks(
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
     let (groups, _) = reference.values.as_chunks::<BLOCK>();
     let mut at = 0;
-    while let (Some(rest), Some(own)) = (groups.get(at..), bytes.get(at * size..)) {
+    while let (Some(rest @ [_, ..]), Some(own)) = (groups.get(at..), bytes.get(at * size..)) {
         let (plain, zeros) = plain_blocks(kind, rest, own);
         seen.blocks += (plain - zeros) as u64;
         seen.exact_blocks += (plain - zeros) as u64;
-        // One that is not plain, and on from there.
-        let (Some(group), Some(own)) = (rest.get(plain), own.get(plain * size..(plain + 1) * size)) else {
-            return;
-        };
-        let place = at + plain;
-        at = place + 1;
-        let exact = reproduced(kind, group, own, encoded);
-        if exact && group.iter().all(|&value| value == 0.0) {
-            continue;
-        }
-        seen.blocks += 1;
-        if exact {
-            seen.exact_blocks += 1;
-        } else {
-            decode(kind, own, weights);
-            if explained(kind, own, weights, group) {
-                weights.open();
-                seen.rescaled += BLOCK as u64;
+        let start = at + plain;
+        at = start;
+        let exact = loop {
+            let (Some(group), Some(own)) = (groups.get(at), bytes.get(at * size..(at + 1) * size)) else {
+                break None;
+            };
+            if at > start && plain_blocks(kind, std::slice::from_ref(group), own).0 == 1 {
+                break None;
             }
-            seen.weigh(weights, place * BLOCK, reference);
+            if reproduced(kind, group, own, encoded) {
+                break Some(group);
+            }
+            at += 1;
+        };
+        if let (Some(own), Some(groups)) = (bytes.get(start * size..at * size), groups.get(start..at)) {
+            seen.blocks += groups.len() as u64;
+            decode(kind, own, weights);
+            for (place, group) in groups.iter().enumerate() {
+                let range = place * BLOCK..(place + 1) * BLOCK;
+                if explained(kind, own.get(place * size..).unwrap_or_default(), weights, range.clone(), group)
+                {
+                    weights.open(range);
+                    seen.rescaled += BLOCK as u64;
+                }
+            }
+            seen.weigh(weights, start * BLOCK, reference);
+        }
+        if let Some(group) = exact {
+            at += 1;
+            let counts = u64::from(group.iter().any(|&value| value != 0.0));
+            seen.blocks += counts;
+            seen.exact_blocks += counts;
         }
     }
 }
@@ -455,5 +476,62 @@ fn rounds_to(kind: GgmlType, values: &[f32], bytes: &[u8]) -> bool {
             halves.fold(0, |odd, (&x, raw)| odd | differing(f32_to_bf16(x), u16::from_le_bytes(*raw))) == 0
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks in a row count what they count one by one, whatever stands beside them.
+    #[test]
+    fn blocks_in_a_row_are_as_one_by_one() {
+        let mut state = 11u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f32 / (1u64 << 30) as f32 - 1.0
+        };
+        for kind in [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0] {
+            let (mut bytes, mut raw, mut encoded) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..TILE_WEIGHTS as usize / BLOCK {
+                let mut values: [f32; BLOCK] = std::array::from_fn(|_| next());
+                encoded.clear();
+                match next() {
+                    x if x < -0.9 => values = [0.0; BLOCK],
+                    // Between two codes, where arithmetics differ.
+                    x if x < -0.6 => {
+                        values = std::array::from_fn(|i| {
+                            (i as f32 - 8.5) / if kind == GgmlType::Q8_0 { 127.0 } else { 8.0 }
+                        })
+                    }
+                    _ => {}
+                }
+                let how = ARITHMETICS[(next().abs() * 2.9) as usize];
+                block(kind, &values, how, &mut encoded);
+                let far = match next() {
+                    x if x < 0.2 => 0.0,
+                    x if x < 0.5 => 0.01,
+                    _ => 0.3,
+                };
+                raw.extend(values.iter().flat_map(|x| (x + far * next()).to_le_bytes()));
+                bytes.extend_from_slice(&encoded);
+            }
+            let look = |parts: Vec<(&[u8], &[u8])>| {
+                let (mut work, mut seen) = (Work::default(), Seen::default());
+                for (own, raw) in parts {
+                    tile((kind, own), (GgmlType::F32, raw), &mut work, &mut seen);
+                }
+                let Seen { blocks, exact_blocks, rescaled, tally, .. } = seen;
+                let counts = [blocks, exact_blocks, rescaled, tally.compared, tally.unchecked, tally.beyond];
+                (counts, tally.max_error, tally.excess)
+            };
+            let size = usize::try_from(kind.block_bytes()).unwrap();
+            let all = look(vec![(&bytes, &raw)]);
+            assert_eq!(all, look(bytes.chunks(size).zip(raw.chunks(4 * BLOCK)).collect()), "{kind:?}");
+            let [blocks, exact, rescaled, compared, _, beyond] = all.0;
+            assert!(exact > 5 && blocks > exact + 20 && beyond > 100, "{kind:?} {all:?}");
+            assert_eq!(compared, (blocks - exact) * BLOCK as u64);
+            assert!(kind == GgmlType::Q8_0 || rescaled > 0, "{kind:?} {all:?}");
+        }
     }
 }
