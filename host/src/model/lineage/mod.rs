@@ -447,7 +447,7 @@ fn rounded_twice(
         let (relation, seen) = tensor::compare_while(wanted, sides, entries, buffers, &|_| {})?;
         if wanted(relation) {
             let relation = match relation {
-                _ if coarser(kind, own) => Coarse,
+                _ if kind.block() > 1 && tensor::coarser(kind, own) => Coarse,
                 // Equal to what is between is still a rounding of the reference.
                 Identical | SameValues => Rounded,
                 relation => relation,
@@ -456,11 +456,6 @@ fn rounded_twice(
         }
     }
     Ok(None)
-}
-
-/// Do blocks of `a` hold fewer bits for a weight than `b` does?
-fn coarser(a: GgmlType, b: GgmlType) -> bool {
-    a.block() > 1 && a.block_bytes() * b.block() < b.block_bytes() * a.block()
 }
 
 #[cfg(test)]

@@ -351,7 +351,7 @@ fn tile(
     }
     if seen.tally.compared > before.compared {
         seen.differing += 1;
-        if seen.tally.beyond > before.beyond && coarser(from, kind) {
+        if seen.tally.beyond > before.beyond && kind.block() == 1 && coarser(from, kind) {
             decode::values(kind, candidate, other, scratch);
             seen.finer += u64::from(is_rounding(from, other, reference, encoded));
         }
@@ -369,9 +369,9 @@ fn same_values(
     decoded == values
 }
 
-/// Does `a` hold fewer bits per weight than the float type `b`?
-fn coarser(a: GgmlType, b: GgmlType) -> bool {
-    b.block() == 1 && a.block_bytes() * b.block() < b.block_bytes() * a.block()
+/// Does `a` hold fewer bits per weight than `b`?
+pub(super) fn coarser(a: GgmlType, b: GgmlType) -> bool {
+    a.block_bytes() * b.block() < b.block_bytes() * a.block()
 }
 
 /// Is `bytes` what rounding `values` to `kind` gives?
