@@ -374,33 +374,39 @@ fn of_a_large_model_a_sample_is_enough_where_weights_speak() {
     );
 }
 
-/// The quantiser takes seconds to make its tables for IQ2_S: what is as near as points can be needs no
+/// The quantiser takes long to make its tables for some types: what is as near as points can be needs no
 /// comparison with it, with an importance matrix or without. It is asked before anybody is accused.
 #[test]
-fn the_quantiser_of_iq2_s_is_asked_only_about_what_is_far_off() {
+fn quantisers_with_tables_are_asked_only_about_what_is_far_off() {
     let folder = Folder::new();
     let values = bell(7, COLUMNS * TALL);
     folder.tall("reference.gguf", GgmlType::F32, &raw(&values));
     let mut importances = importance(0);
     importances.truncate(COLUMNS);
-    for weighed in [None, Some(&importances[..])] {
-        folder.tall("candidate.gguf", GgmlType::IQ2_S, &honest(GgmlType::IQ2_S, &values, weighed));
-        let (relation, document) = folder.relation(&[]);
-        assert_eq!(relation, "quantization", "{}", document["reasons"]);
-        let tensor = &document["tensors"][0];
-        assert_eq!(tensor["relation"], "within-rounding");
-        assert!(tensor["requantized_blocks"].is_null() && tensor["exact_blocks"].is_null(), "{tensor}");
-        assert!(tensor["error_ratio"].as_f64().is_some_and(|ratio| (1.0..2.0).contains(&ratio)), "{tensor}");
-    }
     // Weights of other sizes and the same signs.
     let sizes = bell(8, values.len());
     let other: Vec<f32> =
         sizes.iter().zip(&values).map(|(size, x)| (1.0 + 10.0 * size).max(0.05) * x).collect();
-    folder.tall("candidate.gguf", GgmlType::IQ2_S, &honest(GgmlType::IQ2_S, &other, None));
-    let (relation, document) = folder.relation(&[]);
-    assert_eq!(relation, "derived", "{}", document["reasons"]);
-    let tensor = &document["tensors"][0];
-    assert_eq!((&tensor["relation"], &tensor["exact_blocks"]), (&"differs".into(), &0.0.into()));
-    assert!(tensor["requantized_blocks"].as_u64() >= Some(256), "{tensor}");
-    assert!(tensor["error_ratio"].as_f64() > Some(2.0), "{tensor}");
+    for (kind, most, expected) in [
+        (GgmlType::IQ2_S, 2.0, ("quantization", "within-rounding")),
+        (GgmlType::IQ3_S, 2.5, ("quantization", "within-rounding")),
+        (GgmlType::IQ3_XXS, 3.5, ("unknown", "unknown")),
+    ] {
+        for weighed in [None, Some(&importances[..])] {
+            folder.tall("candidate.gguf", kind, &honest(kind, &values, weighed));
+            let (relation, document) = folder.relation(&[]);
+            let tensor = &document["tensors"][0];
+            assert_eq!((relation.as_str(), tensor["relation"].as_str().unwrap()), expected, "{document}");
+            assert!(tensor["requantized_blocks"].is_null() && tensor["exact_blocks"].is_null(), "{tensor}");
+            let ratio = tensor["error_ratio"].as_f64();
+            assert!(ratio.is_some_and(|ratio| (1.0..most).contains(&ratio)), "{kind:?} {tensor}");
+        }
+        folder.tall("candidate.gguf", kind, &honest(kind, &other, None));
+        let (relation, document) = folder.relation(&[]);
+        assert_eq!(relation, "derived", "{kind:?} {}", document["reasons"]);
+        let tensor = &document["tensors"][0];
+        assert_eq!((&tensor["relation"], &tensor["exact_blocks"]), (&"differs".into(), &0.0.into()));
+        assert!(tensor["requantized_blocks"].as_u64() >= Some(256), "{tensor}");
+        assert!(tensor["error_ratio"].as_f64() > Some(2.0), "{tensor}");
+    }
 }

@@ -152,8 +152,11 @@ fn hint(lineage: &Lineage, args: &Args) -> &'static str {
     if lineage.relation != Relation::Unknown || open.peek().is_none() {
         return "";
     }
-    // Rows that were looked at came out as they are.
-    if open.all(|tensor| tensor.exact_blocks.is_some_and(|share| share > 0.95)) {
+    // Rows that were looked at came out as they are, or as near as points of their grid.
+    let may_come_out = |tensor: &TensorLineage| {
+        tensor.exact_blocks.map_or(tensor.error_ratio.is_some(), |share| share > 0.95)
+    };
+    if open.all(may_come_out) {
         return "hint: `--requantize all` looks at every row, not at some, and can tell; it is slow\n";
     }
     match args.imatrix {

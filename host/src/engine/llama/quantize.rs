@@ -51,11 +51,13 @@ pub fn quantize_rows(spec: &QuantizeRows) -> Result<Vec<u8>, EngineError> {
     }
     let rows = spec.values.len().div_ceil(columns);
     let part = rows.div_ceil((spec.threads as usize).max(1)).max(1) * columns;
+    let quantized = |values| ffi::quantize::rows(kind.id(), columns, values, importance);
+    let mut parts = spec.values.chunks(part);
+    let Some(first) = parts.next() else { return Ok(Vec::new()) };
     std::thread::scope(|scope| {
-        let part_of = |values| move || ffi::quantize::rows(kind.id(), columns, values, importance);
-        let parts: Vec<_> = spec.values.chunks(part).map(|values| scope.spawn(part_of(values))).collect();
-        let mut bytes = Vec::new();
-        for part in parts {
+        let others: Vec<_> = parts.map(|values| scope.spawn(move || quantized(values))).collect();
+        let mut bytes = quantized(first).map_err(|reason| bad(&reason))?;
+        for part in others {
             let part =
                 part.join().unwrap_or_else(|_| Err("a thread of the quantiser ended early".to_owned()));
             bytes.extend(part.map_err(|reason| bad(&reason))?);

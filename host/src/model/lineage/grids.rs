@@ -252,8 +252,8 @@ const fn grid<const COUNT: usize>(first: usize, weights: usize, sizes: [u8; 8]) 
 }
 
 static TWO: [u64; 1792] = grid(0, 8, [8, 25, 43, 43, 0, 0, 0, 0]);
-static THREE_XXS: [u64; 256] = grid(IQ3_XXS, 4, [4, 12, 20, 28, 36, 44, 52, 62]);
-static THREE_S: [u64; 512] = grid(IQ3_S, 4, [1, 3, 5, 7, 9, 11, 13, 15]);
+pub(super) static THREE_XXS: [u64; 256] = grid(IQ3_XXS, 4, [4, 12, 20, 28, 36, 44, 52, 62]);
+pub(super) static THREE_S: [u64; 512] = grid(IQ3_S, 4, [1, 3, 5, 7, 9, 11, 13, 15]);
 /// Eighths of a step: less, nothing or more, and one more than that, or one less.
 static ONE: [[u64; 2048]; 2] = [
     grid(IQ1, 8, [(-7i8).cast_unsigned(), 1, 9, 17, 0, 0, 0, 0]),

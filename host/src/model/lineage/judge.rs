@@ -422,7 +422,7 @@ fn again(pairs: &[Pair]) -> Vec<String> {
             own.unwrap_or_default()
         )
     });
-    let bounded = errors(&bounded, "the least that IQ2_S can have")
+    let bounded = errors(&bounded, "the least that is possible")
         .map(|text| format!("{text}: {} tensors{sample}", bounded.len()));
     asked.into_iter().chain(bounded).collect()
 }

@@ -182,8 +182,8 @@ pub struct TensorLineage {
     pub exact_blocks: Option<f64>,
     /// Blocks that were quantised again; null if none were.
     pub requantized_blocks: Option<u64>,
-    /// Power of the errors of those over that of the quantiser's own, or, of some rows of IQ2_S,
-    /// over the least that the type can have; null if neither has any.
+    /// Power of the errors of those over that of the quantiser's own, or, of some rows of IQ2_S, IQ3_S
+    /// and IQ3_XXS, over the least that the type can have; null if neither has any.
     pub error_ratio: Option<f64>,
     /// The type to which the reference was rounded before it was rounded to the candidate's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -12,7 +12,7 @@
 
 use super::decode::{self, Weights, is_known};
 use super::grids::keeps_signs;
-use super::least::least_error;
+use super::least::{self, least_error};
 use super::side::{Entry, Side};
 use super::{Extent, Pair, Requantize, TensorRelation};
 use crate::domain::Problem;
@@ -37,6 +37,11 @@ const GROUP: usize = 256;
 /// three orders of magnitude and more: 1.46, and 2.6 for the types that keep seven signs of eight.
 const MOST_ERROR: f32 = 2.0;
 const MOST_ERROR_SEVEN_SIGNS: f32 = 3.5;
+/// As many times the least power that IQ3_S can have, of which its quantiser's own errors have 1.2 times
+/// as much with an importance of one order of magnitude, and 1.5 to 2.1 times without.
+const MOST_OF_LEAST: f32 = 2.5;
+/// Of models of more weights, tables of a fifth of a second do not matter.
+const TABLES_WEIGHTS: u64 = 1 << 30;
 /// With other instructions (fused products) the same program gives 97 % of the blocks and more,
 /// and the others are as near to the reference.
 const NEARLY_ALL_BLOCKS: f64 = 0.95;
@@ -73,10 +78,13 @@ impl Reproduction {
 
     /// What the tensor is, which was `seen` as within rounding, or unknown.
     fn relation(&self, kind: GgmlType, seen: TensorRelation) -> TensorRelation {
-        use GgmlType::{IQ2_XS, IQ2_XXS, IQ3_XXS};
+        use GgmlType::{IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
         use TensorRelation::{Coarse, Differs, Requantized, Unknown, WithinRounding};
-        let seven = matches!(kind, IQ2_XXS | IQ2_XS | IQ3_XXS);
-        let most = if seven { MOST_ERROR_SEVEN_SIGNS } else { MOST_ERROR };
+        let most = match kind {
+            IQ2_XXS | IQ2_XS | IQ3_XXS => MOST_ERROR_SEVEN_SIGNS,
+            IQ3_S if self.blocks == 0 => MOST_OF_LEAST,
+            _ => MOST_ERROR,
+        };
         let Some(ratio) = self.error_ratio() else { return seen };
         let worst = self.ratios.last().copied().unwrap_or(f32::INFINITY);
         let nearly = self.whole && self.share() >= Some(NEARLY_ALL_BLOCKS) && worst <= AS_NEAR;
@@ -108,7 +116,7 @@ pub(super) fn all(
     }
     let weights: u64 = list.iter().map(|(_, task)| task.rows * task.columns).sum();
     if how.extent == Extent::Sample && weights > SMALL_WEIGHTS {
-        list.iter_mut().for_each(|(_, task)| *task = task.sampled(SAMPLE_WEIGHTS).bounded());
+        list.iter_mut().for_each(|(_, task)| *task = task.sampled(SAMPLE_WEIGHTS).bounded(weights));
     }
     let total = list.iter().map(|(_, task)| task.looked_at * task.row_bytes[0]).sum();
     let (mut work, mut done) = (Work::default(), 0);
@@ -195,10 +203,11 @@ impl Task {
         Self { looked_at: weights.div_ceil(self.columns).min(self.rows), ..self }
     }
 
-    /// Without the quantiser, if its tables take longer than all else: no error that passes for small
-    /// beside the least that are possible is large beside its own.
-    fn bounded(self) -> Self {
-        Self { bounded: self.kind == GgmlType::IQ2_S, ..self }
+    /// Without the quantiser, if its tables would take longer than comparing a model of so many weights:
+    /// no error that passes for small beside the least that are possible is large beside its own.
+    fn bounded(self, weights: u64) -> Self {
+        let worth = self.kind == GgmlType::IQ2_S || weights <= TABLES_WEIGHTS;
+        Self { bounded: least::is_known(self.kind) && worth, ..self }
     }
 }
 
@@ -222,8 +231,8 @@ impl Work {
         importance: Option<&[f32]>,
         how: &mut Requantize<'_>,
     ) -> Result<Result<Reproduction, String>, Problem> {
-        let Task { kind, from, columns, high, rows, looked_at, row_bytes: [own_bytes, their_bytes], .. } =
-            task;
+        let Task { kind, from, columns, high, rows, looked_at, bounded, row_bytes } = task;
+        let [own_bytes, their_bytes] = row_bytes;
         let mut found = Reproduction { whole: looked_at == rows, ..Reproduction::default() };
         let of_expert = |expert: u64| {
             let start = usize::try_from(expert * columns).ok()?;
@@ -249,7 +258,7 @@ impl Work {
                 self.candidate.extend_from_slice(&self.row);
             } else {
                 // There is no quantiser for what is not a number.
-                found.blocks += columns / kind.block();
+                found.blocks += if bounded { 0 } else { columns / kind.block() };
                 found.ratios.push(f32::INFINITY);
             }
         }
@@ -278,7 +287,7 @@ impl Work {
             groups.map(|(decoded, values)| decoded.iter().zip(values).map(square).sum()).collect()
         };
         let own = if bounded {
-            self.values.as_chunks::<GROUP>().0.iter().map(least_error).collect()
+            self.values.as_chunks::<GROUP>().0.iter().map(|group| least_error(kind, group)).collect()
         } else {
             let plain = super::quantize(kind, &self.values).filter(|_| importance.is_none());
             let own = match plain {

@@ -245,7 +245,8 @@ fn nearest<const RUNS: usize, const N: usize>(
         let Near { entries, gaps: [lower, upper] } = &near[run];
         // A negative scale turns the entries around.
         let (lower, upper) = if scale < 0.0 { (upper, lower) } else { (lower, upper) };
-        let half = if scale == 0.0 { NO_ROOM } else { 0.5 * scale.abs() };
+        // A border is at least as far from zero as twice its entry less the gap is, halved.
+        let half = if scale == 0.0 { NO_ROOM } else { 0.5 * (scale.abs() - rounding) };
         Nearest { entries, lower, upper, scale, rounding, half, slack: half * 1.98 * SLACK, most }
     });
 }
@@ -257,7 +258,7 @@ struct Nearest<'a, const N: usize> {
     upper: &'a [i8; N],
     scale: f32,
     rounding: f32,
-    /// For a glance: half the scale, and some less than the slack.
+    /// For a glance: half the scale less its rounding, and some less than the slack.
     half: f32,
     slack: f32,
     most: f32,
@@ -289,12 +290,12 @@ impl<const N: usize> Run for Nearest<'_, N> {
         Weight { value: entry * self.scale, below: down + slack, above: up + slack, step }
     }
 
-    /// Half the gaps, and the scale's rounding as far as it moves the entry, but not the border.
+    /// Half the gaps, and the scale's rounding as far as it moves the entry, and the border at least.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "a run has as many weights as there are entries")]
     fn look(&self, place: usize, expected: f32) -> (f32, u32) {
         let entry = f32::from(self.entries[place]);
-        let both = entry.abs().mul_add(self.rounding, self.slack);
+        let both = entry.abs().mul_add(2.0 * self.rounding, self.slack);
         let room = |gap: i8| least(self.most, f32::from(gap).mul_add(self.half, both));
         let value = entry * self.scale;
         (value, outside(expected - value, [room(self.lower[place]), room(self.upper[place])]))

@@ -267,22 +267,23 @@ impl Taker for Glance<'_> {
             }
         } else if odd.iter().fold(0, |all, odd| all | odd) > INSIDE {
             for (number, own) in own.chunks_exact(N / LANES).enumerate() {
-                self.seldom(&run(number), own);
+                let run = run(number);
+                let places = own.as_flattened().iter().enumerate();
+                if places.fold(0, |odd, (place, &x)| odd | run.look(place, x).1) > INSIDE {
+                    self.seldom(&run, own);
+                }
             }
         }
     }
 }
 
 impl Glance<'_> {
-    /// Looks closely at the weights of a run if some are where a quick look says nothing. A call, so
-    /// that the quick look's loop stays small.
+    /// Looks closely at the weights of a run where a quick look says nothing of some. A call, so that
+    /// the quick look's loop stays small.
     #[cold]
     #[inline(never)]
     fn seldom(&mut self, run: &impl Run, values: &[[f32; LANES]]) {
-        let places = values.as_flattened().iter().enumerate();
-        if places.fold(0, |odd, (place, &x)| odd | run.look(place, x).1) > INSIDE {
-            self.closely(run, values);
-        }
+        self.closely(run, values);
     }
 
     #[inline(always)]
