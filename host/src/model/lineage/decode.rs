@@ -377,20 +377,23 @@ fn floats(kind: GgmlType, bytes: &[u8], out: &mut Weights) {
     } else {
         float_values(kind, bytes, &mut out.values);
     }
-    out.resize(out.values.len());
+    let count = out.values.len();
+    out.resize(count);
     out.steps.fill(0.0);
-    rooms(kind, out);
+    rooms(kind, &out.values, &mut out.below);
+    out.above.copy_from_slice(&out.below);
 }
 
+/// How far what was rounded to floats of this type may have been from them.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-fn rooms(kind: GgmlType, out: &mut Weights) {
-    for ((&value, below), above) in out.values.iter().zip(&mut out.below).zip(&mut out.above) {
-        let room = match kind {
+pub(super) fn rooms(kind: GgmlType, values: &[f32], out: &mut Vec<f32>) {
+    out.resize(values.len(), 0.0);
+    for (&value, room) in values.iter().zip(out) {
+        *room = match kind {
             GgmlType::F16 => f16_half_step(value) + value.abs() * VALUE_SLACK,
             GgmlType::BF16 => bf16_half_step(value) + value.abs() * VALUE_SLACK,
             _ => 0.0,
         };
-        (*below, *above) = (room, room);
     }
 }
 

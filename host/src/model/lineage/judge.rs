@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::moved::{self, Moves};
 use super::reproduce::Reproduction;
 use super::side::{Entry, Side};
-use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, grids, tables};
+use super::{Lineage, Pair, Relation, TensorLineage, TensorRelation, decode, grids, lowrank, tables};
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
 use crate::model::source::ReadAt as _;
@@ -436,12 +436,12 @@ fn renamed_whole(reference: &Side, pairs: &[Pair], moves: &Moves) -> bool {
     moves.values().all(|found| left.remove(found.from.as_str())) && left.is_empty()
 }
 
-/// Adapters change matrices in one way: where most differ otherwise, those of low rank do by chance.
+/// Are most of the matrices that differ of low rank?
 fn is_adapted(pairs: &[Pair]) -> bool {
     let differing = pairs.iter().filter(|pair| pair.relation == TensorRelation::Differs && pair.matrix);
     let (all, low) =
         differing.fold((0, 0), |(all, low), pair| (all + 1, low + usize::from(pair.rank.is_some())));
-    low * 4 >= all * 3
+    lowrank::are_most(low, all)
 }
 
 /// That an adapter was merged, where differences are of low rank.

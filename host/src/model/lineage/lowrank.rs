@@ -7,10 +7,13 @@
 //! most 192 rows read and some ten million operations. Rounding hides what is smaller than
 //! itself: behind block types the rank is that of what stands out, which may be less than all.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use multiversion::multiversion;
 
 use super::decode::{Weight, Weights, decode, is_known};
 use super::side::{Entry, Side};
+use super::{Pair, TensorRelation, threads};
 use crate::domain::Problem;
 use crate::model::gguf::GgmlType;
 
@@ -20,11 +23,63 @@ const SAMPLE: usize = 192;
 const LEAST: usize = 16;
 /// Slack for rounding errors that are not all of one size.
 const SLACK: f64 = 1.5;
+/// An importance matrix makes them larger. Of a change that only partly stands out more would be left.
+const REST_SLACK: f64 = 1.2;
 /// A change of a few single weights is of low rank, too, and is no adapter.
 const LEAST_SPREAD: f64 = 0.01;
 
+/// The cosine of two matrices that have nothing in common is nearer to 0 than this.
+const FOREIGN: f64 = 0.1;
+
+/// Adapters change matrices in one way: where more than these of all that differ do so otherwise, those
+/// of low rank do by chance.
+pub(super) fn are_most(low: usize, all: usize) -> bool {
+    low * 4 >= all * 3
+}
+
+/// Finds the ranks of the matrices that differ if most are low; no more than are needed to tell.
+pub(super) fn find(
+    sides: (&Side, &Side),
+    common: &[(&str, &Entry, &Entry)],
+    pairs: &mut [Pair],
+) -> Result<(), Problem> {
+    let differs = |pair: &Pair| pair.relation == TensorRelation::Differs && pair.matrix;
+    let all = pairs.iter().filter(|pair| differs(pair)).count();
+    // What has nothing in common differs by a matrix of full rank.
+    let near: Vec<(usize, &Entry, &Entry)> = (0..)
+        .zip(pairs.iter().zip(common))
+        .filter(|(_, (pair, _))| differs(pair) && pair.seen.correlation().is_some_and(|of| of > FOREIGN))
+        .map(|(place, (_, &(_, ours, theirs)))| (place, ours, theirs))
+        .collect();
+    let (next, low) = (AtomicUsize::new(0), AtomicUsize::new(near.len()));
+    let may_be = || are_most(low.load(Ordering::Relaxed), all);
+    let work = || -> Result<Vec<(usize, u64)>, Problem> {
+        let mut found = Vec::new();
+        while may_be()
+            && let Some(&(place, ours, theirs)) = near.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            match rank(sides, (ours, theirs))? {
+                Some(rank) => found.push((place, rank)),
+                None => _ = low.fetch_sub(1, Ordering::Relaxed),
+            }
+        }
+        Ok(found)
+    };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads().min(near.len())).map(|_| scope.spawn(work)).collect();
+        let ended = || Problem::internal("a comparing thread ended early");
+        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(ended()))).collect()
+    });
+    for (place, rank) in found.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        if let Some(pair) = pairs.get_mut(place).filter(|_| may_be()) {
+            pair.rank = Some(rank);
+        }
+    }
+    Ok(())
+}
+
 /// The rank of candidate less reference; `None` if it is not low, or cannot be told from rounding.
-pub(super) fn rank(sides: (&Side, &Side), entries: (&Entry, &Entry)) -> Result<Option<u64>, Problem> {
+fn rank(sides: (&Side, &Side), entries: (&Entry, &Entry)) -> Result<Option<u64>, Problem> {
     let (candidate, reference) = entries;
     let ([rows, columns], Some(kind), Some(from)) =
         (candidate.shape.as_slice(), candidate.kind, reference.kind)
@@ -133,10 +188,12 @@ impl Sample {
         let least = values.iter().copied().filter(|&value| value <= edge).fold(0.0, f64::max);
         let most = values.iter().copied().fold(0.0, f64::max);
         let clean = rest <= power * 1e-11;
+        // What stands out takes as much of the rounding with it.
+        let share = rank as f64 / size as f64;
         let low = rank >= 1
             && rank * if clean { 4 } else { 6 } <= 3 * size
-            && rest <= SLACK * noise + power * 1e-11
-            && most >= SLACK * least * bulk(rank as f64 / size as f64);
+            && rest <= REST_SLACK * noise * (1.0 - share) + power * 1e-11
+            && most >= SLACK * least * bulk(share);
         low.then_some(rank as u64)
     }
 }
@@ -368,6 +425,21 @@ mod tests {
         assert_eq!(sample(100, 100, differences, 0.0).rank(), None);
         let differences: Vec<f64> = (0..10_000).map(|_| next()).collect();
         assert_eq!(sample(100, 100, differences, 0.0).rank(), None);
+    }
+
+    /// Some columns are changed more than others, and all by more than they were rounded: a fifth of the
+    /// values stands out, and what is left is more than rounding.
+    #[test]
+    fn changes_of_several_sizes_are_no_rank() {
+        let mut next = bell(13);
+        let (height, width) = (192, 192);
+        let sizes: Vec<f64> = (0..width).map(|_| 1.85 * next()).collect();
+        let differences: Vec<f64> = (0..height * width).map(|i| sizes[i % width] * next() + next()).collect();
+        let sample = sample(height, width, differences, 1.0);
+        let standing_out =
+            Gram::of(&sample).eigenvalues().unwrap().iter().filter(|&&x| x > 6.0 * 192.0).count();
+        assert!((20..60).contains(&standing_out), "{standing_out}");
+        assert_eq!(sample.rank(), None);
     }
 
     /// Three rows are rounded thirty times as coarsely as the others: that is no adapter, and

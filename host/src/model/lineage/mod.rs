@@ -46,8 +46,6 @@ use reproduce::Reproduction;
 use side::{Entry, Side};
 use tensor::{Buffers, Seen};
 
-/// The cosine of two matrices that have nothing in common is nearer to 0 than this.
-const FOREIGN: f64 = 0.1;
 /// Bytes of the candidate between two signs of progress.
 const TOLD_BYTES: u64 = 4 << 20;
 
@@ -271,9 +269,11 @@ pub fn compare(
     let total = common.iter().map(|(_, ours, _)| ours.bytes).sum();
     let mut pairs = all_pairs((candidate, reference), &common, total, progress)?;
     renumbered::settle((candidate, reference), &common, &mut pairs)?;
+    lowrank::find((candidate, reference), &common, &mut pairs)?;
     let resized = resized(candidate, reference);
     let views: Vec<_> = resized.iter().map(|(name, ours, theirs)| (*name, ours, theirs)).collect();
-    let resized = all_pairs((candidate, reference), &views, 1, &mut |_, _| {})?;
+    let mut resized = all_pairs((candidate, reference), &views, 1, &mut |_, _| {})?;
+    lowrank::find((candidate, reference), &views, &mut resized)?;
     let failure = match again {
         Some(mut how) => reproduce::all((candidate, reference), &common, &mut pairs, &mut how, progress)?,
         None => None,
@@ -304,6 +304,11 @@ fn resized<'a>(candidate: &'a Side, reference: &Side) -> Vec<(&'a str, Entry, En
     list.collect()
 }
 
+/// How many threads compare.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4)
+}
+
 /// Compares all pairs on a few threads; the first failure ends it.
 fn all_pairs(
     sides: (&Side, &Side),
@@ -315,14 +320,13 @@ fn all_pairs(
         Bytes(u64),
         Done(usize, Box<Result<Pair, Problem>>),
     }
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let (sender, news) = mpsc::sync_channel::<News>(64);
     let mut results: Vec<Option<Pair>> = common.iter().map(|_| None).collect();
     let mut failure = None;
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..threads() {
             let (sender, next, stop) = (sender.clone(), &next, &stop);
             scope.spawn(move || {
                 let mut buffers = Buffers::default();
@@ -392,19 +396,14 @@ fn one_pair(
             relation = TensorRelation::Permuted;
         }
     }
-    let matrix = ours.shape.len() > 1;
-    // What has nothing in common differs by a matrix of full rank.
-    let near =
-        relation == TensorRelation::Differs && seen.correlation().is_some_and(|cosine| cosine > FOREIGN);
-    let rank = if near { lowrank::rank(sides, (ours, theirs))? } else { None };
     Ok(Pair {
         name: name.to_owned(),
         relation,
         seen,
-        matrix,
+        matrix: ours.shape.len() > 1,
         order,
         renumbered: false,
-        rank,
+        rank: None,
         by_way_of,
         again: None,
         types: (ours.dtype, theirs.dtype),

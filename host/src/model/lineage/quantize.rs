@@ -74,10 +74,17 @@ pub(super) fn plain_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8
     }
 }
 
-/// Is the scale of a block the one that its weights give, in every arithmetic? Where it is not, neither
-/// is the block; what is seldom, and not told by the scale, may be.
+/// How many of the first blocks have another scale than their weights give, in any arithmetic: those blocks
+/// are not what it makes of them, either. What is seldom, and not told by the scale, is not counted.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
-pub(super) fn has_scale(kind: GgmlType, weights: &[f32; BLOCK], block: &[u8]) -> bool {
+pub(super) fn foreign_blocks(kind: GgmlType, weights: &[[f32; BLOCK]], bytes: &[u8]) -> usize {
+    let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
+    let foreign = |(weights, block): &(&[f32; BLOCK], &[u8])| !has_scale(kind, weights, block);
+    weights.iter().zip(bytes.chunks_exact(size)).take_while(foreign).count()
+}
+
+#[inline(always)]
+fn has_scale(kind: GgmlType, weights: &[f32; BLOCK], block: &[u8]) -> bool {
     let (least, greatest) = extent(weights);
     let extreme = if greatest > -least { greatest } else { least };
     let scale = match kind {
@@ -96,7 +103,7 @@ pub(super) fn has_scale(kind: GgmlType, weights: &[f32; BLOCK], block: &[u8]) ->
 /// Least and greatest; not numbers if one weight is none. As integers, of which compilers compare
 /// many at once: the order of numbers is that of their patterns, negative ones turned around.
 #[inline(always)]
-fn extent(weights: &[f32; BLOCK]) -> (f32, f32) {
+pub(super) fn extent(weights: &[f32; BLOCK]) -> (f32, f32) {
     let turned = |bits: i32| bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed();
     let (mut least, mut greatest) = (i32::MAX, i32::MIN);
     for &x in weights {

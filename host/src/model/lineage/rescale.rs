@@ -4,13 +4,11 @@
 //! one that fits the codes best. Such codes are still a rounding of the weights, and of no
 //! other weights: that is what is asked here.
 
-use std::ops::Range;
-
 use multiversion::multiversion;
 
 use super::decode::Weights;
 use super::half::f16_to_f32;
-use super::quantize::BLOCK;
+use super::quantize::{BLOCK, extent};
 use crate::model::gguf::GgmlType;
 
 /// How far the stored scale may be from the one that codes were rounded with.
@@ -20,18 +18,59 @@ const SLACK: f32 = 1e-4;
 /// Scales that are tried at most; each halves what is left, or more.
 const SEARCH: usize = 24;
 
-/// Is there a scale near the stored one (and, for types with one, a minimum) under which the
-/// reference rounds to exactly the codes of this block? Its weights are a `range` of those given.
+/// Opens the rooms of blocks of which some weights lie outside of them, but whose codes are exactly what the
+/// reference rounds to under a scale near the stored one (and, for types with one, a minimum). How many
+/// weights these have.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
-pub(super) fn explained(
+pub(super) fn open_explained(
     kind: GgmlType,
     bytes: &[u8],
-    weights: &Weights,
-    range: Range<usize>,
+    weights: &mut Weights,
+    reference: &[[f32; BLOCK]],
+) -> u64 {
+    if !matches!(kind, GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q4_1 | GgmlType::Q5_1) {
+        return 0;
+    }
+    let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
+    let mut opened = 0;
+    for (place, (bytes, reference)) in bytes.chunks_exact(size).zip(reference).enumerate() {
+        let range = place * BLOCK..(place + 1) * BLOCK;
+        let lists = [&weights.values, &weights.below, &weights.above];
+        let [Some(values), Some(below), Some(above)] =
+            lists.map(|list| list.get(range.clone()).and_then(|list| list.first_chunk()))
+        else {
+            break;
+        };
+        let step = weights.steps.get(range.start).copied().unwrap_or(0.0);
+        if !are_inside(values, [below, above], reference) && explained(kind, bytes, step, values, reference) {
+            weights.open(range);
+            opened += BLOCK as u64;
+        }
+    }
+    opened
+}
+
+/// Is every weight of the reference in its room?
+#[inline(always)]
+fn are_inside(values: &[f32; BLOCK], rooms: [&[f32; BLOCK]; 2], reference: &[f32; BLOCK]) -> bool {
+    let [below, above] = rooms;
+    let mut inside = true;
+    for ((value, x), (below, above)) in values.iter().zip(reference).zip(below.iter().zip(above)) {
+        inside &= (x - value <= *above) & (value - x <= *below);
+    }
+    inside
+}
+
+/// Is there a scale near the stored one (and, for types with one, a minimum) under which the
+/// reference rounds to exactly the codes of this block?
+#[inline(always)]
+fn explained(
+    kind: GgmlType,
+    bytes: &[u8],
+    step: f32,
+    values: &[f32; BLOCK],
     reference: &[f32; BLOCK],
 ) -> bool {
-    let values = weights.values.get(range.clone()).and_then(|values| values.first_chunk());
-    let (Some(values), Some(&step)) = (values, weights.steps.get(range.start)) else { return false };
     if step == 0.0 {
         return false;
     }
@@ -46,41 +85,63 @@ pub(super) fn explained(
     }
 }
 
+/// One instruction each. The second if one is no number.
+#[inline(always)]
+fn greater(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+#[inline(always)]
+fn lesser(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
 /// Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.
 #[inline(always)]
 fn by_scale(half: f32, step: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> bool {
     let (mut least, mut most) = ([1.0 - SCALE_SEARCH; BLOCK], [1.0 + SCALE_SEARCH; BLOCK]);
+    let by = 1.0 / step;
     for ((&value, &x), (least, most)) in values.iter().zip(reference).zip(least.iter_mut().zip(&mut most)) {
         // Both in steps of the stored scale, whose sign cancels.
-        let (code, x) = (value / step, x / step);
+        let (code, x) = (value * by, x * by);
         let (code, x) = if code < 0.0 { (-code, -x) } else { (code, x) };
         let outermost = code >= half - 1.0 - 0.25;
-        let high = if outermost { f32::INFINITY } else { (code + 0.5 + SLACK) / x };
+        // Once, as dividing takes longer than all else.
+        let inverse = 1.0 / x;
+        let high = if outermost { f32::INFINITY } else { (code + 0.5 + SLACK) * inverse };
         let (low, high) = if code < 0.25 {
-            (0.0, (0.5 + SLACK) / x.abs())
+            (0.0, (0.5 + SLACK) * inverse.abs())
         } else if x > 0.0 {
-            ((code - 0.5 - SLACK) / x, high)
+            ((code - 0.5 - SLACK) * inverse, high)
         } else {
             // Of the other sign.
             (f32::INFINITY, high)
         };
-        (*least, *most) = (least.max(low), most.min(high));
+        (*least, *most) = (greater(low, *least), lesser(high, *most));
     }
-    least.into_iter().fold(0.0, f32::max) <= most.into_iter().fold(f32::INFINITY, f32::min)
+    extent(&least).1 <= extent(&most).0
+}
+
+#[inline(always)]
+fn array(of: impl Fn(usize) -> f32) -> [f32; BLOCK] {
+    std::array::from_fn(of)
 }
 
 /// Every code q of a weight x bounds the minimum u for an inverse scale t, both in steps:
 /// q - 0.5 <= x t - u <= q + 0.5, the outermost codes on one side only. The room that is left
 /// for u is concave in t: where there is not enough, its slope says on which side there may be.
 #[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
 fn by_range(most: f32, step: f32, least: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> bool {
     let (mut places, mut ends) = ([0.0; BLOCK], [[0.0; BLOCK]; 2]);
     let [lows, highs] = &mut ends;
+    let by = 1.0 / step;
     for (((value, x), place), (low, high)) in
         values.iter().zip(reference).zip(&mut places).zip(lows.iter_mut().zip(highs))
     {
-        let code = ((value - least) / step).round();
-        *place = x / step;
+        // Never negative, and a number of steps up to rounding.
+        let code = ((value - least) * by + 0.5).floor();
+        *place = x * by;
         *low = if code < most { -0.5 - code } else { f32::NEG_INFINITY };
         *high = if code > 0.0 { 0.5 - code } else { f32::INFINITY };
     }
@@ -88,13 +149,14 @@ fn by_range(most: f32, step: f32, least: f32, values: &[f32; BLOCK], reference: 
     let (mut from, mut to) = (1.0 - SCALE_SEARCH, 1.0 + SCALE_SEARCH);
     for _ in 0..SEARCH {
         let t = (from + to) / 2.0;
-        let (mut low, mut high) = ((f32::NEG_INFINITY, 0.0), (f32::INFINITY, 0.0));
-        for (&x, (a, b)) in places.iter().zip(lows.iter().zip(highs)) {
-            let (a, b) = (x * t + a, x * t + b);
-            low = if a > low.0 { (a, x) } else { low };
-            high = if b < high.0 { (b, x) } else { high };
-        }
-        let (missing, slope) = (-2.0 * SLACK - (high.0 - low.0), high.1 - low.1);
+        let places_at = |ends: &[f32; BLOCK]| array(|i| places[i] * t + ends[i]);
+        let (own_lows, own_highs) = (places_at(lows), places_at(highs));
+        let (low, high) = (extent(&own_lows).1, extent(&own_highs).0);
+        let slope_of = |own: &[f32; BLOCK], end: f32| {
+            extent(&array(|i| if own[i] == end { places[i] } else { f32::NEG_INFINITY })).1
+        };
+        let slope = slope_of(&own_highs, high) - slope_of(&own_lows, low);
+        let missing = -2.0 * SLACK - (high - low);
         if missing <= 0.0 {
             return true;
         }
@@ -142,7 +204,8 @@ mod tests {
                 let moved = if minimum { step * next() } else { 0.0 };
                 let mut reference = values.map(|x| x * stretch + moved);
                 reference[7] += off * step;
-                let told = explained(kind, &bytes, &weights, 0..BLOCK, &reference);
+                let values = weights.values.first_chunk().unwrap();
+                let told = explained(kind, &bytes, step, values, &reference);
                 let least = if minimum { f16_to_f32(u16::from_le_bytes([bytes[2], bytes[3]])) } else { 0.0 };
                 let room = |t: f32| {
                     let (mut low, mut high) = (f32::NEG_INFINITY, f32::INFINITY);

@@ -9,8 +9,8 @@ use multiversion::multiversion;
 use super::decode::{self, Weights, decode, is_known};
 use super::grids;
 use super::half::{f32_to_bf16, f32_to_f16};
-use super::quantize::{ARITHMETICS, BLOCK, block, has_reference, has_scale, plain_blocks};
-use super::rescale::explained;
+use super::quantize::{ARITHMETICS, BLOCK, block, foreign_blocks, has_reference, plain_blocks};
+use super::rescale::open_explained;
 use super::side::{Entry, Side};
 use super::ternary;
 use super::weigh::Tally;
@@ -173,9 +173,13 @@ struct Reference<'a> {
 impl Reference<'_> {
     /// How far the values from the place `start` on may be from what they were rounded from.
     fn rooms(&mut self, start: usize) -> &[f32] {
-        if self.rooms.is_empty() {
-            decode(self.kind, self.bytes, self.scratch);
-            self.rooms.extend(self.scratch.iter().map(|weight| weight.below.max(weight.above)));
+        match self.kind {
+            _ if !self.rooms.is_empty() => {}
+            GgmlType::F16 | GgmlType::BF16 => decode::rooms(self.kind, self.values, self.rooms),
+            kind => {
+                decode(kind, self.bytes, self.scratch);
+                self.rooms.extend(self.scratch.iter().map(|weight| weight.below.max(weight.above)));
+            }
         }
         self.rooms.get(start..).unwrap_or_default()
     }
@@ -385,9 +389,6 @@ fn is_rounding(kind: GgmlType, values: &[f32], bytes: &[u8], encoded: &mut Vec<u
 }
 
 fn reproduced(kind: GgmlType, values: &[f32; BLOCK], bytes: &[u8], encoded: &mut Vec<u8>) -> bool {
-    if !has_scale(kind, values, bytes) {
-        return false;
-    }
     for how in ARITHMETICS {
         encoded.clear();
         block(kind, values, how, encoded);
@@ -419,6 +420,9 @@ fn blocks(
         let start = at + plain;
         at = start;
         let exact = loop {
+            let (rest, own) =
+                (groups.get(at..).unwrap_or_default(), bytes.get(at * size..).unwrap_or_default());
+            at += foreign_blocks(kind, rest, own);
             let (Some(group), Some(own)) = (groups.get(at), bytes.get(at * size..(at + 1) * size)) else {
                 break None;
             };
@@ -433,14 +437,7 @@ fn blocks(
         if let (Some(own), Some(groups)) = (bytes.get(start * size..at * size), groups.get(start..at)) {
             seen.blocks += groups.len() as u64;
             decode(kind, own, weights);
-            for (place, group) in groups.iter().enumerate() {
-                let range = place * BLOCK..(place + 1) * BLOCK;
-                if explained(kind, own.get(place * size..).unwrap_or_default(), weights, range.clone(), group)
-                {
-                    weights.open(range);
-                    seen.rescaled += BLOCK as u64;
-                }
-            }
+            seen.rescaled += open_explained(kind, own, weights, groups);
             seen.weigh(weights, start * BLOCK, reference);
         }
         if let Some(group) = exact {

@@ -125,12 +125,18 @@ impl Sums {
     }
 }
 
+/// The room on the side of an error. A call with both, as compilers would look up either where it lies.
+#[inline(always)]
+fn room(error: f32, below: f32, above: f32) -> f32 {
+    if error < 0.0 { below } else { above }
+}
+
 /// Whether a weight is where it must be and no further off than `most`, and whether nothing can
 /// be said about it.
 #[inline(always)]
 fn judge(value: f32, [below, above]: [f32; 2], expected: f32, most: f32) -> (bool, bool) {
     let error = expected - value;
-    let allowed = if error < 0.0 { below } else { above };
+    let allowed = room(error, below, above);
     let open = allowed == f32::INFINITY;
     // An allowance that is not a number is no larger than `most`, and allows nothing.
     (error.abs() <= if open { f32::MAX } else { least(most, allowed) }, open)
@@ -145,21 +151,30 @@ impl Lanes {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
     fn add(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
-        let mut usual = true;
+        let mut unusual = false;
         for i in 0..LANES {
             // What is not a number has no part in sums.
             let finite = (values[i] - own[i]).abs() < f32::INFINITY;
             let (value, expected) = if finite { (own[i], values[i]) } else { (0.0, 0.0) };
             self.sums.add(i, value, expected);
-            let (inside, open) = judge(value, [below[i], above[i]], expected, self.max_error[i]);
+            let error = expected - value;
+            let allowed = room(error, below[i], above[i]);
+            let open = allowed == f32::INFINITY;
+            let excess = error.abs() - allowed;
             self.unchecked[i] += u32::from(finite & open);
-            usual &= finite & inside;
+            self.beyond[i] += u32::from(finite & (excess > 0.0));
+            self.beyond_both[i] += u32::from(finite & (excess > 0.0) & (excess > rooms[i]));
+            // An allowance that is not a number allows nothing, and is larger than nothing.
+            let larger = !(error.abs() <= self.max_error[i]) & !open | allowed.is_nan();
+            let farther = (excess > self.excess[i]) | (excess > self.excess_steps[i] * steps[i]);
+            unusual |= !finite | larger | farther & (excess > 0.0);
         }
-        if !usual {
+        if unusual {
             self.add_unusual([own, below, above, steps, values, rooms]);
         }
     }
 
+    /// What is larger than all before, and what is no number.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
     fn add_unusual(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
@@ -170,16 +185,17 @@ impl Lanes {
             let finite = size < f32::INFINITY;
             // What is not a number is right only if it is the same.
             let odd = !finite & (value.to_bits() != expected.to_bits());
-            let allowed = if error < 0.0 { below[i] } else { above[i] };
+            let allowed = room(error, below[i], above[i]);
             let counts = finite & (allowed != f32::INFINITY);
             let excess = size - allowed;
             // An allowance that is not a number allows nothing.
+            let uncounted = u32::from(counts & excess.is_nan() | odd);
+            self.beyond[i] += uncounted;
+            self.beyond_both[i] += uncounted;
             let over = counts & ((excess > 0.0) | excess.is_nan());
             let larger = counts & (size > self.max_error[i]);
             self.max_error[i] = if larger { size } else { self.max_error[i] };
             self.allowed[i] = if larger { allowed } else { self.allowed[i] };
-            self.beyond[i] += u32::from(over | odd);
-            self.beyond_both[i] += u32::from((over & ((excess > rooms[i]) | excess.is_nan())) | odd);
             let excess = if odd { f32::INFINITY } else { excess };
             self.excess[i] = if (over | odd) & (excess > self.excess[i]) { excess } else { self.excess[i] };
             let in_steps = excess / steps[i];
