@@ -374,6 +374,33 @@ fn of_a_large_model_a_sample_is_enough_where_weights_speak() {
     );
 }
 
+/// Where one weight of a block counts more than all others the scale is made for it alone, far from that
+/// which the codes were rounded with. That is seldom: where it is not, somebody changed scales.
+#[test]
+fn importances_of_many_orders_of_magnitude_are_no_contradiction() {
+    let folder = Folder::new();
+    let values = bell(7, COLUMNS * TALL);
+    folder.tall("reference.gguf", GgmlType::F32, &raw(&values));
+    let importances: Vec<f32> = bell(50, COLUMNS).iter().map(|x| (x * 52.0).exp()).collect();
+    for kind in &REFERENCE_TYPES[..4] {
+        let mut bytes = honest(*kind, &values, Some(&importances));
+        folder.tall("candidate.gguf", *kind, &bytes);
+        let (relation, document) = folder.relation(&[]);
+        assert_eq!(relation, "quantization", "{kind:?} {document}");
+        let size = usize::try_from(kind.block_bytes()).unwrap();
+        for block in bytes.chunks_mut(size).step_by(10) {
+            let scale = half::f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
+            block[..2].copy_from_slice(&half::f32_to_f16(scale * 1.3).to_le_bytes());
+        }
+        folder.tall("candidate.gguf", *kind, &bytes);
+        let (relation, document) = folder.relation(&[]);
+        assert_eq!(relation, "derived", "{kind:?} {document}");
+        let tensor = &document["tensors"][0];
+        assert!(tensor["weights_beyond"].as_u64() > Some(10_000), "{kind:?} {tensor}");
+        assert!(tensor["excess_error"].as_f64() > Some(0.0), "{kind:?} {tensor}");
+    }
+}
+
 /// The quantiser takes long to make its tables for some types: what is as near as points can be needs no
 /// comparison with it, with an importance matrix or without. It is asked before anybody is accused.
 #[test]

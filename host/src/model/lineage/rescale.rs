@@ -11,28 +11,41 @@ use super::half::f16_to_f32;
 use super::quantize::{BLOCK, extent};
 use crate::model::gguf::GgmlType;
 
-/// How far the stored scale may be from the one that codes were rounded with.
-const SCALE_SEARCH: f32 = 0.15;
+/// How far the stored scale usually is from the one that codes were rounded with.
+const NEAR: [f32; 2] = [0.85, 1.15];
+/// How far it can be: if one weight of code 1 counts more than all others, the scale becomes this weight,
+/// half of a step less or more; and two weights of adjacent codes may be two steps from each other.
+const FAR: [f32; 2] = [0.5, 1.5];
+const FAR_WITH_MINIMUM: [f32; 2] = [0.02, 2.0];
 /// Rounding of this arithmetic, in steps.
 const SLACK: f32 = 1e-4;
-/// Scales that are tried at most; each halves what is left, or more.
+/// Scales that are tried at most; each halves what is left near the stored one, or in all, or more.
 const SEARCH: usize = 24;
 
-/// Opens the rooms of blocks of which some weights lie outside of them, but whose codes are exactly what the
-/// reference rounds to under a scale near the stored one (and, for types with one, a minimum). How many
-/// weights these have.
+/// Blocks whose codes are exactly what the reference rounds to under another scale than the stored one
+/// (and, for types with one, another minimum).
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Explained {
+    /// How many there are.
+    pub blocks: usize,
+    /// The places of those whose scale is far from the stored one. Where one weight counts more than all
+    /// others that happens, but seldom.
+    pub far: Vec<usize>,
+}
+
+/// Opens the rooms of explained blocks of which some weights lie outside of them.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub(super) fn open_explained(
     kind: GgmlType,
     bytes: &[u8],
     weights: &mut Weights,
     reference: &[[f32; BLOCK]],
-) -> u64 {
+) -> Explained {
+    let mut found = Explained::default();
     if !matches!(kind, GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q4_1 | GgmlType::Q5_1) {
-        return 0;
+        return found;
     }
     let size = usize::try_from(kind.block_bytes()).unwrap_or(1);
-    let mut opened = 0;
     for (place, (bytes, reference)) in bytes.chunks_exact(size).zip(reference).enumerate() {
         let range = place * BLOCK..(place + 1) * BLOCK;
         let lists = [&weights.values, &weights.below, &weights.above];
@@ -42,12 +55,16 @@ pub(super) fn open_explained(
             break;
         };
         let step = weights.steps.get(range.start).copied().unwrap_or(0.0);
-        if !are_inside(values, [below, above], reference) && explained(kind, bytes, step, values, reference) {
+        if are_inside(values, [below, above], reference) {
+            continue;
+        }
+        if let Some(fit) = explained(kind, bytes, step, values, reference) {
             weights.open(range);
-            opened += BLOCK as u64;
+            found.blocks += 1;
+            found.far.extend((fit == Fit::Far).then_some(place));
         }
     }
-    opened
+    found
 }
 
 /// Is every weight of the reference in its room?
@@ -61,8 +78,15 @@ fn are_inside(values: &[f32; BLOCK], rooms: [&[f32; BLOCK]; 2], reference: &[f32
     inside
 }
 
-/// Is there a scale near the stored one (and, for types with one, a minimum) under which the
-/// reference rounds to exactly the codes of this block?
+/// Where the scale is that explains a block, beside the stored one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fit {
+    Near,
+    Far,
+}
+
+/// A scale (and, for types with one, a minimum) under which the reference rounds to exactly the codes of
+/// this block.
 #[inline(always)]
 fn explained(
     kind: GgmlType,
@@ -70,9 +94,9 @@ fn explained(
     step: f32,
     values: &[f32; BLOCK],
     reference: &[f32; BLOCK],
-) -> bool {
+) -> Option<Fit> {
     if step == 0.0 {
-        return false;
+        return None;
     }
     let offset = bytes.get(2..4).and_then(|raw| raw.first_chunk());
     let offset = offset.map_or(0.0, |raw| f16_to_f32(u16::from_le_bytes(*raw)));
@@ -81,7 +105,7 @@ fn explained(
         GgmlType::Q5_0 => by_scale(16.0, step, values, reference),
         GgmlType::Q4_1 => by_range(15.0, step, offset, values, reference),
         GgmlType::Q5_1 => by_range(31.0, step, offset, values, reference),
-        _ => false,
+        _ => None,
     }
 }
 
@@ -98,8 +122,8 @@ fn lesser(a: f32, b: f32) -> f32 {
 
 /// Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.
 #[inline(always)]
-fn by_scale(half: f32, step: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> bool {
-    let (mut least, mut most) = ([1.0 - SCALE_SEARCH; BLOCK], [1.0 + SCALE_SEARCH; BLOCK]);
+fn by_scale(half: f32, step: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> Option<Fit> {
+    let (mut least, mut most) = ([FAR[0]; BLOCK], [FAR[1]; BLOCK]);
     let by = 1.0 / step;
     for ((&value, &x), (least, most)) in values.iter().zip(reference).zip(least.iter_mut().zip(&mut most)) {
         // Both in steps of the stored scale, whose sign cancels.
@@ -119,7 +143,9 @@ fn by_scale(half: f32, step: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK
         };
         (*least, *most) = (greater(low, *least), lesser(high, *most));
     }
-    extent(&least).1 <= extent(&most).0
+    let (least, most) = (extent(&least).1, extent(&most).0);
+    let fit = if least <= NEAR[1] && most >= NEAR[0] { Fit::Near } else { Fit::Far };
+    (least <= most).then_some(fit)
 }
 
 #[inline(always)]
@@ -132,7 +158,13 @@ fn array(of: impl Fn(usize) -> f32) -> [f32; BLOCK] {
 /// for u is concave in t: where there is not enough, its slope says on which side there may be.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "every index is below the length of a fixed array")]
-fn by_range(most: f32, step: f32, least: f32, values: &[f32; BLOCK], reference: &[f32; BLOCK]) -> bool {
+fn by_range(
+    most: f32,
+    step: f32,
+    least: f32,
+    values: &[f32; BLOCK],
+    reference: &[f32; BLOCK],
+) -> Option<Fit> {
     let (mut places, mut ends) = ([0.0; BLOCK], [[0.0; BLOCK]; 2]);
     let [lows, highs] = &mut ends;
     let by = 1.0 / step;
@@ -146,9 +178,15 @@ fn by_range(most: f32, step: f32, least: f32, values: &[f32; BLOCK], reference: 
         *high = if code > 0.0 { 0.5 - code } else { f32::INFINITY };
     }
     let [lows, highs] = &ends;
-    let (mut from, mut to) = (1.0 - SCALE_SEARCH, 1.0 + SCALE_SEARCH);
+    let [mut from, mut to] = FAR_WITH_MINIMUM;
     for _ in 0..SEARCH {
-        let t = (from + to) / 2.0;
+        // Near the stored one as long as it may be there.
+        let (near_from, near_to) = (greater(from, NEAR[0]), lesser(to, NEAR[1]));
+        let (fit, t) = if near_from <= near_to {
+            (Fit::Near, (near_from + near_to) / 2.0)
+        } else {
+            (Fit::Far, (from + to) / 2.0)
+        };
         let places_at = |ends: &[f32; BLOCK]| array(|i| places[i] * t + ends[i]);
         let (own_lows, own_highs) = (places_at(lows), places_at(highs));
         let (low, high) = (extent(&own_lows).1, extent(&own_highs).0);
@@ -158,16 +196,16 @@ fn by_range(most: f32, step: f32, least: f32, values: &[f32; BLOCK], reference: 
         let slope = slope_of(&own_highs, high) - slope_of(&own_lows, low);
         let missing = -2.0 * SLACK - (high - low);
         if missing <= 0.0 {
-            return true;
+            return Some(fit);
         }
         // A tangent lies above what is concave.
         let end = t + missing / slope;
         (from, to) = if slope > 0.0 { (end, to) } else { (from, end) };
         if from > to || slope == 0.0 || !end.is_finite() {
-            return false;
+            return None;
         }
     }
-    false
+    None
 }
 
 #[cfg(test)]
@@ -191,15 +229,15 @@ mod tests {
             (GgmlType::Q4_1, 15.0, true),
             (GgmlType::Q5_1, 31.0, true),
         ] {
-            let (mut found, mut others) = (0, 0);
-            for round in 0..600 {
+            let mut found = [0; 3];
+            for round in 0..400 {
                 let values: [f32; BLOCK] = std::array::from_fn(|_| next());
                 let (mut bytes, mut weights) = (Vec::new(), Weights::default());
                 block(kind, &values, Arithmetic::Plain, &mut bytes);
                 decode(kind, &bytes, &mut weights);
                 // The reference is stretched and, if there is a minimum, moved against its codes.
-                let stretch = 1.0 + 0.2 * next();
-                let off = if round % 2 == 0 { 0.0 } else { 0.3 * next() };
+                let stretch = 1.0 + if round % 4 < 2 { 0.2 } else { 0.4 } * next();
+                let off = if round % 2 == 0 { 0.0 } else { next() };
                 let step = weights.steps[0];
                 let moved = if minimum { step * next() } else { 0.0 };
                 let mut reference = values.map(|x| x * stretch + moved);
@@ -224,14 +262,25 @@ mod tests {
                     }
                     if minimum { high - low } else { high.min(-low) }
                 };
-                let best = (0..=1500).map(|i| room(0.85 + i as f32 * 2e-4)).fold(f32::NEG_INFINITY, f32::max);
+                let best = |[from, to]: [f32; 2]| {
+                    let steps = (0..=4000).map(|i| from + (to - from) * i as f32 / 4000.0);
+                    steps.map(room).fold(f32::NEG_INFINITY, f32::max)
+                };
+                let [near, all] = [NEAR, if minimum { FAR_WITH_MINIMUM } else { FAR }].map(best);
                 // Too near to tell by such steps.
-                if best.abs() > 5e-3 {
-                    assert_eq!(told, best > 0.0, "{kind:?} {round} {best}");
-                    if told { found += 1 } else { others += 1 }
+                if near.abs() < 5e-3 || all.abs() < 5e-3 {
+                    continue;
                 }
+                let expected = match (near > 0.0, all > 0.0) {
+                    (true, _) => Some(Fit::Near),
+                    (_, true) => Some(Fit::Far),
+                    _ => None,
+                };
+                assert_eq!(told, expected, "{kind:?} {round} {near} {all}");
+                let counts = [Some(Fit::Near), Some(Fit::Far), None];
+                counts.iter().zip(&mut found).for_each(|(of, count)| *count += usize::from(*of == told));
             }
-            assert!(found > 40 && others > 40, "{kind:?} {found} {others}");
+            assert!(found.iter().all(|&count| count > 20), "{kind:?} {found:?}");
         }
     }
 }

@@ -69,6 +69,18 @@ impl Tally {
         true
     }
 
+    /// Takes in what was found of weights that were weighed before as if nothing could be said about them.
+    pub fn close(&mut self, found: &Self) {
+        self.unchecked = self.unchecked.saturating_sub(found.compared);
+        self.beyond += found.beyond;
+        self.beyond_both += found.beyond_both;
+        if found.max_error > self.max_error {
+            (self.max_error, self.allowed) = (found.max_error, found.allowed);
+        }
+        self.excess = self.excess.max(found.excess);
+        self.excess_steps = self.excess_steps.max(found.excess_steps);
+    }
+
     fn add_powers(&mut self, [reference, candidate, product]: [f64; 3]) {
         self.reference_power += reference;
         self.candidate_power += candidate;
@@ -165,19 +177,19 @@ impl Lanes {
             self.beyond[i] += u32::from(finite & (excess > 0.0));
             self.beyond_both[i] += u32::from(finite & (excess > 0.0) & (excess > rooms[i]));
             // An allowance that is not a number allows nothing, and is larger than nothing.
-            let larger = !(error.abs() <= self.max_error[i]) & !open | allowed.is_nan();
+            let larger = (error.abs() > self.max_error[i]) & !open | allowed.is_nan();
             let farther = (excess > self.excess[i]) | (excess > self.excess_steps[i] * steps[i]);
             unusual |= !finite | larger | farther & (excess > 0.0);
         }
         if unusual {
-            self.add_unusual([own, below, above, steps, values, rooms]);
+            self.add_unusual([own, below, above, steps, values]);
         }
     }
 
     /// What is larger than all before, and what is no number.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every array has as many elements as there are lanes")]
-    fn add_unusual(&mut self, [own, below, above, steps, values, rooms]: [&[f32; LANES]; 6]) {
+    fn add_unusual(&mut self, [own, below, above, steps, values]: [&[f32; LANES]; 5]) {
         for i in 0..LANES {
             let (value, expected) = (own[i], values[i]);
             let error = expected - value;
