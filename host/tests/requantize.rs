@@ -399,6 +399,11 @@ fn importances_of_many_orders_of_magnitude_are_no_contradiction() {
         assert!(tensor["weights_beyond"].as_u64() > Some(10_000), "{kind:?} {tensor}");
         assert!(tensor["excess_error"].as_f64() > Some(0.0), "{kind:?} {tensor}");
     }
+    for kind in SEARCHED.into_iter().chain([GgmlType::IQ2_S, GgmlType::IQ3_S]) {
+        folder.tall("candidate.gguf", kind, &honest(kind, &values, Some(&importances)));
+        let (relation, document) = folder.relation(&[]);
+        assert_eq!(relation, "quantization", "{kind:?} {document}");
+    }
 }
 
 /// The quantiser takes long to make its tables for some types: what is as near as points can be needs no

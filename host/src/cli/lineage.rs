@@ -222,8 +222,11 @@ fn line(tensor: &TensorLineage) -> String {
     if let Some(rank) = tensor.rank {
         let _ = write!(out, " by a matrix of rank {rank}");
     }
-    if let (Some(error), Some(allowed)) = (tensor.max_abs_error, tensor.allowed_error) {
-        let _ = write!(out, ", error {error:.3e} where {allowed:.3e} is allowed");
+    if let Some(error) = tensor.max_abs_error {
+        let _ = write!(out, ", error {error:.3e}");
+        if let Some(allowed) = tensor.allowed_error {
+            let _ = write!(out, " where {allowed:.3e} is allowed");
+        }
     }
     if tensor.weights_beyond > 0 {
         let _ = write!(out, ", {} weights beyond", tensor.weights_beyond);

@@ -89,6 +89,9 @@ pub(super) trait Run {
 
 /// The size of rooms that nothing lies in.
 pub(super) const NO_ROOM: f32 = -1.0;
+/// The size of rooms outwards where a scale that was made for one weight, as it counts more than all
+/// others, is too small for these by any factor.
+pub(super) const ANY_ROOM: f32 = f32::MAX;
 
 /// Of this number the uppermost bit says that an error is beyond a room below or above.
 #[inline(always)]
@@ -153,9 +156,6 @@ impl Taker for Weights {
     }
 }
 
-/// How far outwards the weights of outermost codes may have been.
-pub(super) const OUTWARD_STEPS: f32 = 128.0;
-
 /// What the codes of a run stand for: `code * step + offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Scale {
@@ -219,7 +219,6 @@ pub(super) struct Clamped<const RUNS: usize> {
     steps: [f32; RUNS],
     offsets: [f32; RUNS],
     rooms: [f32; RUNS],
-    beyond: [f32; RUNS],
     /// The codes that are open below and above.
     ends: [[f32; RUNS]; 2],
     /// Rooms of codes that are not open and of those that are, for a glance.
@@ -231,21 +230,20 @@ impl<const RUNS: usize> Clamped<RUNS> {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "every list has as many numbers as there are runs")]
     pub fn new(steps: [f32; RUNS], offsets: [f32; RUNS], ends: [f32; 2], most: f32) -> Self {
-        let [mut rooms, mut beyond] = [[0.0; RUNS]; 2];
+        let mut rooms = [0.0; RUNS];
         let (mut open, mut quick) = ([[0.0; RUNS]; 2], [[0.0; RUNS]; 2]);
         for run in 0..RUNS {
             let step = steps[run];
             let none = if step == 0.0 { f32::INFINITY } else { 0.0 };
             rooms[run] = step.abs() * (0.5 + STEP_SLACK) + none;
-            beyond[run] = step.abs() * OUTWARD_STEPS;
             (open[0][run], open[1][run]) = if step < 0.0 { (ends[1], ends[0]) } else { (ends[0], ends[1]) };
             (quick[0][run], quick[1][run]) = if step == 0.0 {
                 (NO_ROOM, NO_ROOM)
             } else {
-                (least(most, rooms[run]), least(most, rooms[run] + beyond[run]))
+                (least(most, rooms[run]), least(most, ANY_ROOM))
             };
         }
-        Self { steps, offsets, rooms, beyond, ends: open, quick }
+        Self { steps, offsets, rooms, ends: open, quick }
     }
 
     /// The weights of a run by their codes.
@@ -257,7 +255,6 @@ impl<const RUNS: usize> Clamped<RUNS> {
             step: self.steps[run],
             offset: self.offsets[run],
             room: self.rooms[run],
-            beyond: self.beyond[run],
             ends: self.ends.each_ref().map(|ends| ends[run]),
             quick: self.quick.each_ref().map(|rooms| rooms[run]),
         }
@@ -276,7 +273,6 @@ pub(super) struct ClampedRun<'a, const N: usize> {
     step: f32,
     offset: f32,
     room: f32,
-    beyond: f32,
     ends: [f32; 2],
     quick: [f32; 2],
 }
@@ -296,7 +292,7 @@ impl<const N: usize> Run for ClampedRun<'_, N> {
     fn weight(&self, place: usize) -> Weight {
         let (code, value) = self.code(place);
         let room = self.room + value.abs() * VALUE_SLACK;
-        let [below, above] = self.ends.map(|end| room + if code == end { self.beyond } else { 0.0 });
+        let [below, above] = self.ends.map(|end| room + if code == end { ANY_ROOM } else { 0.0 });
         Weight { value, below, above, step: self.step.abs() }
     }
 

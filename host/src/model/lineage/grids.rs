@@ -8,8 +8,8 @@
 
 use multiversion::multiversion;
 
-use super::decode::{NO_ROOM, Run, Taker, Weight, least, split};
-use super::half::{f16_to_f32, f32_to_bf16, f32_to_f16};
+use super::decode::{ANY_ROOM, NO_ROOM, Run, Taker, Weight, least, split};
+use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
 /// The points of ggml's grids, 16 bits each, one grid after the other: two bits for each of
@@ -135,16 +135,11 @@ struct Sided<'a> {
     room: f32,
 }
 
-/// How far outwards a reference may be, in steps: a scale that was chosen for other weights may be
-/// far too small.
-const OUTWARD: f32 = 1024.0;
-
 impl Sided<'_> {
     /// How far a weight may be off at a glance; `most` is [`Taker::most`].
     #[inline(always)]
     fn room(step: f32, most: f32) -> f32 {
-        let room = least(most, OUTWARD * step.abs());
-        if step == 0.0 { NO_ROOM } else { room }
+        if step == 0.0 { NO_ROOM } else { least(most, ANY_ROOM) }
     }
 
     #[inline(always)]
@@ -160,7 +155,7 @@ impl Run for Sided<'_> {
         let (value, step) = (self.value(place), self.step.abs());
         // A step of nothing says nothing.
         let none = if self.step == 0.0 { f32::INFINITY } else { 0.0 };
-        let (inward, outward) = (value.abs() + none, OUTWARD * step + none);
+        let (inward, outward) = (value.abs() + none, ANY_ROOM + none);
         let (below, above) = if value < 0.0 { (outward, inward) } else { (inward, outward) };
         Weight { value, below, above, step }
     }
@@ -175,14 +170,13 @@ impl Run for Sided<'_> {
     }
 }
 
-/// Are all weights of these blocks on the side of zero of their references, which are 16 bits each,
-/// and these no farther out than they may be? A quick look at patterns, several times as fast as
-/// [`Taker`]s: false where it takes a closer one, and for types that have other weights.
+/// Are all weights of these blocks on the side of zero of their references, which are 16 bits each?
+/// A quick look at patterns, several times as fast as [`Taker`]s: false where it takes a closer one, as if
+/// a reference is no number, and for types that have other weights.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2"))]
 pub(super) fn on_their_sides(kind: GgmlType, bytes: &[u8], from: GgmlType, reference: &[u8]) -> bool {
-    // The pattern of half the room outwards, so that its rounding does not matter, and no infinity.
-    let f16 = |step: f32| f32_to_f16(0.5 * OUTWARD * step).min(0x7bff);
-    let bf16 = |step: f32| f32_to_bf16(0.5 * OUTWARD * step).min(0x7f7f);
+    // The patterns of the largest numbers.
+    let (f16, bf16) = (0x7bff, 0x7f7f);
     match (kind, from) {
         (GgmlType::IQ2_S, GgmlType::F16) => sides::<Iq2S, 82>(bytes, reference, f16),
         (GgmlType::IQ3_S, GgmlType::F16) => sides::<Iq3S, 110>(bytes, reference, f16),
@@ -193,11 +187,7 @@ pub(super) fn on_their_sides(kind: GgmlType, bytes: &[u8], from: GgmlType, refer
 }
 
 #[inline(always)]
-fn sides<T: Grid<SIZE>, const SIZE: usize>(
-    bytes: &[u8],
-    reference: &[u8],
-    farthest: impl Fn(f32) -> u16,
-) -> bool {
+fn sides<T: Grid<SIZE>, const SIZE: usize>(bytes: &[u8], reference: &[u8], largest: u16) -> bool {
     let (blocks, more) = bytes.as_chunks::<SIZE>();
     let (groups, rest) = reference.as_chunks::<512>();
     let Some(place) = T::SIGNS.filter(|_| more.is_empty() && rest.is_empty() && blocks.len() == groups.len())
@@ -208,21 +198,20 @@ fn sides<T: Grid<SIZE>, const SIZE: usize>(
     for (block, group) in blocks.iter().zip(groups) {
         let signs = split::<32>(&block[place..]).0.as_chunks().0;
         // A step below zero turns signs around, and one of nothing says nothing.
-        let (mut most, mut unusual, scale) = ([0; 16], false, T::scale(block));
-        for (i, most) in most.iter_mut().enumerate() {
+        let (mut unusual, scale) = (false, T::scale(block));
+        for i in 0..16 {
             let step = T::step(block, scale, i / 2, i % 2);
-            *most = farthest(step);
             unusual |= !(f32::MIN_POSITIVE..f32::INFINITY).contains(&step);
         }
         odd[0] |= if unusual { 0x8000 } else { 0 };
         let runs = group.as_chunks::<2>().0.as_chunks::<16>().0;
-        for ((run, signs), most) in runs.iter().zip(signs).zip(most) {
+        for (run, signs) in runs.iter().zip(signs) {
             let signs = u16::from_le_bytes(*signs);
             for (place, (odd, raw)) in odd.iter_mut().zip(run).enumerate() {
                 let bits = u16::from_le_bytes(*raw);
                 let size = bits & 0x7fff;
-                // The uppermost bit says: on the other side, unless it is zero; farther out.
-                *odd |= (bits ^ (signs << (15 - place))) & (size + 0x7fff) | most.wrapping_sub(size);
+                // The uppermost bit says: on the other side, unless it is zero; no number.
+                *odd |= (bits ^ (signs << (15 - place))) & (size + 0x7fff) | largest.wrapping_sub(size);
             }
         }
     }
@@ -493,7 +482,7 @@ impl Grid<56> for Iq1M {
 #[cfg(test)]
 mod tests {
     use super::super::decode::{Weights, decode};
-    use super::super::half::bf16_to_f32;
+    use super::super::half::{bf16_to_f32, f32_to_bf16, f32_to_f16};
     use super::*;
 
     /// A quick look at patterns is content with what weighing would be, and with nothing else.
@@ -526,13 +515,12 @@ mod tests {
                 assert!(seen(&values), "{kind:?} {from:?}");
                 for place in 0..values.len() {
                     let (own, weight) = (values[place], weights.get(place).unwrap());
-                    let out = weight.above.max(weight.below).copysign(weight.value);
-                    for x in [0.0, -0.0, 0.45 * out, 0.1 * weight.value] {
+                    for x in [0.0, -0.0, 1e4f32.copysign(weight.value), 0.1 * weight.value] {
                         values[place] = x;
                         assert!(seen(&values), "{kind:?} {from:?} {place} {x} {weight:?}");
                     }
                     let least = value(1).copysign(-weight.value);
-                    for x in [least, -weight.value, 1.1 * out, f32::INFINITY, f32::NAN] {
+                    for x in [least, -weight.value, f32::INFINITY, f32::NAN] {
                         values[place] = x;
                         assert!(!seen(&values), "{kind:?} {from:?} {place} {x} {weight:?}");
                     }

@@ -5,7 +5,7 @@
 //! outermost entries are open outwards, as fitted scales clip there. Where a file of NVFP4 keeps
 //! a second scale in another tensor, `side` leaves the weights alone.
 
-use super::decode::{NO_ROOM, Run, Scale, Taker, Weight, least, outside, split};
+use super::decode::{ANY_ROOM, NO_ROOM, Run, Scale, Taker, Weight, least, outside, split};
 use super::half::{f16_half_step, f16_to_f32};
 use crate::model::gguf::GgmlType;
 
@@ -284,8 +284,7 @@ impl<const N: usize> Run for Nearest<'_, N> {
         let (down, up) = (border(lower, twice - lower), border(upper, twice + upper));
         let [least, greatest] = [self.lower, self.upper].map(|gaps| gaps[place] == OUTWARD);
         let step = if greatest | !least & (down > up) { down } else { up } * 2.0;
-        // Outwards as far again as the whole table reaches: as 128 steps.
-        let (down, up) = (if least { up * 256.0 } else { down }, if greatest { down * 256.0 } else { up });
+        let (down, up) = (if least { ANY_ROOM } else { down }, if greatest { ANY_ROOM } else { up });
         let slack = (entry * self.rounding).abs();
         Weight { value: entry * self.scale, below: down + slack, above: up + slack, step }
     }
