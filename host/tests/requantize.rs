@@ -291,7 +291,7 @@ fn a_fine_tune_is_not_taken_for_a_quantisation() {
         assert_eq!(relation, expected, "{kind:?} {size} {weighed}: {}", document["reasons"]);
         document
     };
-    for kind in SEARCHED.into_iter().chain([GgmlType::IQ3_S]) {
+    for kind in SEARCHED.into_iter().chain(REFERENCE_TYPES).chain([GgmlType::IQ3_S]) {
         for weighed in [true, false] {
             check(kind, 0.02, weighed, "derived");
         }
