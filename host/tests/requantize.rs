@@ -403,6 +403,9 @@ fn importances_of_many_orders_of_magnitude_are_no_contradiction() {
         folder.tall("candidate.gguf", kind, &honest(kind, &values, Some(&importances)));
         let (relation, document) = folder.relation(&[]);
         assert_eq!(relation, "quantization", "{kind:?} {document}");
+        let tensor = &document["tensors"][0];
+        let [error, allowed] = ["max_abs_error", "allowed_error"].map(|key| tensor[key].as_f64());
+        assert!(error > Some(0.0) && error <= allowed, "{kind:?} {tensor}");
     }
 }
 

@@ -224,7 +224,7 @@ fn line(tensor: &TensorLineage) -> String {
     }
     if let Some(error) = tensor.max_abs_error {
         let _ = write!(out, ", error {error:.3e}");
-        if let Some(allowed) = tensor.allowed_error {
+        if let Some(allowed) = tensor.allowed_error.filter(|&allowed| allowed < f32::MAX.into()) {
             let _ = write!(out, " where {allowed:.3e} is allowed");
         }
     }

@@ -79,11 +79,7 @@ fn describe(pair: &Pair) -> TensorLineage {
     let (error, allowed) = match pair.relation {
         Identical | SameValues => (Some(0.0), Some(0.0)),
         Permuted | Unknown => (None, None),
-        // Outwards some weights may be off by anything.
-        _ if tally.max_error > 0.0 => {
-            let allowed = (tally.allowed < f32::MAX).then_some(tally.allowed.into());
-            (Some(tally.max_error.into()), allowed)
-        }
+        _ if tally.max_error > 0.0 => (Some(tally.max_error.into()), Some(tally.allowed.into())),
         _ => (None, None),
     };
     TensorLineage {

@@ -158,7 +158,7 @@ pub struct TensorLineage {
     pub candidate_type: Option<String>,
     /// Largest difference between weights; null where none was measured.
     pub max_abs_error: Option<f64>,
-    /// What rounding allows there; null if that is anything.
+    /// What rounding allows there; the largest number of single precision if that is anything.
     pub allowed_error: Option<f64>,
     pub relation: TensorRelation,
     /// Of a tensor of another shape: those of the candidate and of the reference, rows first, and what
