@@ -8,7 +8,7 @@
 
 use multiversion::multiversion;
 
-use super::decode::{ANY_ROOM, NO_ROOM, Run, Taker, Weight, least, split};
+use super::decode::{ANY_ROOM, NO_ROOM, Run, Taker, Weight, lesser, split};
 use super::half::f16_to_f32;
 use crate::model::gguf::GgmlType;
 
@@ -139,7 +139,7 @@ impl Sided<'_> {
     /// How far a weight may be off at a glance; `most` is [`Taker::most`].
     #[inline(always)]
     fn room(step: f32, most: f32) -> f32 {
-        if step == 0.0 { NO_ROOM } else { least(most, ANY_ROOM) }
+        if step == 0.0 { NO_ROOM } else { lesser(most, ANY_ROOM) }
     }
 
     #[inline(always)]

@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 
 use multiversion::multiversion;
 
+use super::decode::greater;
 use super::grids;
 use crate::model::gguf::GgmlType;
 
@@ -166,12 +167,6 @@ fn least<const CODES: usize, const HALF: usize, const WAYS: usize, const GROUPS:
         left += (sizes.iter().map(|x| x * x).sum::<f32>() - product * product / power).clamp(0.0, f32::MAX);
     }
     f64::from(left) * f64::from(most).powi(2)
-}
-
-/// One instruction, as `f32::max` minds numbers that are none.
-#[inline(always)]
-fn greater(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
 }
 
 /// The products of half a group with every way to give it codes, for all groups side by side.

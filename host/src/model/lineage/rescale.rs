@@ -6,7 +6,7 @@
 
 use multiversion::multiversion;
 
-use super::decode::Weights;
+use super::decode::{Weights, greater, lesser};
 use super::half::f16_to_f32;
 use super::quantize::{BLOCK, extent};
 use crate::model::gguf::GgmlType;
@@ -107,17 +107,6 @@ fn explained(
         GgmlType::Q5_1 => by_range(31.0, step, offset, values, reference),
         _ => None,
     }
-}
-
-/// One instruction each. The second if one is no number.
-#[inline(always)]
-fn greater(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
-
-#[inline(always)]
-fn lesser(a: f32, b: f32) -> f32 {
-    if a < b { a } else { b }
 }
 
 /// Every code q of a weight x bounds the inverse scale t: q - 0.5 <= x t <= q + 0.5.

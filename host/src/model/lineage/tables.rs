@@ -5,7 +5,7 @@
 //! outermost entries are open outwards, as fitted scales clip there. Where a file of NVFP4 keeps
 //! a second scale in another tensor, `side` leaves the weights alone.
 
-use super::decode::{ANY_ROOM, NO_ROOM, Run, Scale, Taker, Weight, least, outside, split};
+use super::decode::{ANY_ROOM, NO_ROOM, Run, Scale, Taker, Weight, lesser, outside, split};
 use super::half::{f16_half_step, f16_to_f32};
 use crate::model::gguf::GgmlType;
 
@@ -295,7 +295,7 @@ impl<const N: usize> Run for Nearest<'_, N> {
     fn look(&self, place: usize, expected: f32) -> (f32, u32) {
         let entry = f32::from(self.entries[place]);
         let both = entry.abs().mul_add(2.0 * self.rounding, self.slack);
-        let room = |gap: i8| least(self.most, f32::from(gap).mul_add(self.half, both));
+        let room = |gap: i8| lesser(self.most, f32::from(gap).mul_add(self.half, both));
         let value = entry * self.scale;
         (value, outside(expected - value, [room(self.lower[place]), room(self.upper[place])]))
     }

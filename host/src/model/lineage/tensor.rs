@@ -34,7 +34,7 @@ const ALIKE: f64 = 0.5;
 const ENOUGH_BLOCKS: u64 = 64;
 /// No more of the weights than this are in blocks that only a scale far from the stored one explains.
 /// Measured on normal weights with importances whose logarithms have a standard deviation of 3: 1.5 % of a
-/// tensor of Q4_0, 0.1 % of one of the other types.
+/// tensor of Q4_0, less than 0.1 % of one of the other types.
 const FAR_SHARE: f64 = 0.05;
 
 /// What was seen of a pair of tensors.

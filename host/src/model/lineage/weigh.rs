@@ -8,7 +8,7 @@
 
 use multiversion::multiversion;
 
-use super::decode::{Run, Taker, Weight, Weights, blocks, least};
+use super::decode::{Run, Taker, Weight, Weights, blocks, lesser};
 use crate::model::gguf::GgmlType;
 
 const LANES: usize = 16;
@@ -151,7 +151,7 @@ fn judge(value: f32, [below, above]: [f32; 2], expected: f32, most: f32) -> (boo
     let allowed = room(error, below, above);
     let open = allowed == f32::INFINITY;
     // An allowance that is not a number is no larger than `most`, and allows nothing.
-    (error.abs() <= if open { f32::MAX } else { least(most, allowed) }, open)
+    (error.abs() <= if open { f32::MAX } else { lesser(most, allowed) }, open)
 }
 
 impl Lanes {
